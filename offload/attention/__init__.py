@@ -1,0 +1,1 @@
+"""Attention over blocks that lie in different places."""

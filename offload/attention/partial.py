@@ -1,0 +1,112 @@
+"""Attention over a part of the keys, and how parts are put together.
+
+A part returns its output and the logsumexp of its scores; that is all it takes to merge it with other parts exactly
+(online softmax: Milakov and Gimelshein, 2018; the merge of FlashDecoding, Dao et al., 2023). It is also what a drive that
+computes attention will return.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_CPU_FLASH_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, slots=True)
+class PartialAttention:
+    """``output`` [heads, queries, value_dim] in the model's dtype, ``logsumexp`` [heads, queries] in float32."""
+
+    output: Tensor
+    logsumexp: Tensor
+
+    def padded(self, queries: int) -> "PartialAttention":
+        """The same with so many queries in front that see nothing."""
+        return PartialAttention(
+            torch.nn.functional.pad(self.output, (0, 0, queries, 0)),
+            torch.nn.functional.pad(self.logsumexp, (queries, 0), value=-torch.inf),
+        )
+
+
+def attend_all(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> PartialAttention:
+    """Every query sees every key.
+
+    query [heads, queries, dim]; keys [tokens, kv_heads, dim] and values [tokens, kv_heads, value_dim], any strides.
+    """
+    heads, queries, dim = query.shape
+    kv_heads = keys.shape[1]
+    # Query heads that share a KV head are folded into the query axis: the keys are read once for all of them.
+    folded = query.reshape(kv_heads, 1, heads // kv_heads * queries, dim)
+    output, logsumexp = _attend(folded, _by_head(keys), _by_head(values), scale, is_causal=False, mask=None)
+    return PartialAttention(output.reshape(heads, queries, -1), logsumexp.reshape(heads, queries))
+
+
+def attend_masked(query: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> PartialAttention:
+    """Query i sees key j where ``mask[i, j]`` is true, or, without a mask, where j <= i (as many keys as queries)."""
+    heads, queries, dim = query.shape
+    kv_heads = keys.shape[1]
+    grouped = query.reshape(kv_heads, heads // kv_heads, queries, dim)
+    shape = (kv_heads, heads // kv_heads, keys.shape[0], -1)
+    output, logsumexp = _attend(
+        grouped, _by_head(keys).expand(shape), _by_head(values).expand(shape), scale, is_causal=mask is None, mask=mask
+    )
+    return PartialAttention(output.reshape(heads, queries, -1), logsumexp.reshape(heads, queries))
+
+
+def merge(parts: list[PartialAttention]) -> PartialAttention:
+    """The attention over the union of the parts' keys, which must be disjoint. Rows that saw no key at all stay zero."""
+    if len(parts) == 1:
+        return parts[0]
+    scores = torch.stack([part.logsumexp for part in parts])
+    total = torch.logsumexp(scores, dim=0)
+    # A row of a part without any visible key has logsumexp -inf and an undefined output: its weight must be 0, not NaN.
+    weights = torch.exp(scores - total.masked_fill(total == -torch.inf, 0.0)).unsqueeze(-1)
+    output = torch.zeros_like(parts[0].output, dtype=torch.float32)
+    for part, weight in zip(parts, weights, strict=True):
+        output.add_(torch.where(weight > 0, part.output * weight, 0.0))
+    return PartialAttention(output.to(parts[0].output.dtype), total)
+
+
+def add_sink(part: PartialAttention, sink: Tensor) -> PartialAttention:
+    """Attention sinks as gpt-oss has them: one more score per head ([heads]) that takes weight and gives no value."""
+    sink = sink.float().reshape(-1, 1)
+    total = torch.logaddexp(part.logsumexp, sink.expand_as(part.logsumexp))
+    weight = torch.exp(part.logsumexp - total).unsqueeze(-1)
+    return PartialAttention((part.output * weight).to(part.output.dtype), total)
+
+
+def _by_head(tokens: Tensor) -> Tensor:
+    """[tokens, kv_heads, dim] seen as [kv_heads, 1, tokens, dim], without a copy."""
+    return tokens.permute(1, 0, 2).unsqueeze(1)
+
+
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, scale: float, *, is_causal: bool, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    has_kernel = query.device.type == "cpu" and query.dtype in _CPU_FLASH_DTYPES and query.shape[-1] == values.shape[-1]
+    if not has_kernel:
+        return _attend_by_definition(query, keys, values, scale, is_causal=is_causal, mask=mask)
+    bias = None
+    if mask is not None:
+        bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
+        bias = bias.expand(*query.shape[:2], -1, -1)
+    output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, keys, values, 0.0, is_causal, attn_mask=bias, scale=scale
+    )
+    if mask is not None:
+        logsumexp = logsumexp.masked_fill(~mask.any(-1), -torch.inf)
+    return output, logsumexp
+
+
+def _attend_by_definition(
+    query: Tensor, keys: Tensor, values: Tensor, scale: float, *, is_causal: bool, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """For devices and shapes without a kernel that returns the logsumexp; also the oracle of the tests."""
+    scores = torch.matmul(query.float(), keys.float().transpose(-1, -2)) * scale
+    if is_causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    logsumexp = torch.logsumexp(scores, dim=-1)
+    weights = torch.exp(scores - logsumexp.masked_fill(logsumexp == -torch.inf, 0.0).unsqueeze(-1))
+    return torch.matmul(weights, values.float()).to(query.dtype), logsumexp

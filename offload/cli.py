@@ -1,0 +1,95 @@
+"""The ``offload`` command: finds the command, and turns every way of failing into one line and an exit status."""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from typing import Final
+
+import typer
+
+from offload.commands.bench import bench_app
+from offload.commands.doctor import doctor
+from offload.commands.pack import pack
+from offload.commands.plan import plan
+from offload.commands.run import run
+from tiers.errors import UsageError, WorldError
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    name="offload",
+    help="Runs models that do not fit: GPU memory, host RAM, NVMe and computational storage as one memory.",
+    epilog="Sizes are written 64MiB or 8GiB. Any command takes --debug, which shows the traceback of an error.",
+    add_completion=False,
+    rich_markup_mode=None,
+)
+for _command in (doctor, pack, plan, run):
+    app.command()(_command)
+app.add_typer(bench_app, name="bench")
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context) -> None:
+    """Without a command, the help."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> int:
+    """Runs the command line of this process and returns its exit status; never raises but for SystemExit."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    is_debug = len(arguments) < len(sys.argv) - 1
+    _prepare_streams(is_debug)
+    try:
+        status = app(args=arguments, prog_name="offload", standalone_mode=False) or OK
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # the last line of defence: a person never sees a traceback unasked
+        if is_debug:
+            traceback.print_exc()
+        message, status = _explain(error)
+        _complain(message)
+    if status == INTERRUPTED:
+        _complain("interrupted")
+    return int(status)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    match error:
+        case UsageError():
+            return str(error), USAGE
+        case typer.TyperException():
+            return error.format_message(), USAGE
+        case WorldError():
+            return str(error), FAILED
+        case typer.Abort():
+            return "interrupted", INTERRUPTED
+        case _:
+            what = f"{type(error).__name__}: {error}".removesuffix(": ")
+            return f"internal error: {what} (run with --debug for the traceback)", FAILED
+
+
+def _complain(message: str) -> None:
+    print(f"offload: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+
+
+def _prepare_streams(is_debug: bool) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        # A generated character that the terminal cannot show is no reason to stop.
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # both are TextIOWrapper in a real process
+    if not is_debug:
+        # What the libraries below have to say is about their insides; set before they are imported.
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        warnings.simplefilter("ignore")
+        logging.disable(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

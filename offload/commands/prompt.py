@@ -1,0 +1,30 @@
+"""The prompt of a run: from the command line, a file or standard input."""
+
+import sys
+from pathlib import Path
+
+from tiers.errors import InvalidOptionError
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """The text of ``--prompt`` or of ``--prompt-file`` (``-`` is standard input); InvalidOptionError unless one is."""
+    if prompt is not None and file is not None:
+        raise InvalidOptionError("--prompt and --prompt-file: both given; give one of them")
+    if file is not None:
+        text, source = _read(file), f"--prompt-file: {file}"
+    elif prompt is not None:
+        text, source = prompt, "--prompt:"
+    else:
+        raise InvalidOptionError("--prompt: missing; give --prompt TEXT or --prompt-file FILE")
+    if not text:
+        raise InvalidOptionError(f"{source} is empty; give at least one word")
+    return text
+
+
+def _read(file: Path) -> str:
+    try:
+        return sys.stdin.read() if file == Path("-") else file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InvalidOptionError(f"--prompt-file: {file}: not a text file in UTF-8") from None
+    except OSError as error:
+        raise InvalidOptionError(f"--prompt-file: {file}: {error.strerror or error}; name a text file") from None

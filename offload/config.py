@@ -1,0 +1,171 @@
+"""What a run may use: one frozen value, whether written as options, keywords, a file or environment variables."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from offload.config_file import read_config_file
+from offload.sizes import parse_size
+from tiers.errors import InvalidOptionError
+
+DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
+"""``auto`` keeps the type in which the model is stored."""
+
+_PREFIX: Final = "OFFLOAD_"
+_DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """The memory that a model may use. Sizes are bytes; ``None`` leaves the size to the planner.
+
+    ``device`` is ``cpu``, ``cuda`` or ``cuda:N``. ``nvme_dir`` is where the nvme tier keeps its files; without it there
+    is no nvme tier. ``csd`` counts computational drives, ``batch`` sequences. Raises InvalidOptionError.
+    """
+
+    device: str = "cpu"
+    device_memory: int | None = None
+    host_memory: int | None = None
+    nvme_dir: Path | None = None
+    nvme_memory: int | None = None
+    csd: int = 0
+    dtype: str = "auto"
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        for key in KEYS:
+            value = getattr(self, key)
+            if value is not None:
+                _read(key, value, label=key)
+
+
+KEYS: Final = tuple(field.name for field in fields(RunConfig))
+
+
+def load_config(
+    explicit: Mapping[str, object],
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    as_options: bool = False,
+) -> RunConfig:
+    """Settings by precedence: ``explicit``, then ``file`` (TOML or YAML), then ``OFFLOAD_*``, then the defaults.
+
+    A ``None`` in ``explicit`` means that it was not given. ``as_options`` makes messages name the option
+    ``--device-memory`` in place of the keyword ``device_memory``. ``environ`` defaults to the process's own. Raises
+    InvalidOptionError.
+    """
+    values = _from_environment(os.environ if environ is None else environ)
+    if file is not None:
+        for key, value in read_config_file(file).items():
+            _check_known(key, where=f"{file}: ")
+            values[key] = _read(key, value, label=f"{file}: {key}")
+    for key, value in explicit.items():
+        label = f"--{key.replace('_', '-')}" if as_options else key
+        _check_known(key, where="")
+        if value is not None:
+            values[key] = _read(key, value, label=label)
+    return RunConfig(**values)
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, text in environ.items():
+        key = name.removeprefix(_PREFIX).lower()
+        if not name.startswith(_PREFIX) or not text:
+            continue
+        if key in KEYS:
+            values[key] = _read(key, text, label=name)
+        # The environment is shared with other programs: an unknown name is an error only where it looks like a slip.
+        elif near := get_close_matches(key, KEYS, n=1, cutoff=0.8):
+            raise InvalidOptionError(f"environment: no setting {name}; did you mean {_PREFIX}{near[0].upper()}?")
+    return values
+
+
+def _check_known(key: str, *, where: str) -> None:
+    if key in KEYS:
+        return
+    near = get_close_matches(key, KEYS, n=1)
+    cure = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(KEYS)}"
+    raise InvalidOptionError(f"{where}no setting '{key}'; {cure}")
+
+
+def _read(key: str, value: object, *, label: str) -> object:
+    try:
+        return _READERS[key](value)
+    except InvalidOptionError as error:
+        raise InvalidOptionError(f"{label}: {error}") from None
+
+
+def _read_device(value: object) -> str:
+    if isinstance(value, str) and _DEVICE.fullmatch(value):
+        return value
+    raise InvalidOptionError(f"{value!r} is not a device; write cpu, cuda or cuda:0")
+
+
+def _read_size(value: object) -> int:
+    if isinstance(value, str):
+        return parse_size(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise InvalidOptionError(f"{value!r} is not a size; write it like '64MiB' or '8GiB'")
+
+
+def _read_directory(value: object) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise InvalidOptionError(f"{value!r} is not a directory; write a path")
+    try:
+        path = Path(value).expanduser()
+        is_file = path.exists() and not path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InvalidOptionError(f"{str(value)!r} cannot be used ({error}); name a directory") from None
+    if is_file:
+        raise InvalidOptionError(f"{path} is a file; name a directory")
+    return path
+
+
+def _read_dtype(value: object) -> str:
+    if isinstance(value, str) and value in DTYPES:
+        return value
+    raise InvalidOptionError(f"{value!r} is not a data type that a run can use; write one of {', '.join(DTYPES)}")
+
+
+def _read_csd(value: object) -> int:
+    drives = _read_count(value)
+    if drives:
+        raise InvalidOptionError(f"{drives} computational drives asked for, but runs cannot use them yet; write 0")
+    return drives
+
+
+def _read_batch(value: object) -> int:
+    batch = _read_count(value)
+    if not batch:
+        raise InvalidOptionError("0 sequences asked for; write 1 or more")
+    return batch
+
+
+def _read_count(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10:
+        return int(value)
+    raise InvalidOptionError(f"{value!r} is not a count; write a whole number such as 1")
+
+
+_READERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
+    {
+        "device": _read_device,
+        "device_memory": _read_size,
+        "host_memory": _read_size,
+        "nvme_dir": _read_directory,
+        "nvme_memory": _read_size,
+        "csd": _read_csd,
+        "dtype": _read_dtype,
+        "batch": _read_batch,
+    }
+)

@@ -1,0 +1,1 @@
+"""The KV cache as blocks under the memory manager."""

@@ -1,0 +1,46 @@
+"""How the keys and values of a block lie in a slot."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from offload.dtypes import torch_dtype
+from tiers.tier import align_up
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """Token after token, each with the keys of all heads and then the values of all heads.
+
+    Token-major, so that blocks in neighbouring slots are one longer tensor: attention over a run of slots is one kernel
+    call, with no gathering. ``dtype`` is spelled as in safetensors ("F32").
+    """
+
+    block_tokens: int
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: str
+
+    @property
+    def values_per_token(self) -> int:
+        return self.num_kv_heads * (self.key_dim + self.value_dim)
+
+    @property
+    def block_nbytes(self) -> int:
+        return self.block_tokens * self.values_per_token * torch_dtype(self.dtype).itemsize
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether a block is a whole number of pages, as O_DIRECT wants it."""
+        return self.block_nbytes == align_up(self.block_nbytes)
+
+    def tokens(self, buffer: memoryview, num_slots: int) -> tuple[Tensor, Tensor]:
+        """Keys [num_slots * block_tokens, heads, key_dim] and values alike, as views of an arena."""
+        arena = torch.frombuffer(buffer, dtype=torch_dtype(self.dtype))
+        tokens = arena[: num_slots * self.block_tokens * self.values_per_token].view(-1, self.values_per_token)
+        split = self.num_kv_heads * self.key_dim
+        keys = tokens[:, :split].unflatten(1, (self.num_kv_heads, self.key_dim))
+        values = tokens[:, split:].unflatten(1, (self.num_kv_heads, self.value_dim))
+        return keys, values

@@ -1,0 +1,153 @@
+"""The arena of KV blocks and the manager above it, shared by all layers and rows of all caches of a model."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from offload.kv.layout import KVLayout
+from prefetch.budget import LinkEstimate, PrefetchBudget
+from prefetch.next_layer import NextLayerPredictor
+from prefetch.prefetcher import Prefetcher
+from prefetch.selection import AllBlocks, KVSelector
+from tiers.block import BlockKey, KVBlockKey
+from tiers.errors import TierFullError
+from tiers.manager import LookupResult, TieredMemoryManager
+from tiers.memory_tier import MemoryTier
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A range of token rows of the arena; ``position`` is that of its first token in the sequence."""
+
+    start: int
+    stop: int
+    position: int
+
+
+class Span(NamedTuple):
+    """The tokens ``first .. stop - 1`` of a block; the first of them stands at ``position`` of its sequence."""
+
+    first: int
+    stop: int
+    position: int
+
+
+class KVStore:
+    """Blocks of tokens by key; the way from a key to tensors that attention can read.
+
+    ``lookahead`` is how many layers ahead blocks are prefetched; 0 where everything stays on the device.
+    """
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        arena: MemoryTier,
+        manager: TieredMemoryManager,
+        *,
+        num_layers: int,
+        lookahead: int = 2,
+        selector: KVSelector | None = None,
+    ) -> None:
+        self.layout = layout
+        self.manager = manager
+        self.num_layers = num_layers
+        self.selector = selector or AllBlocks()
+        self.keys, self.values = layout.tokens(arena.buffer, arena.num_slots)
+        self.num_slots = arena.num_slots
+        self._lookahead = lookahead
+        self._sequences = itertools.count()
+
+    def new_sequence(self) -> int:
+        """An id that no other row of any cache has."""
+        return next(self._sequences)
+
+    def make_prefetcher(self, blocks_of_layer: Callable[[int], Sequence[BlockKey]]) -> Prefetcher | None:
+        """One that follows the layers of a model; None where nothing ever leaves the device."""
+        if not self._lookahead or len(self.manager.levels) == 1:
+            return None
+        predictor = NextLayerPredictor(blocks_of_layer, self.num_layers, self._lookahead)
+        # Half of the arena for what is on its way, half for what is in use. What is predicted here is certain, so the
+        # budget never asks the link what it could deliver.
+        estimate = LinkEstimate(bytes_per_s=1e9, step_s=1e-3)
+        budget: PrefetchBudget[BlockKey] = PrefetchBudget(
+            estimate, self.layout.block_nbytes, max_blocks=self.num_slots // 2
+        )
+        return Prefetcher(self.manager, predictor, budget)
+
+    def write(self, slot: int, offset: int, keys: Tensor, values: Tensor) -> None:
+        """Put tokens ([tokens, heads, dim]) into the slot of an open block, from token ``offset`` of it on."""
+        start = slot * self.layout.block_tokens + offset
+        self.keys[start : start + keys.shape[0]] = keys
+        self.values[start : start + values.shape[0]] = values
+
+    def visit(
+        self,
+        keys: Sequence[KVBlockKey],
+        spans: Sequence[Span],
+        visitor: Callable[[Interval], None],
+        *,
+        in_order: bool,
+    ) -> None:
+        """Call ``visitor`` with every run of tokens of the given blocks, while their bytes stay where they are.
+
+        What is on the device is visited while the rest is on its way, and no more at a time than the device has room
+        for. ``in_order`` keeps the tokens of a run in the order of the sequence; attention without a mask does not care
+        and gets longer runs.
+        """
+        pending = [(list(keys), list(spans))]
+        while pending:
+            some_keys, some_spans = pending.pop()
+            try:
+                self.manager.prepare_load(some_keys)
+            except TierFullError:
+                if len(some_keys) == 1:
+                    raise
+                half = len(some_keys) // 2
+                pending += [(some_keys[half:], some_spans[half:]), (some_keys[:half], some_spans[:half])]
+                continue
+            self._visit_loaded(some_keys, some_spans, visitor, in_order=in_order)
+
+    def _visit_loaded(
+        self, keys: list[KVBlockKey], spans: list[Span], visitor: Callable[[Interval], None], *, in_order: bool
+    ) -> None:
+        manager = self.manager
+        is_here = [manager.lookup(key) is LookupResult.HIT for key in keys]
+        waves = [range(len(keys))] if all(is_here) else [
+            [i for i, here in enumerate(is_here) if here],
+            [i for i, here in enumerate(is_here) if not here],
+        ]
+        held = set(range(len(keys)))
+        try:
+            for wave in waves:
+                wave_keys = [keys[i] for i in wave]
+                held.difference_update(wave)  # complete_load gives the pins back by itself if it fails
+                slots = manager.complete_load(wave_keys)
+                try:
+                    for interval in self._intervals(slots, [spans[i] for i in wave], in_order=in_order):
+                        visitor(interval)
+                finally:
+                    manager.release(wave_keys)
+        except BaseException:
+            manager.release([keys[i] for i in held])
+            raise
+
+    def _intervals(self, slots: Sequence[int], spans: Sequence[Span], *, in_order: bool) -> list[Interval]:
+        """Pieces that are neighbours in the arena, and if need be in the sequence too, joined."""
+        size = self.layout.block_tokens
+        pieces = sorted(
+            (slot * size + span.first, slot * size + span.stop, span.position)
+            for slot, span in zip(slots, spans, strict=True)
+        )
+        joined: list[Interval] = []
+        start, stop, position = pieces[0]
+        for next_start, next_stop, next_position in pieces[1:]:
+            if next_start == stop and (not in_order or next_position == position + stop - start):
+                stop = next_stop
+            else:
+                joined.append(Interval(start, stop, position))
+                start, stop, position = next_start, next_stop, next_position
+        joined.append(Interval(start, stop, position))
+        return joined

@@ -1,0 +1,218 @@
+"""From a model directory and a budget to a transformers model whose weights and KV cache are tiered."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from offload.architecture import build_empty, read_architecture
+from offload.checkpoint.source import open_source
+from offload.config import RunConfig
+from offload.device import available_bytes, require_device
+from offload.dtypes import torch_dtype
+from offload.kv.layout import KVLayout
+from offload.model_sizes import model_sizes
+from offload.offloaded_model import OffloadedModel
+from offload.plan import Budgets, ModelSizes, Plan, Workload
+from offload.planner import make_plan
+from offload.runtime import Runtime, make_kv_levels, make_kv_store
+from offload.weights.arena import ResidentArena
+from offload.weights.binding import ParameterMap, empty_parameters, module_of, tensor_view
+from offload.weights.streamer import LayerHooks, WeightStreamer
+from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySlice, embedding_scale
+from simulators.profile import HardwareProfile
+from tiers.block import WeightGroupKey
+from tiers.chunks import Move
+from tiers.errors import BudgetError, InvalidOptionError, ModelError
+from tiers.link import Priority
+from tiers.manager import Level
+from tiers.timeline import Timeline
+from tiers.transfer import TransferConfig, TransferEngine
+from tiers.weight_tier import WeightGroup, WeightTier
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """An opened checkpoint and what the planner needs to know of it; nothing is loaded yet."""
+
+    path: Path
+    source: WeightTier
+    config: PreTrainedConfig
+    model_class: type[PreTrainedModel]
+    dtype: str
+    sizes: ModelSizes
+
+
+def open_prospect(path: Path, dtype: str = "auto") -> Prospect:
+    """Open a checkpoint for planning; the caller closes ``source``. Raises ModelError, InvalidOptionError."""
+    config, model_class = read_architecture(path)
+    source = open_source(path)
+    stored = _stored_dtype(source)
+    if dtype not in ("auto", str(torch_dtype(stored)).removeprefix("torch.")):
+        source.close()
+        raise InvalidOptionError(
+            f"--dtype {dtype}: {path} is stored as {stored} and is read in place; run 'offload pack {path} OUT --dtype {dtype}'"
+        )
+    named = str(torch_dtype(stored)).removeprefix("torch.")
+    sizes = model_sizes(source.groups, {**config.to_dict(), "dtype": named})
+    return Prospect(path, source, config, model_class, stored, sizes)
+
+
+def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile: HardwareProfile) -> Plan:
+    """The plan for a budget. Raises BudgetError, and InvalidOptionError for a device that is not there."""
+    require_device(config.device)
+    longest = getattr(prospect.config, "max_position_embeddings", None)
+    tokens = workload.prompt_tokens + workload.new_tokens
+    if longest is not None and tokens > longest:
+        raise InvalidOptionError(
+            f"{workload.prompt_tokens} prompt tokens and {workload.new_tokens} new ones exceed the context of {longest}; "
+            f"shorten the prompt to {max(0, longest - workload.new_tokens)} tokens"
+        )
+    device_bytes = config.device_memory if config.device_memory is not None else available_bytes(config.device)
+    nvme_bytes = config.nvme_memory if config.nvme_dir is not None else 0
+    budgets = Budgets(device_bytes, config.host_memory, nvme_bytes)
+    try:
+        return make_plan(prospect.sizes, budgets, workload, profile)
+    except BudgetError as error:
+        if config.nvme_dir is None:
+            message = f"{error} (or name a directory on a drive with --nvme-dir)"
+            raise BudgetError(
+                message, wanted_bytes=error.wanted_bytes, available_bytes=error.available_bytes
+            ) from None
+        raise
+
+
+def load_model(
+    prospect: Prospect,
+    plan: Plan,
+    config: RunConfig,
+    workload: Workload,
+    *,
+    timeline: Timeline | None = None,
+    transfer: TransferConfig | None = None,
+    progress: Progress | None = None,
+) -> OffloadedModel:
+    """Build the model, bring the weights that stay, set up streaming and the KV tiers. On failure nothing is left."""
+    engine = TransferEngine(transfer or TransferConfig(), timeline)
+    layout = _kv_layout(prospect)
+    levels: list[Level] = []
+    try:
+        levels = make_kv_levels(plan, layout, config.nvme_dir, _nvme_blocks(prospect, plan, config, workload))
+        model = build_empty(prospect.config, prospect.model_class, torch_dtype(prospect.dtype))
+        groups = {group.key.name: group for group in prospect.source.groups}
+        resident = [groups[name] for name in dict.fromkeys((*prospect.sizes.rest_names, *plan.resident)) if name in groups]
+        arena = ResidentArena("device", [group.nbytes for group in resident])
+        _fetch(engine, prospect.source, arena, resident, progress)
+        streamed = [groups[name] for name in plan.streamed if groups[name].kind != "embedding"]
+        streamer = None
+        if streamed:
+            streamer = WeightStreamer(engine, prospect.source, streamed, max(1, plan.staging_slots))
+        kv = make_kv_store(engine, levels, layout, prospect.sizes.num_layers)
+        chunk = plan.prefill_chunk_tokens if plan.prefill_chunk_tokens < workload.prompt_tokens else None
+        model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, kv, levels, chunk)
+        _bind(model, prospect, arena, resident, streamer)
+        if streamer:
+            streamer.start()
+    except BaseException:
+        engine.close()
+        for level in levels:
+            level.tier.close()
+        raise
+    return model
+
+
+def _fetch(
+    engine: TransferEngine,
+    source: WeightTier,
+    arena: ResidentArena,
+    groups: Sequence[WeightGroup],
+    progress: Progress | None,
+) -> None:
+    """Bring the groups that stay; slot i of the arena is groups[i]."""
+    total = sum(group.nbytes for group in groups)
+    done = 0
+    transfers = [
+        engine.submit(source, arena, [Move(source.slot_of(group.key), slot)], Priority.DEMAND)
+        for slot, group in enumerate(groups)
+    ]
+    for transfer, group in zip(transfers, groups, strict=True):
+        engine.wait(transfer)
+        done += group.nbytes
+        if progress:
+            progress(done, total)
+
+
+def _bind(
+    model: OffloadedModel,
+    prospect: Prospect,
+    arena: ResidentArena,
+    resident: Sequence[WeightGroup],
+    streamer: WeightStreamer | None,
+) -> None:
+    """Connect groups with the model: views for what stays, hooks for what is streamed, our own modules at both ends."""
+    views = {group.key: arena.view(slot) for slot, group in enumerate(resident)}
+    head = [group for group in prospect.source.groups if group.kind == "head"]
+    embedding = [group for group in prospect.source.groups if group.kind == "embedding"] or head
+    has_bias = getattr(model.get_output_embeddings(), "bias", None) is not None
+    scale = embedding_scale(model.get_input_embeddings())
+    model.set_output_embeddings(TieredHead(_slices(head, views), streamer, has_bias=has_bias))
+    model.set_input_embeddings(TieredEmbedding(prospect.source, _slices(embedding, views), scale))
+    empty_parameters(model, torch_dtype(prospect.dtype))
+    parameters = ParameterMap(model, model.base_model_prefix, prospect.path)
+    for group in prospect.source.groups:
+        if group.kind in ("head", "embedding"):
+            continue
+        binding = parameters.bind(group)
+        if group.key in views:
+            binding.attach(binding.views(views[group.key]))
+        else:
+            assert streamer is not None, "a layer that does not stay needs a streamer"
+            LayerHooks(streamer, binding, module_of(model, group, model.base_model_prefix))
+    parameters.check_complete()
+
+
+def _slices(groups: Sequence[WeightGroup], views: Mapping[WeightGroupKey, memoryview]) -> list[VocabularySlice]:
+    return [
+        VocabularySlice(group, tensor_view(views[group.key], group.tensors[0]) if group.key in views else None)
+        for group in groups
+    ]
+
+
+def _stored_dtype(source: WeightTier) -> str:
+    """The type of the layers; raises ModelError where they are of several."""
+    found = Counter(spec.dtype for group in source.groups if group.kind == "layer" for spec in group.tensors)
+    if len(found) != 1:
+        raise ModelError(f"{source.path}: tensors of several types ({', '.join(found)}); pack it with one --dtype")
+    return next(iter(found))
+
+
+def _kv_layout(prospect: Prospect) -> KVLayout:
+    config = prospect.config
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    layout = KVLayout(prospect.sizes.kv_block_tokens, kv_heads, dim, dim, prospect.dtype)
+    assert layout.block_nbytes == prospect.sizes.kv_block_nbytes, "planner and layout must agree on the size of a block"
+    return layout
+
+
+def _nvme_blocks(prospect: Prospect, plan: Plan, config: RunConfig, workload: Workload) -> int:
+    """Slots of the drive tier: what the plan needs, and as much of the model's whole context as is reasonable.
+
+    A conversation may grow beyond what was planned for, up to the budget or, without one, half of the free space.
+    """
+    if config.nvme_dir is None or not plan.kv_nvme_blocks:
+        return 0
+    block = plan.kv_block_nbytes
+    longest = getattr(prospect.config, "max_position_embeddings", 0)
+    rows = workload.batch * prospect.sizes.num_layers
+    wanted = max(plan.kv_nvme_blocks, rows * -(-longest // prospect.sizes.kv_block_tokens))
+    if config.nvme_memory is not None:
+        return max(plan.kv_nvme_blocks, min(wanted, config.nvme_memory // block))
+    parent = next(path for path in (config.nvme_dir, *config.nvme_dir.resolve().parents) if path.exists())
+    return max(plan.kv_nvme_blocks, min(wanted, shutil.disk_usage(parent).free // 2 // block))

@@ -1,0 +1,143 @@
+"""From a checkpoint's weight groups and its config.json to the numbers that the planner needs."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from offload.plan import ModelSizes
+from tiers.errors import ModelError
+from tiers.tier import ALIGNMENT
+from tiers.weight_tier import WeightGroup
+
+_DTYPE_NBYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What config.json says. ``query`` and ``kv`` are numbers per token and layer: heads times the width of one."""
+
+    text: Mapping[str, Any]
+    dtype: str
+    num_layers: int
+    hidden: int
+    query: int
+    kv: int
+
+    @property
+    def itemsize(self) -> int:
+        return _DTYPE_NBYTES[self.dtype]
+
+
+def model_sizes(groups: Iterable[WeightGroup], config: Mapping[str, Any], *, min_block_tokens: int = 64) -> ModelSizes:
+    """Sizes of the model whose weights are ``groups`` and whose config.json is ``config``.
+
+    A KV block holds at least ``min_block_tokens`` tokens, see ``block_tokens``. Keys and values have the checkpoint's
+    dtype. Raises ModelError on a config that lacks a key, or on weights that are not its decoder's.
+    """
+    by_kind: dict[str, list[WeightGroup]] = {"layer": [], "head": [], "embedding": [], "rest": []}
+    for group in groups:
+        by_kind[group.kind].append(group)
+    shape = _read_shape(config)
+    if len(by_kind["layer"]) != shape.num_layers:
+        found = len(by_kind["layer"])
+        raise ModelError(f"config.json: 'num_hidden_layers' is {shape.num_layers}, but the weights have {found} layers")
+    kv_nbytes = 2 * shape.kv * shape.itemsize
+    weights = sum(math.prod(spec.shape) for group in by_kind["layer"] + by_kind["head"] for spec in group.tensors)
+    return ModelSizes(
+        layer_nbytes=_nbytes(by_kind["layer"]),
+        head_nbytes=_nbytes(by_kind["head"]),
+        embedding_nbytes=sum(_nbytes(by_kind["embedding"])),
+        rest_nbytes=sum(_nbytes(by_kind["rest"])),
+        tied=not by_kind["embedding"],
+        kv_nbytes_per_token_layer=kv_nbytes,
+        num_layers=shape.num_layers,
+        kv_block_tokens=block_tokens(kv_nbytes, min_block_tokens),
+        flops_per_token=2.0 * max(0, weights - _idle_expert_weights(shape)),
+        workspace_nbytes_per_token=shape.itemsize * _activations(shape),
+        # Logits of one position as they come, in float32, and a copy that sampling makes.
+        workspace_nbytes_fixed=_integer(shape.text, "vocab_size") * (shape.itemsize + 2 * 4),
+        dtype=shape.dtype,
+        attention_flops_per_pair=4.0 * shape.num_layers * shape.query,
+        embedding_row_nbytes=shape.hidden * shape.itemsize,
+        layer_names=_names(by_kind["layer"]),
+        head_names=_names(by_kind["head"]),
+        embedding_names=_names(by_kind["embedding"]),
+        rest_names=_names(by_kind["rest"]),
+    )
+
+
+def block_tokens(kv_nbytes_per_token: int, minimum: int = 64) -> int:
+    """Tokens per KV block: the smallest multiple of 16, at least ``minimum``, that fills whole pages of 4096 bytes."""
+    tokens = -(-minimum // 16) * 16
+    while tokens * kv_nbytes_per_token % ALIGNMENT:
+        tokens += 16
+    return tokens
+
+
+def _read_shape(config: Mapping[str, Any]) -> _Shape:
+    text = config.get("text_config") or config
+    hidden, heads = _integer(text, "hidden_size"), _integer(text, "num_attention_heads")
+    head_dim = _integer(text, "head_dim", hidden // heads)
+    return _Shape(
+        text=text,
+        dtype=_dtype(text, config),
+        num_layers=_integer(text, "num_hidden_layers"),
+        hidden=hidden,
+        query=heads * head_dim,
+        kv=_integer(text, "num_key_value_heads", heads) * head_dim,
+    )
+
+
+def _activations(shape: _Shape) -> int:
+    """Numbers alive per token at a layer's widest, counted as if all were alive at once.
+
+    The residual, its norm and the layer's output; queries before and after rotation and the attention output; keys
+    before and after rotation and values; gate, up and their product in the feed-forward part.
+    """
+    dense = _integer(shape.text, "intermediate_size", 4 * shape.hidden)
+    routed = _integer(shape.text, "moe_intermediate_size", dense) * _integer(shape.text, "num_experts_per_tok", 1)
+    return 3 * (shape.hidden + shape.query + shape.kv + max(dense, routed))
+
+
+def _idle_expert_weights(shape: _Shape) -> int:
+    """Weights of the routed experts that a token does not visit; their multiplications are not done."""
+    text = shape.text
+    total = _integer(text, _first(("num_local_experts", "num_experts", "n_routed_experts"), text), 0)
+    if total == 0:
+        return 0
+    width = _integer(text, "moe_intermediate_size", _integer(text, "intermediate_size", 4 * shape.hidden))
+    sparse_layers = shape.num_layers - _integer(text, "first_k_dense_replace", 0)
+    return sparse_layers * (total - _integer(text, "num_experts_per_tok")) * 3 * shape.hidden * width
+
+
+def _dtype(text: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    keys = ("dtype", "torch_dtype")
+    named = text.get(_first(keys, text)) or config.get(_first(keys, config)) or "float32"
+    name = str(named).removeprefix("torch.")
+    if name not in _DTYPE_NBYTES:
+        raise ModelError(f"config.json: dtype '{name}' is not supported; use one of {', '.join(_DTYPE_NBYTES)}")
+    return name
+
+
+def _first(keys: tuple[str, ...], source: Mapping[str, Any]) -> str:
+    """The first key that is set; the last one if none is."""
+    return next((key for key in keys if source.get(key)), keys[-1])
+
+
+def _integer(text: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """A key that must be a positive whole number, or one that may be absent, null or 0 when there is a default."""
+    value = text.get(key)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < (default is None):
+        raise ModelError(f"config.json: '{key}' is {value!r}; a decoder-only model has a whole number there")
+    return value
+
+
+def _nbytes(groups: list[WeightGroup]) -> tuple[int, ...]:
+    return tuple(group.nbytes for group in groups)
+
+
+def _names(groups: list[WeightGroup]) -> tuple[str, ...]:
+    return tuple(group.key.name for group in groups)

@@ -1,0 +1,161 @@
+"""What the planner is told and what it answers. Values only."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tiers.errors import InvalidOptionError
+from tiers.tier import align_up
+
+Bottleneck = Literal["compute", "nvme->device", "host->device"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """What a model weighs, in bytes, and what a token costs.
+
+    ``layer_nbytes`` and ``head_nbytes`` are the weight groups that can be streamed, in the order of their use. ``rest``
+    always stays on the device. The input embedding may stay; if it does not, its rows are read one by one. When
+    ``tied``, the slices of the head are the embedding and ``embedding_nbytes`` is not counted.
+    """
+
+    layer_nbytes: tuple[int, ...]
+    head_nbytes: tuple[int, ...]
+    embedding_nbytes: int
+    rest_nbytes: int
+    tied: bool
+    kv_nbytes_per_token_layer: int
+    num_layers: int
+    kv_block_tokens: int
+    flops_per_token: float
+    # Activations of one token of a prefill chunk, and of one sequence of the batch whatever the chunk (its logits).
+    workspace_nbytes_per_token: int
+    workspace_nbytes_fixed: int
+    dtype: str = "float32"
+    # FLOPs in all layers for one query token against one earlier token.
+    attention_flops_per_pair: float = 0.0
+    embedding_row_nbytes: int = 0
+    layer_names: tuple[str, ...] = ()
+    head_names: tuple[str, ...] = ()
+    embedding_names: tuple[str, ...] = ("embedding.0",)
+    rest_names: tuple[str, ...] = ("rest",)
+
+    @property
+    def streamable(self) -> tuple[tuple[str, int], ...]:
+        """Name and size on the device of every group that a staging slot can hold, in the order of their use."""
+        layers = self.layer_names or tuple(f"layers.{i}" for i in range(len(self.layer_nbytes)))
+        heads = self.head_names or tuple(f"head.{i}" for i in range(len(self.head_nbytes)))
+        sizes = (align_up(nbytes) for nbytes in self.layer_nbytes + self.head_nbytes)
+        return tuple(zip(layers + heads, sizes, strict=True))
+
+    @property
+    def slot_nbytes(self) -> int:
+        """A staging slot holds any one layer or slice of the head."""
+        return max(nbytes for _, nbytes in self.streamable)
+
+    @property
+    def kv_block_nbytes(self) -> int:
+        """Keys and values of ``kv_block_tokens`` tokens of one sequence in one layer."""
+        return align_up(self.kv_nbytes_per_token_layer * self.kv_block_tokens)
+
+    @property
+    def resident_embedding_nbytes(self) -> int:
+        """What keeping the input embedding costs; nothing when it is the head."""
+        return 0 if self.tied else align_up(self.embedding_nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """Bytes that may be used of each tier. ``device_bytes=None`` sets no bound: the caller says what is available.
+
+    ``host_bytes=None`` means no host tier, ``nvme_bytes=None`` as much of the drive as it takes. Raises
+    InvalidOptionError on a negative size.
+    """
+
+    device_bytes: int | None = None
+    host_bytes: int | None = None
+    nvme_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for option, nbytes in (
+            ("--device-memory", self.device_bytes),
+            ("--host-memory", self.host_bytes),
+            ("--nvme-memory", self.nvme_bytes),
+        ):
+            if nbytes is not None and nbytes < 0:
+                raise InvalidOptionError(f"{option} {nbytes}: a size cannot be negative; write for example 8GiB")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """``batch`` sequences side by side, each of ``prompt_tokens``, each continued by ``new_tokens``."""
+
+    batch: int
+    prompt_tokens: int
+    new_tokens: int
+
+    def __post_init__(self) -> None:
+        for what, value, least in (
+            ("batch", self.batch, 1),
+            ("prompt tokens", self.prompt_tokens, 1),
+            ("new tokens", self.new_tokens, 0),
+        ):
+            if value < least:
+                raise InvalidOptionError(f"{what} {value}: must be at least {least}")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What sits where, and how fast that should be.
+
+    ``resident`` and ``streamed`` name weight groups. ``kv_device_blocks`` counts the blocks that stay and the window
+    through which the others stream; ``kv_nvme_blocks`` those that fit neither device nor host at the end of the run.
+    Missed bytes are those of one decode step at the mean context. ``predicted_tokens_per_s`` counts the whole batch.
+    """
+
+    resident: tuple[str, ...]
+    streamed: tuple[str, ...]
+    resident_nbytes: int
+    streamed_nbytes: int
+    staging_slots: int
+    slot_nbytes: int
+    kv_block_nbytes: int
+    kv_device_blocks: int
+    kv_host_blocks: int
+    kv_nvme_blocks: int
+    prefill_chunk_tokens: int
+    workspace_bytes: int
+    device_bytes_used: int
+    predicted_tokens_per_s: float
+    predicted_prefill_s: float
+    predicted_total_s: float
+    bottleneck: Bottleneck
+    missed_weight_bytes_per_token: int
+    missed_kv_bytes_per_token: int
+
+    def placement(self) -> dict[str, dict[str, object]]:
+        """What each tier holds, ready for JSON."""
+        block = self.kv_block_nbytes
+        return {
+            "device": {
+                "bytes": self.device_bytes_used,
+                "weight_bytes": self.resident_nbytes,
+                "weight_groups": list(self.resident),
+                "staging_bytes": self.staging_slots * self.slot_nbytes,
+                "staging_slots": self.staging_slots,
+                "kv_blocks": self.kv_device_blocks,
+                "kv_bytes": self.kv_device_blocks * block,
+                "workspace_bytes": self.workspace_bytes,
+            },
+            "host": {
+                "bytes": self.kv_host_blocks * block,
+                "kv_blocks": self.kv_host_blocks,
+                "kv_bytes": self.kv_host_blocks * block,
+            },
+            "nvme": {
+                "bytes": self.streamed_nbytes + self.kv_nvme_blocks * block,
+                "weight_bytes": self.streamed_nbytes,
+                "weight_groups": list(self.streamed),
+                "kv_blocks": self.kv_nvme_blocks,
+                "kv_bytes": self.kv_nvme_blocks * block,
+            },
+        }

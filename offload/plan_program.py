@@ -1,0 +1,199 @@
+"""The planner's mixed-integer program: which weights and KV blocks stay.
+
+The number of staging slots and the size of a prefill chunk are given.
+
+    minimise    prefill + new_tokens * step
+    subject to  staging + resident weights + rest + resident KV blocks + KV window + workspace <= device budget
+                step    >= compute, drive(missed bytes), host(missed bytes)
+                prefill >= the same, for the given chunk size
+
+Groups of one size are interchangeable, so the variables are counts of groups by size rather than one binary a group.
+The coefficients are those of plan_costs.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from offload.plan_choice import Choice, by_size, fill
+from offload.plan_costs import HAND_OVER, OVERLAP_LOSS, Costs, KVNeed, Room, num_chunks, rest_nbytes, workspace_nbytes
+from offload.plan_linear import LinearProgram
+from tiers.tier import align_up
+
+_TOLERANCE = 1e-6
+"""How far from a whole number HiGHS may leave one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One program to solve: the number of staging slots and the prefill chunk are given, the rest is to be found."""
+
+    costs: Costs
+    need: KVNeed
+    room: Room
+    device_bytes: int
+    staging_slots: int
+    chunk_tokens: int
+
+    @property
+    def second(self) -> float:
+        """The program's unit of time, in seconds: a hundredth of a step that misses all weights, on any machine."""
+        weights_s = (_nbytes(self.costs.sizes.layer_nbytes) + _nbytes(self.costs.sizes.head_nbytes)) * self.byte_s
+        return (self.costs.compute_step_s + weights_s) / 100
+
+    @property
+    def byte_s(self) -> float:
+        """Seconds per byte of weights that are streamed."""
+        return HAND_OVER[self.staging_slots] * self.costs.weight_read_s
+
+    @property
+    def embedding_s(self) -> float:
+        """What the embedding costs in all where it is not resident."""
+        if self.costs.sizes.resident_embedding_nbytes == 0:
+            return 0.0
+        prompt, steps = self.costs.workload.prompt_tokens, self.costs.workload.new_tokens
+        return self.costs.embedding_rows_s(prompt) + steps * self.costs.embedding_rows_s(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Numbers of the program's columns. ``layers`` and ``heads`` pair a size with the column that counts it."""
+
+    layers: list[tuple[int, int]]
+    heads: list[tuple[int, int]]
+    embedding: int
+    resident: int
+    streams: int
+    host: int
+    host_misses: int
+    nvme_misses: int
+
+
+def lower_bound_s(task: Task) -> float:
+    """Seconds that no choice can beat; infinite where there is no choice."""
+    program, _ = _program(task)
+    solved = program.solve(relaxed=True)
+    return math.inf if solved is None else solved[0] * task.second + task.embedding_s
+
+
+def solve(task: Task) -> Choice | None:
+    """The best choice, or None where there is none. It may overstep the budget by the solver's tolerance."""
+    program, columns = _program(task)
+    solved = program.solve()
+    if solved is None:
+        return None
+    values = solved[1]
+    layers = Counter({nbytes: round(values[column]) for nbytes, column in columns.layers})
+    heads = Counter({nbytes: round(values[column]) for nbytes, column in columns.heads})
+    streams = layers != by_size(task.costs.sizes.layer_nbytes) or heads != by_size(task.costs.sizes.head_nbytes)
+    resident = round(values[columns.resident])
+    host_misses = math.ceil(values[columns.host_misses] - _TOLERANCE)
+    choice = Choice(
+        staging_slots=task.staging_slots if streams else 0,
+        chunk_tokens=task.chunk_tokens,
+        layers=layers,
+        heads=heads,
+        keeps_embedding=round(values[columns.embedding]) == 1,
+        kv_resident_blocks=resident,
+        kv_host_blocks=0,
+        kv_host_misses=0,
+        kv_nvme_misses=max(0, task.need.mean - resident - host_misses),
+    )
+    return fill(choice, task.need, task.room, 0)
+
+
+def _program(task: Task) -> tuple[LinearProgram, _Columns]:
+    program = LinearProgram()
+    columns = _add_columns(program, task)
+    _bound_device(program, task, columns)
+    _bound_kv(program, task, columns)
+    _charge_step(program, task, columns)
+    _charge_prefill(program, task, columns)
+    return program, columns
+
+
+def _add_columns(program: LinearProgram, task: Task) -> _Columns:
+    sizes, need, room = task.costs.sizes, task.need, task.room
+
+    def counts(nbytes: tuple[int, ...]) -> list[tuple[int, int]]:
+        # Without a staging slot nothing can be streamed. A second slot comes before the first resident group.
+        least, most = (task.staging_slots == 0), (task.staging_slots != 1)
+        return [(size, program.column(least * n, most * n, is_integer=True)) for size, n in by_size(nbytes).items()]
+
+    has_embedding = sizes.resident_embedding_nbytes > 0
+    return _Columns(
+        layers=counts(sizes.layer_nbytes),
+        heads=counts(sizes.head_nbytes),
+        embedding=program.column(0, has_embedding, cost=-task.embedding_s / task.second, is_integer=True),
+        resident=program.column(room.least_resident, need.total, is_integer=True),
+        streams=program.column(0, 1, is_integer=True),
+        # Blocks off the device are many and small: the program may cut them, which spares it a search.
+        host=program.column(0, room.host),
+        host_misses=program.column(0, room.host),
+        nvme_misses=program.column(0, room.nvme),
+    )
+
+
+def _bound_device(program: LinearProgram, task: Task, columns: _Columns) -> None:
+    """Everything on the device within its budget, counted in slots to keep the numbers small."""
+    sizes = task.costs.sizes
+    unit, block = sizes.slot_nbytes, sizes.kv_block_nbytes
+    terms = {column: nbytes / unit for nbytes, column in columns.layers + columns.heads}
+    terms[columns.embedding] = sizes.resident_embedding_nbytes / unit
+    terms[columns.resident] = block / unit
+    terms[columns.streams] = task.need.window * block / unit
+    fixed = rest_nbytes(sizes) + workspace_nbytes(sizes, task.costs.workload, task.chunk_tokens)
+    program.row(terms, at_most=(task.device_bytes - fixed) / unit - task.staging_slots)
+
+
+def _bound_kv(program: LinearProgram, task: Task, columns: _Columns) -> None:
+    """Every block has a home, and what misses at the mean context is read from where it lives."""
+    need = task.need
+    resident, host = columns.resident, columns.host
+    program.row({resident: 1, columns.streams: need.total - need.tails}, at_least=need.total)
+    program.row({resident: 1, host: 1}, at_least=need.total - task.room.nvme, at_most=need.total)
+    program.row({columns.host_misses: 1, host: -1}, at_most=0)
+    program.row({columns.nvme_misses: 1, resident: 1, host: 1}, at_most=need.total)
+    program.row({columns.host_misses: 1, columns.nvme_misses: 1, resident: 1}, at_least=need.mean)
+
+
+def _charge_step(program: LinearProgram, task: Task, columns: _Columns) -> None:
+    costs = task.costs
+    block_s = HAND_OVER[task.staging_slots] * costs.kv_move_s("nvme->device"), costs.kv_move_s("host->device")
+    _charge(program, task, columns, costs.compute_step_s, 1, block_s, cost=costs.workload.new_tokens)
+
+
+def _charge_prefill(program: LinearProgram, task: Task, columns: _Columns) -> None:
+    costs = task.costs
+    chunks = num_chunks(costs.workload, task.chunk_tokens)
+    block_s = HAND_OVER[task.staging_slots] * costs.kv_prefill_s("nvme", chunks), costs.kv_prefill_s("host", chunks)
+    _charge(program, task, columns, costs.compute_prefill_s(chunks), chunks, block_s, cost=1.0)
+
+
+def _charge(
+    program: LinearProgram,
+    task: Task,
+    columns: _Columns,
+    compute_s: float,
+    passes: int,
+    block_s: tuple[float, float],
+    *,
+    cost: float,
+) -> None:
+    """Charge a step, or a prefill of ``passes`` over the layers; ``block_s`` is per block on the drive, on the host."""
+    sizes, unit = task.costs.sizes, task.second
+    layer_s, head_s = passes * task.byte_s / unit, task.byte_s / unit
+    compute = program.column(compute_s / unit, compute_s / unit)
+    drive, host, time = (program.column(0, math.inf, cost=price) for price in (OVERLAP_LOSS * cost,) * 2 + (cost,))
+    terms = {drive: 1.0, columns.nvme_misses: -block_s[0] / unit}
+    terms |= {column: nbytes * layer_s for nbytes, column in columns.layers}
+    terms |= {column: nbytes * head_s for nbytes, column in columns.heads}
+    program.row(terms, at_least=layer_s * _nbytes(sizes.layer_nbytes) + head_s * _nbytes(sizes.head_nbytes))
+    program.row({host: 1.0, columns.host_misses: -block_s[1] / unit}, at_least=0)
+    program.row({time: 1.0, compute: -1.0}, at_least=0)
+    for link in (drive, host):
+        program.row({time: 1.0, link: -1.0, compute: -1.0 if task.staging_slots == 1 else 0.0}, at_least=0)
+
+
+def _nbytes(groups: tuple[int, ...]) -> int:
+    return sum(align_up(nbytes) for nbytes in groups)

@@ -1,0 +1,187 @@
+"""Decides what sits where before anything is loaded. Pure: numbers in, numbers out."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from offload.model_sizes import model_sizes
+from offload.plan import Budgets, ModelSizes, Plan, Workload
+from offload.plan_choice import (
+    Choice,
+    device_nbytes,
+    everything,
+    fill,
+    kv_device_blocks,
+    missed,
+    resident_nbytes,
+    smallest,
+    total_s,
+)
+from offload.plan_costs import Costs, KVNeed, kv_need, kv_room, num_chunks, rest_nbytes, workspace_nbytes
+from offload.plan_program import Task, lower_bound_s, solve
+from simulators.profile import HardwareProfile
+from tiers.errors import BudgetError
+from tiers.tier import align_down, align_up
+
+__all__ = ["make_plan", "model_sizes", "smallest_device_bytes"]
+
+_MOST_SLOTS = 3
+_CLOSE_ENOUGH = 1e-4
+"""Two plans of which one is predicted faster by less than this are the same to us."""
+
+_MIB = 2**20
+
+
+def make_plan(sizes: ModelSizes, budgets: Budgets, workload: Workload, profile: HardwareProfile) -> Plan:
+    """The placement with the shortest predicted time for the whole workload, prefill and decode.
+
+    Everything stays on the device if it fits. Raises BudgetError, which names the smallest budget that works.
+    """
+    costs, need = Costs(sizes, workload, profile), kv_need(sizes, workload)
+    all_resident = everything(costs, need)
+    device_bytes = budgets.device_bytes
+    if device_bytes is None or device_nbytes(costs, need, all_resident) <= device_bytes:
+        return _plan(costs, need, all_resident)
+    wanted = smallest_device_bytes(sizes, budgets, workload)
+    if device_bytes < wanted:
+        raise _budget_error(sizes, budgets, workload, device_bytes, wanted)
+    room = kv_room(need, budgets, sizes.kv_block_nbytes)
+    chunks, most_slots = _chunk_sizes(sizes, workload), min(_MOST_SLOTS, len(sizes.streamable))
+    best = _best(
+        smallest(costs, need, room),
+        [
+            Task(costs, need, room, align_down(device_bytes), slots, chunk)
+            for slots in range(most_slots + 1)
+            for chunk in chunks
+        ],
+    )
+    spare = device_bytes - device_nbytes(costs, need, best)
+    return _plan(costs, need, fill(best, need, room, spare // sizes.kv_block_nbytes))
+
+
+def smallest_device_bytes(sizes: ModelSizes, budgets: Budgets, workload: Workload) -> int:
+    """The least device memory in which there is a plan, given what host and drive may take of the KV cache."""
+    need = kv_need(sizes, workload)
+    room = kv_room(need, budgets, sizes.kv_block_nbytes)
+    return _least_without_kv(sizes, workload) + kv_device_blocks(need, room.least_resident) * sizes.kv_block_nbytes
+
+
+def _best(fallback: Choice, tasks: list[Task]) -> Choice:
+    """The fastest of all tasks' choices. A cheap bound puts the promising ones first and ends the search early."""
+    bounds = [(lower_bound_s(task), task) for task in tasks]
+    best, best_s = fallback, math.inf
+    for bound_s, task in sorted(bounds, key=lambda bound: bound[0]):
+        if bound_s >= best_s * (1 - _CLOSE_ENOUGH):
+            break
+        choice = _solve_exactly(task)
+        if choice is not None and total_s(task.costs, choice) < best_s:
+            best, best_s = choice, total_s(task.costs, choice)
+    return best
+
+
+def _solve_exactly(task: Task) -> Choice | None:
+    """The solver's tolerance may overstep the budget by a few bytes: then ask again for that much less."""
+    allowed = task.device_bytes
+    for _ in range(3):
+        choice = solve(replace(task, device_bytes=allowed))
+        if choice is None:
+            return None
+        excess = device_nbytes(task.costs, task.need, choice) - task.device_bytes
+        if excess <= 0:
+            return choice
+        allowed -= excess
+    return None
+
+
+def _chunk_sizes(sizes: ModelSizes, workload: Workload) -> tuple[int, ...]:
+    """Prefill chunks worth considering: the prompt in 1, 2, 3, 4, 6, 8, 16, 32, ... parts, in whole KV blocks."""
+    block = sizes.kv_block_tokens
+    halvings = range((workload.prompt_tokens // block).bit_length() + 1)
+    parts = [2**exponent for exponent in halvings] + [3, 6]
+    return tuple({align_up(-(-workload.prompt_tokens // n), block) for n in parts})
+
+
+def _plan(costs: Costs, need: KVNeed, choice: Choice) -> Plan:
+    """Put names and predictions to a choice."""
+    sizes, workload = costs.sizes, costs.workload
+    away = missed(costs, choice)
+    step_s, bottleneck = costs.step_s(choice.staging_slots, away)
+    chunks = num_chunks(workload, choice.chunk_tokens)
+    resident, streamed = _names(sizes, choice)
+    stays_nbytes = resident_nbytes(costs, choice)
+    embedding_nbytes = sizes.resident_embedding_nbytes if away.embedding else 0
+    return Plan(
+        resident=resident,
+        streamed=streamed,
+        resident_nbytes=stays_nbytes,
+        streamed_nbytes=away.layer_nbytes + away.head_nbytes + embedding_nbytes,
+        staging_slots=choice.staging_slots,
+        slot_nbytes=sizes.slot_nbytes,
+        kv_block_nbytes=sizes.kv_block_nbytes,
+        kv_device_blocks=kv_device_blocks(need, choice.kv_resident_blocks),
+        kv_host_blocks=choice.kv_host_blocks,
+        kv_nvme_blocks=need.total - choice.kv_resident_blocks - choice.kv_host_blocks,
+        prefill_chunk_tokens=choice.chunk_tokens,
+        workspace_bytes=workspace_nbytes(sizes, workload, choice.chunk_tokens),
+        device_bytes_used=device_nbytes(costs, need, choice),
+        predicted_tokens_per_s=workload.batch / step_s,
+        predicted_prefill_s=costs.prefill_s(choice.staging_slots, chunks, away),
+        predicted_total_s=total_s(costs, choice),
+        bottleneck=bottleneck,
+        missed_weight_bytes_per_token=away.layer_nbytes + away.head_nbytes,
+        missed_kv_bytes_per_token=(away.kv_nvme_blocks + away.kv_host_blocks) * sizes.kv_block_nbytes,
+    )
+
+
+def _names(sizes: ModelSizes, choice: Choice) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The groups that stay and those that do not. The embedding is named only where the model has one of its own."""
+    layers = sizes.streamable[: len(sizes.layer_nbytes)]
+    heads = sizes.streamable[len(sizes.layer_nbytes) :]
+    stays = _spread(layers, choice.layers) | _spread(heads, choice.heads)
+    resident = [name for name, _ in sizes.streamable if name in stays]
+    streamed = [name for name, _ in sizes.streamable if name not in stays]
+    if sizes.resident_embedding_nbytes:
+        (resident if choice.keeps_embedding else streamed).extend(sizes.embedding_names)
+    if sizes.rest_nbytes:
+        resident.extend(sizes.rest_names)
+    return tuple(resident), tuple(streamed)
+
+
+def _spread(groups: Iterable[tuple[str, int]], counts: Counter[int]) -> set[str]:
+    """Choose evenly among groups of one size: then the drive reads on while resident ones in between are computed."""
+    names: dict[int, list[str]] = {}
+    for name, nbytes in groups:
+        names.setdefault(nbytes, []).append(name)
+    return {
+        name
+        for nbytes, alike in names.items()
+        for i, name in enumerate(alike)
+        if (i + 1) * counts[nbytes] // len(alike) > i * counts[nbytes] // len(alike)
+    }
+
+
+def _least_without_kv(sizes: ModelSizes, workload: Workload) -> int:
+    return sizes.slot_nbytes + rest_nbytes(sizes) + workspace_nbytes(sizes, workload, sizes.kv_block_tokens)
+
+
+def _budget_error(sizes: ModelSizes, budgets: Budgets, workload: Workload, device: int, wanted: int) -> BudgetError:
+    """Blames the drive's budget where more of it would help, else the device's."""
+    task = f"batch {workload.batch} of {workload.prompt_tokens} + {workload.new_tokens} tokens"
+    unbounded = replace(budgets, nvme_bytes=None)
+    if budgets.nvme_bytes is not None and device >= smallest_device_bytes(sizes, unbounded, workload):
+        need, block = kv_need(sizes, workload), sizes.kv_block_nbytes
+        resident = (device - _least_without_kv(sizes, workload)) // block - need.window
+        least = (need.total - resident - kv_room(need, budgets, block).host) * block
+        return BudgetError(
+            f"--nvme-memory {budgets.nvme_bytes / _MIB:.1f}MiB: too little for the KV cache of {task}; "
+            f"the smallest that works beside this device memory is {-(-least // _MIB)}MiB",
+            wanted_bytes=least,
+            available_bytes=budgets.nvme_bytes,
+        )
+    return BudgetError(
+        f"--device-memory {device / _MIB:.1f}MiB: too little for this model and {task}; "
+        f"the smallest that works is {-(-wanted // _MIB)}MiB",
+        wanted_bytes=wanted,
+        available_bytes=device,
+    )

@@ -1,0 +1,134 @@
+"""The answers of the commands as tables. Takes what ``--json`` prints, so that both always say the same."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from offload.sizes import format_size
+
+
+def plan_tables(data: Mapping[str, Any]) -> list[Table | Text]:
+    """What ``offload plan`` found: one row a tier, then the speed."""
+    table = _table("tier", "in all", "weights", "staging", "KV cache", "workspace")
+    for tier, held in data["placement"].items():
+        parts = ("bytes", "weight_bytes", "staging_bytes", "kv_bytes", "workspace_bytes")
+        table.add_row(tier, *(_size(held.get(part)) for part in parts))
+    speed = (
+        f"predicted: {data['predicted_tokens_per_s']:.2f} tokens/s after {format_seconds(data['predicted_prefill_s'])} "
+        f"of prefill; bound by {data['bottleneck']}"
+    )
+    return [table, Text(speed)]
+
+
+def run_tables(data: Mapping[str, Any]) -> list[Table | Text]:
+    """What ``offload run`` measured: memory against budget, bytes over each link, time against its bound."""
+    memory = _table("tier", "peak", "budget", "used")
+    for tier, held in data["tiers"].items():
+        peak, capacity = held["peak_bytes"], held["capacity_bytes"]
+        memory.add_row(tier, _size(peak), _size(capacity), f"{peak / capacity:.0%}" if capacity else "-")
+    links = _table("link", "bytes", "busy", "rate")
+    for link, moved in data["links"].items():
+        nbytes, busy_s = moved["bytes"], moved["busy_s"]
+        links.add_row(link, _size(nbytes), format_seconds(busy_s), _rate(nbytes, busy_s))
+    return [memory, links, _figures(data)]
+
+
+def doctor_tables(data: Mapping[str, Any]) -> list[Table | Text]:
+    """What ``offload doctor`` found: one row a link, then the facts."""
+    links = _table("link", "read", "write", "latency")
+    for link, found in data["links"].items():
+        rates = (_gib_s(found.get("read_gib_s")), _gib_s(found.get("write_gib_s")))
+        latency = found.get("latency_us")
+        links.add_row(link, *rates, "-" if latency is None else f"{latency:,.1f} us")
+    facts = _table("found", "")
+    for key, value in data.items():
+        if key in ("links", "gflops") or key.endswith("_note"):
+            continue
+        note = data.get(f"{key}_note")
+        label = "memory, GiB/s" if key == "memory_gib_s" else key.replace("_", " ")
+        facts.add_row(label, escape(f"{_fact(value)}: {note}" if note else _fact(value)))
+    for dtype, gflops in data.get("gflops", {}).items():
+        facts.add_row(f"compute in {dtype}", f"{gflops:,.0f} GFLOP/s")
+    facts.columns[1].justify = "left"
+    return [links, facts]
+
+
+def rows_tables(rows: Iterable[Mapping[str, Any]]) -> list[Table | Text]:
+    """The rows of a benchmark: ours beside the peer, the limit and the paper, where they exist."""
+    table = _table("benchmark", "unit", "ours", "peer", "limit", "paper", "to peer", "to limit", "error")
+    for row in rows:
+        numbers = (_number(row.get(key)) for key in ("ours", "peer", "limit", "paper"))
+        ratios = (_number(row.get(key)) for key in ("ratio_to_peer", "ratio_to_limit"))
+        error = row.get("error")
+        table.add_row(escape(row["name"]), row["unit"], *numbers, *ratios, "-" if error is None else f"{error:+.1%}")
+    return [table]
+
+
+def pack_tables(data: Mapping[str, Any]) -> list[Table | Text]:
+    """What ``offload pack`` wrote."""
+    rate = _rate(data["bytes"], data["seconds"])
+    return [Text(f"{data['blocks']:,} blocks, {_size(data['bytes'])} in {format_seconds(data['seconds'])} ({rate})")]
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration with three digits and a unit that suits it: ``1.23 s``, ``4.56 ms``."""
+    if seconds >= 60:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest} s"
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def _figures(data: Mapping[str, Any]) -> Table:
+    table = _table("figure", "value")
+    table.add_row("prefill", format_seconds(data["prefill_s"]))
+    table.add_row("decode", f"{data['decode_tokens_per_s']:.2f} tokens/s")
+    table.add_row("found in memory", f"{data['hit_ratio']:.1%} of accesses")
+    table.add_row("waited for transfers", format_seconds(data["stall_s"]))
+    table.add_row("bound (roofline)", format_seconds(data["roofline_s"]))
+    table.add_row("efficiency", f"{data['efficiency']:.0%} of the bound")
+    if data.get("peak_rss_bytes") is not None:
+        table.add_row("peak memory of the process", _size(data["peak_rss_bytes"]))
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _size(nbytes: int | None) -> str:
+    return "-" if nbytes is None else format_size(nbytes)
+
+
+def _rate(nbytes: int, seconds: float) -> str:
+    return f"{format_size(round(nbytes / seconds))}/s" if seconds > 0 else "-"
+
+
+def _gib_s(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.2f} GiB/s"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}"
+
+
+def _fact(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:,.4g}"
+        case _:
+            return str(value)

@@ -1,0 +1,94 @@
+"""The tiers, links and managers behind one offloaded model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from offload.kv.layout import KVLayout
+from offload.kv.store import KVStore
+from offload.plan import Plan
+from offload.weights.arena import ResidentArena
+from offload.weights.streamer import WeightStreamer
+from tiers.eviction.mru import MRUPolicy
+from tiers.manager import Level, TieredMemoryManager
+from tiers.memory_tier import MemoryTier
+from tiers.nvme_tier import NVMeTier
+from tiers.pool import BlockPool
+from tiers.tier import Tier
+from tiers.transfer import TransferEngine
+from tiers.weight_tier import WeightTier
+
+
+@dataclass(slots=True)
+class Runtime:
+    """Everything that has to be given back when the model is closed."""
+
+    plan: Plan
+    engine: TransferEngine
+    source: WeightTier
+    resident: ResidentArena
+    streamer: WeightStreamer | None
+    kv: KVStore
+    kv_levels: list[Level]
+    prefill_chunk_tokens: int | None
+    """None where a prompt is taken in one piece."""
+
+    @property
+    def _fixed_device_nbytes(self) -> int:
+        staging = self.streamer.arena.num_slots * self.streamer.arena.block_nbytes if self.streamer else 0
+        return self.resident.nbytes + self.plan.workspace_bytes + staging
+
+    def tier_occupancy(self) -> dict[str, tuple[int, int]]:
+        """Bytes in use now and bytes that may be used, by tier."""
+        occupancy = {}
+        for level in self.kv_levels:
+            block = level.tier.block_nbytes
+            occupancy[level.tier.name] = (level.pool.num_used * block, level.tier.num_slots * block)
+        used, capacity = occupancy["device"]
+        fixed = self._fixed_device_nbytes
+        occupancy["device"] = (used + fixed, capacity + fixed)
+        return occupancy
+
+    def tier_usage(self) -> dict[str, dict[str, int]]:
+        """Bytes of each tier: ``capacity_bytes`` that may be used and ``peak_bytes`` that were, for blocks and weights.
+
+        The device adds the workspace that the plan sets aside for activations.
+        """
+        usage: dict[str, dict[str, int]] = {}
+        for level in self.kv_levels:
+            block = level.tier.block_nbytes
+            usage[level.tier.name] = {
+                "capacity_bytes": level.tier.num_slots * block,
+                "peak_bytes": level.pool.peak_used * block,
+            }
+        device = usage["device"]
+        device["capacity_bytes"] += self._fixed_device_nbytes
+        device["peak_bytes"] += self._fixed_device_nbytes
+        return usage
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.streamer:
+            self.streamer.close()
+        self.engine.close()
+        for level in self.kv_levels:
+            level.tier.close()
+        self.source.close()
+
+
+def make_kv_levels(plan: Plan, layout: KVLayout, nvme_dir: Path | None, nvme_blocks: int) -> list[Level]:
+    """Device, host and drive levels for KV blocks, as far as the plan uses them. Raises what NVMeTier raises."""
+    block = layout.block_nbytes
+    tiers: list[Tier] = [MemoryTier("device", max(1, plan.kv_device_blocks), block)]
+    if plan.kv_host_blocks:
+        tiers.append(MemoryTier("host", plan.kv_host_blocks, block))
+    if nvme_blocks and nvme_dir is not None:
+        tiers.append(NVMeTier(nvme_dir, nvme_blocks, block))
+    # Exact attention goes through all blocks of all layers for every token: a loop, for which most recently used is best.
+    return [Level(tier, BlockPool(tier.num_slots), MRUPolicy(tier.num_slots)) for tier in tiers]
+
+
+def make_kv_store(engine: TransferEngine, levels: list[Level], layout: KVLayout, num_layers: int) -> KVStore:
+    """The store over these levels; layers are read ahead where blocks can leave the device."""
+    arena = levels[0].tier
+    assert isinstance(arena, MemoryTier)
+    return KVStore(layout, arena, TieredMemoryManager(engine, levels), num_layers=num_layers)

@@ -1,0 +1,65 @@
+"""Load, plan, run: what the command line and `import offload` offer."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from offload.config import RunConfig, load_config
+from offload.doctor import load_profile
+from offload.loader import load_model, open_prospect, plan_for
+from offload.offloaded_model import OffloadedModel
+from offload.plan import Plan, Workload
+from offload.run import RunResult, Status, run
+from offload.zoo import resolve_model
+from simulators.profile import HardwareProfile
+from tiers.timeline import Timeline
+from tiers.transfer import TransferConfig
+
+__all__ = ["RunResult", "Status", "load", "plan_model", "run"]
+
+DEFAULT_PROMPT_TOKENS = 1024
+DEFAULT_NEW_TOKENS = 256
+
+
+def load(
+    model: str | Path,
+    *,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
+    config_file: Path | None = None,
+    profile: HardwareProfile | None = None,
+    timeline: Timeline | None = None,
+    transfer: TransferConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **budget: object,
+) -> OffloadedModel:
+    """A transformers model that keeps within a budget; ``model.plan`` says what sits where.
+
+    ``budget`` takes the options of the command line as keywords: ``device``, ``device_memory``, ``host_memory``,
+    ``nvme_dir``, ``nvme_memory``, ``dtype``, ``batch``. The plan is made for prompts of ``prompt_tokens`` and
+    ``new_tokens`` more; longer ones work as long as the tiers below the device have room. Call ``close`` when done.
+
+    Raises ModelError, BudgetError, InvalidOptionError (the caller's to mend), TierError (the machine's).
+    """
+    config = load_config(budget, file=config_file)
+    prospect = open_prospect(resolve_model(str(model)), config.dtype)
+    try:
+        longest = getattr(prospect.config, "max_position_embeddings", None) or DEFAULT_PROMPT_TOKENS + DEFAULT_NEW_TOKENS
+        new = min(DEFAULT_NEW_TOKENS, longest // 2) if new_tokens is None else new_tokens
+        prompt = max(1, min(DEFAULT_PROMPT_TOKENS, longest - new)) if prompt_tokens is None else prompt_tokens
+        workload = Workload(config.batch, prompt, new)
+        plan = plan_for(prospect, config, workload, profile or load_profile())
+        return load_model(
+            prospect, plan, config, workload, timeline=timeline, transfer=transfer, progress=progress
+        )
+    except BaseException:
+        prospect.source.close()
+        raise
+
+
+def plan_model(config: RunConfig, model: Path, workload: Workload) -> Plan:
+    """What would sit where, and how fast that should be; loads nothing. Raises as ``load``."""
+    prospect = open_prospect(model, config.dtype)
+    try:
+        return plan_for(prospect, config, workload, load_profile())
+    finally:
+        prospect.source.close()

@@ -1,0 +1,1 @@
+"""Model weights that pass through the device in groups."""

@@ -1,0 +1,145 @@
+"""The two ends of a language model, by slices of vocabulary rows: some on the device, the others on the drive.
+
+They are a large part of a small model, and every token needs one whole of them at the output but only a row at the input.
+"""
+
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from offload.dtypes import torch_dtype
+from offload.weights.binding import tensor_view
+from offload.weights.streamer import WeightStreamer
+from tiers.errors import ModelError, TransferError
+from tiers.io_queue import IORequest
+from tiers.weight_tier import WeightGroup, WeightTier
+
+_ROWS_IN_FLIGHT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularySlice:
+    """Consecutive rows of the vocabulary. ``rows`` is their tensor if they stay on the device, else None."""
+
+    group: WeightGroup
+    rows: Tensor | None
+
+    @property
+    def start(self) -> int:
+        return self.group.first_row
+
+    @property
+    def stop(self) -> int:
+        return self.group.first_row + self.group.tensors[0].shape[0]
+
+
+class TieredHead(nn.Module):
+    """The output projection: logits slice by slice, those on the drive streamed."""
+
+    def __init__(
+        self,
+        slices: Sequence[VocabularySlice],
+        streamer: WeightStreamer | None,
+        *,
+        has_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self._slices = sorted(slices, key=lambda piece: piece.start)
+        self._streamer = streamer
+        self.bias = nn.Parameter(torch.empty(0), requires_grad=False) if has_bias else None
+        self.out_features = self._slices[-1].stop
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., hidden] -> [..., vocabulary]."""
+        logits = hidden.new_empty(*hidden.shape[:-1], self.out_features)
+        for piece in self._slices:
+            target = logits[..., piece.start : piece.stop]
+            if piece.rows is not None:
+                target.copy_(functional.linear(hidden, piece.rows))
+            else:
+                self._stream(piece, hidden, target)
+        return logits if self.bias is None else logits.add_(self.bias)
+
+    def _stream(self, piece: VocabularySlice, hidden: Tensor, target: Tensor) -> None:
+        assert self._streamer is not None, "a slice that does not stay needs a streamer"
+        key = piece.group.key
+        slot = self._streamer.acquire(key)
+        try:
+            rows = tensor_view(self._streamer.arena.view(slot), piece.group.tensors[0])
+            target.copy_(functional.linear(hidden, rows))
+        finally:
+            self._streamer.release(key)
+
+
+class TieredEmbedding(nn.Module):
+    """The input embedding: rows from the device where they are there, else a few pages from the drive."""
+
+    def __init__(self, source: WeightTier, slices: Sequence[VocabularySlice], scale: Tensor | None = None) -> None:
+        super().__init__()
+        self._source = source
+        self._slices = sorted(slices, key=lambda piece: piece.start)
+        spec = slices[0].group.tensors[0]
+        self._name, self._dtype, self._row_nbytes = spec.name, torch_dtype(spec.dtype), spec.row_nbytes
+        self.num_embeddings = self._slices[-1].stop
+        self.embedding_dim = spec.shape[1]
+        self._scale = scale
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """[...] token ids -> [..., hidden]. Raises IndexError for an id outside the vocabulary."""
+        unique, inverse = torch.unique(token_ids, return_inverse=True)
+        if unique.numel() and (int(unique[0]) < 0 or int(unique[-1]) >= self.num_embeddings):
+            raise IndexError(f"token id outside 0..{self.num_embeddings - 1}")
+        rows = torch.empty(unique.numel(), self.embedding_dim, dtype=self._dtype)
+        for piece in self._slices:
+            first, last = torch.searchsorted(unique, torch.tensor([piece.start, piece.stop])).tolist()
+            if first == last:
+                continue
+            if piece.rows is not None:
+                torch.index_select(piece.rows, 0, unique[first:last] - piece.start, out=rows[first:last])
+            else:
+                self._read_rows(unique[first:last].tolist(), rows[first:last])
+        embedded = functional.embedding(inverse, rows)
+        return embedded if self._scale is None else embedded * self._scale.to(embedded.dtype)
+
+    def _read_rows(self, row_ids: list[int], rows: Tensor) -> None:
+        located = [self._source.row_extent(self._name, row) for row in row_ids]
+        room = max(extent.nbytes for extent, _ in located)
+        scratch = memoryview(mmap.mmap(-1, room * _ROWS_IN_FLIGHT))
+        queue = self._source.open_queue(_ROWS_IN_FLIGHT)
+        target = rows.view(torch.uint8) if rows.dtype != torch.uint8 else rows
+        try:
+            for start in range(0, len(located), _ROWS_IN_FLIGHT):
+                batch = located[start : start + _ROWS_IN_FLIGHT]
+                queue.submit(
+                    [
+                        IORequest(i, extent.fd, extent.offset, (scratch[i * room : i * room + extent.nbytes],), False)
+                        for i, (extent, _) in enumerate(batch)
+                    ]
+                )
+                for completion in queue.reap(len(batch)):
+                    extent, inside = batch[completion.tag]
+                    if completion.error or completion.nbytes < extent.required:
+                        reason = completion.error or f"{completion.nbytes} of {extent.required} bytes"
+                        raise TransferError(f"{self._source.path}: embedding row: {reason}", tier=self._source.name)
+                    begin = completion.tag * room + inside
+                    row = torch.frombuffer(scratch, dtype=torch.uint8, count=self._row_nbytes, offset=begin)
+                    target[start + completion.tag] = row
+        finally:
+            queue.close()
+
+
+def embedding_scale(module: nn.Module) -> Tensor | None:
+    """What an input embedding multiplies by, for models that do it inside the module.
+
+    Raises ModelError for an embedding that does something else, which a replacement would silently lose.
+    """
+    if type(module) is nn.Embedding:
+        return None
+    scale = getattr(module, "embed_scale", None)
+    if isinstance(module, nn.Embedding) and scale is not None:
+        return scale if isinstance(scale, Tensor) else torch.tensor(scale)
+    raise ModelError(f"input embeddings of class {type(module).__name__} are not supported")

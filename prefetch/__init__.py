@@ -1,0 +1,1 @@
+"""What will be needed next. Knows nothing of bytes, devices or threads."""

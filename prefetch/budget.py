@@ -1,0 +1,97 @@
+"""How much of what is predicted is worth asking for."""
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Generic
+
+from prefetch.base import K, Prediction
+from tiers.errors import InvalidOptionError
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEstimate:
+    """What a link delivers (``bytes_per_s``) and how long one step of the schedule takes (``step_s``)."""
+
+    bytes_per_s: float
+    step_s: float
+
+    def __post_init__(self) -> None:
+        if not self.bytes_per_s > 0:
+            raise InvalidOptionError(f"a link of {self.bytes_per_s} bytes/s delivers nothing; measure it again")
+        if not self.step_s >= 0:
+            raise InvalidOptionError(f"a step cannot last {self.step_s} s; measure it again")
+
+    @property
+    def bytes_per_step(self) -> float:
+        """Bytes that arrive while one step is computed."""
+        return self.bytes_per_s * self.step_s
+
+
+class PrefetchBudget(Generic[K]):
+    """Turns predictions into requests: each key once, none without room for it, no guess that would come too late.
+
+    A request is outstanding from ``admit`` to ``settle``. ``max_blocks`` bounds the outstanding ones: it is the room
+    that blocks may take before anybody used them. ``link`` may be replaced whenever a better estimate is known.
+
+    What is certain is asked for even if it comes late, since it is needed all the same and every byte that is under way
+    shortens the wait. What is not certain takes bandwidth from better guesses, so it must fit in what the link delivers
+    before the need, behind everything outstanding.
+    """
+
+    def __init__(self, link: LinkEstimate, block_nbytes: int, max_blocks: int) -> None:
+        if block_nbytes < 1:
+            raise InvalidOptionError(f"a block of {block_nbytes} bytes cannot be prefetched; it needs at least 1")
+        if max_blocks < 0:
+            raise InvalidOptionError(f"room for {max_blocks} prefetched blocks makes no sense; give 0 or more")
+        self.link = link
+        self._block_nbytes = block_nbytes
+        self._max_blocks = max_blocks
+        # A dict for its order: what is stale is reported, and cancelled, in the order in which it was admitted.
+        self._outstanding: dict[K, None] = {}
+
+    @property
+    def outstanding(self) -> AbstractSet[K]:
+        """The keys asked for and not settled, a live view in the order of their admission."""
+        return self._outstanding.keys()
+
+    def admit(self, predictions: Iterable[Prediction[K]]) -> list[K]:
+        """The keys to request now, in this order: by need, then by probability. They are outstanding from here on.
+
+        Leave out what is in fast memory already: the budget does not know what is.
+        """
+        outstanding = self._outstanding
+        room = self._max_blocks - len(outstanding)
+        if room <= 0:
+            return []
+        bytes_per_step = self.link.bytes_per_step
+        admitted: list[K] = []
+        for prediction in sorted((p for p in predictions if p.key not in outstanding), key=_by_need):
+            key = prediction.key
+            # Once more, since one key may be predicted for several steps.
+            if key in outstanding:
+                continue
+            if prediction.probability < 1.0:
+                nbytes = (len(outstanding) + 1) * self._block_nbytes
+                if nbytes > bytes_per_step * prediction.needed_in_steps:
+                    continue
+            outstanding[key] = None
+            admitted.append(key)
+            if len(admitted) == room:
+                break
+        return admitted
+
+    def settle(self, key: K) -> None:
+        """A request is over: its block was used, or it was cancelled. Nothing happens if none is outstanding."""
+        self._outstanding.pop(key, None)
+
+    def stale(self, predictions: Iterable[Prediction[K]]) -> list[K]:
+        """Outstanding keys that no prediction names any more. Cancel them, then settle them."""
+        if not self._outstanding:
+            return []
+        named = {prediction.key for prediction in predictions}
+        return [key for key in self._outstanding if key not in named]
+
+
+def _by_need(prediction: Prediction[K]) -> tuple[int, float]:
+    return prediction.needed_in_steps, -prediction.probability

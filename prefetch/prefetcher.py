@@ -1,0 +1,48 @@
+"""Predictor, budget and manager put together: at every step, ask for what the next steps will need."""
+
+from collections.abc import Iterable
+
+from prefetch.base import Prediction, Predictor
+from prefetch.budget import PrefetchBudget
+from tiers.block import BlockKey
+from tiers.manager import LookupResult, TieredMemoryManager
+
+
+class Prefetcher:
+    """Drives one manager. Call ``used`` when blocks are taken into use and ``advance`` when a step lets go of its own."""
+
+    def __init__(
+        self, manager: TieredMemoryManager, predictor: Predictor[BlockKey], budget: PrefetchBudget[BlockKey]
+    ) -> None:
+        self._manager = manager
+        self._predictor = predictor
+        self._budget = budget
+
+    def used(self, keys: Iterable[BlockKey]) -> None:
+        """These blocks were asked for: whatever was prefetched of them no longer counts against the budget."""
+        if self._budget.outstanding:
+            for key in keys:
+                self._budget.settle(key)
+
+    def advance(self, step: int) -> None:
+        """``step`` is being computed, or just was: request what follows, give up what no longer will be needed."""
+        predictions = self._predictor.predict(step)
+        self._give_up(self._budget.stale(predictions))
+        wanted = self._budget.admit(p for p in predictions if self._is_missing(p))
+        accepted = set(self._manager.prefetch(wanted))
+        for key in wanted:
+            if key not in accepted:
+                self._budget.settle(key)
+
+    def stop(self) -> None:
+        """Give up everything that was requested and not used."""
+        self._give_up(list(self._budget.outstanding))
+
+    def _is_missing(self, prediction: Prediction[BlockKey]) -> bool:
+        return self._manager.lookup(prediction.key) is LookupResult.BELOW
+
+    def _give_up(self, keys: Iterable[BlockKey]) -> None:
+        keys = list(keys)
+        self._manager.cancel_prefetch(keys)
+        for key in keys:
+            self._budget.settle(key)

@@ -1,0 +1,129 @@
+"""Where settings come from, which of them wins, and what is said about a wrong one."""
+
+from pathlib import Path
+
+import pytest
+
+from offload.config import RunConfig, load_config
+from tiers.errors import InvalidOptionError
+
+
+def refusal(
+    explicit: dict[str, object] | None = None, file: Path | None = None, environ: dict[str, str] | None = None
+) -> str:
+    """The message with which these settings are refused."""
+    with pytest.raises(InvalidOptionError) as caught:
+        load_config(explicit or {}, file=file, environ=environ or {})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults() -> None:
+    assert load_config({}, environ={}) == RunConfig()
+
+
+def test_explicit_wins_over_file_wins_over_environment_wins_over_default(tmp_path: Path) -> None:
+    environ = {"OFFLOAD_DEVICE_MEMORY": "1MiB", "OFFLOAD_HOST_MEMORY": "1MiB", "OFFLOAD_NVME_MEMORY": "1MiB"}
+    file = write(tmp_path / "run.toml", 'device_memory = "2MiB"\nhost_memory = "2MiB"\n')
+    config = load_config({"device_memory": "3MiB", "nvme_dir": None}, file=file, environ=environ)
+    assert config == RunConfig(device_memory=3 * 2**20, host_memory=2 * 2**20, nvme_memory=2**20)
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "run.yml"])
+def test_yaml(tmp_path: Path, name: str) -> None:
+    file = write(tmp_path / name, f"device: cuda:1\nhost_memory: 4096\nnvme_dir: {tmp_path}\nbatch: 3\n")
+    config = load_config({}, file=file, environ={})
+    assert config == RunConfig(device="cuda:1", host_memory=4096, nvme_dir=tmp_path, batch=3)
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
+    for name in ("run.yaml", "run.toml"):
+        assert load_config({}, file=write(tmp_path / name, ""), environ={}) == RunConfig()
+
+
+def test_keywords_may_be_python_values(tmp_path: Path) -> None:
+    config = load_config({"device_memory": 2**30, "nvme_dir": tmp_path, "batch": 2}, environ={})
+    assert config == RunConfig(device_memory=2**30, nvme_dir=tmp_path, batch=2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("device", "gpu", "device: 'gpu' is not a device; write cpu, cuda or cuda:0"),
+        ("device", "cuda:", "is not a device"),
+        ("device", "cuda:x", "is not a device"),
+        ("device_memory", "8GX", "device_memory: '8GX' is not a size; write it like 8MiB or 8GiB"),
+        ("device_memory", -1, "device_memory: -1 is not a size"),
+        ("device_memory", 1.5, "device_memory: 1.5 is not a size"),
+        ("device_memory", True, "device_memory: True is not a size"),
+        ("host_memory", "", "host_memory: '' is not a size"),
+        ("nvme_dir", "", "nvme_dir: '' is not a directory"),
+        ("nvme_dir", 7, "nvme_dir: 7 is not a directory"),
+        ("csd", 1, "csd: 1 computational drives asked for, but runs cannot use them yet; write 0"),
+        ("csd", "one", "csd: 'one' is not a count"),
+        ("csd", -1, "csd: -1 is not a count"),
+        ("dtype", "int3", "dtype: 'int3' is not a data type"),
+        ("batch", 0, "batch: 0 sequences asked for; write 1 or more"),
+        ("batch", "1e3", "batch: '1e3' is not a count"),
+        ("device_memroy", "1MiB", "no setting 'device_memroy'; did you mean 'device_memory'?"),
+        ("colour", "red", "no setting 'colour'; there are device, device_memory"),
+    ],
+)
+def test_wrong_keywords(key: str, value: object, said: str) -> None:
+    assert said in refusal({key: value})
+
+
+def test_a_directory_that_is_a_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "disk", "")
+    assert refusal({"nvme_dir": str(file)}) == f"nvme_dir: {file} is a file; name a directory"
+
+
+def test_options_are_called_options() -> None:
+    with pytest.raises(InvalidOptionError, match=r"^--device-memory: '8G' is not a size; write 8GiB$"):
+        load_config({"device_memory": "8G"}, environ={}, as_options=True)
+
+
+def test_the_environment_is_named() -> None:
+    assert refusal(environ={"OFFLOAD_HOST_MEMORY": "lots"}).startswith("OFFLOAD_HOST_MEMORY: 'lots' is not a size")
+
+
+def test_a_slip_in_the_environment_is_refused_and_other_programs_names_are_not() -> None:
+    said = refusal(environ={"OFFLOAD_DEVICE_MEMROY": "1MiB"})
+    assert said == "environment: no setting OFFLOAD_DEVICE_MEMROY; did you mean OFFLOAD_DEVICE_MEMORY?"
+    assert load_config({}, environ={"OFFLOAD_SENTRY_URL": "x", "OFFLOAD_CSD": "", "PATH": "/bin"}) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("run.toml", 'device_memroy = "1MiB"', "run.toml: no setting 'device_memroy'; did you mean 'device_memory'?"),
+        ("run.toml", "device = 3", "run.toml: device: 3 is not a device"),
+        ("run.toml", "device = ", "run.toml: not valid TOML"),
+        ("run.yaml", "device: [", "run.yaml: not valid YAML"),
+        ("run.yaml", "device: \x01", "run.yaml: not valid YAML"),
+        ("run.yaml", "- device", "run.yaml: holds no settings"),
+        ("run.yaml", "1: cpu", "run.yaml: holds no settings"),
+        ("run.yaml", "nvme_dir: null", "run.yaml: nvme_dir: None is not a directory"),
+        ("run.json", "{}", "run.json: cannot tell the format from '.json'"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, name: str, text: str, said: str) -> None:
+    assert said in refusal(file=write(tmp_path / name, text))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "missing.toml: No such file" in refusal(file=tmp_path / "missing.toml")
+    assert "Is a directory" in refusal(file=tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b"device = '\xe9'")
+    assert "latin.toml: not a text file in UTF-8" in refusal(file=tmp_path / "latin.toml")
+
+
+def test_a_config_made_by_hand_is_checked_too() -> None:
+    with pytest.raises(InvalidOptionError, match=r"^csd: 2 computational drives"):
+        RunConfig(csd=2)

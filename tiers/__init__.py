@@ -1,0 +1,1 @@
+"""Where a block can live and how its bytes move. Knows nothing of models, predictors or simulation."""

@@ -1,0 +1,109 @@
+"""Every error this project raises on purpose.
+
+    OffloadError
+    ├── UsageError              the caller can mend it: exit status 2
+    │   ├── InvalidOptionError      an option or a size that cannot be read            (ValueError)
+    │   ├── ModelError              a model that is missing, incomplete or unsupported  (ValueError)
+    │   └── BudgetError             a budget in which the model cannot run             (ValueError)
+    └── WorldError              the machine or its disks failed: exit status 1
+        ├── TierError               something is wrong with one tier
+        │   ├── TierFullError           no slot can be freed
+        │   ├── TierBusyError           another process holds the directory
+        │   ├── DiskFullError           the file system has no room                    (OSError)
+        │   ├── TransferError           a read or a write failed or came up short      (OSError)
+        │   └── CorruptBlockError       bytes came back other than they left
+        └── TransferCancelledError  somebody waited for a transfer that was cancelled
+
+Messages say what, the value and the cure in one line, because the command line prints them as they are. Numbers that a
+caller may want to act on are attributes.
+"""
+
+from pathlib import Path
+
+
+class OffloadError(Exception):
+    """Base of the tree."""
+
+
+class UsageError(OffloadError):
+    """The caller asked for something that cannot be done as asked."""
+
+
+class InvalidOptionError(UsageError, ValueError):
+    """An option, a size or a configuration key that cannot be read."""
+
+
+class ModelError(UsageError, ValueError):
+    """A model that is missing, incomplete, damaged or of an architecture that we cannot run."""
+
+
+class BudgetError(UsageError, ValueError):
+    """The budget does not hold the smallest working set.
+
+    Attributes: ``wanted_bytes`` (the smallest budget that works) and ``available_bytes`` (the budget that was given).
+    """
+
+    def __init__(self, message: str, *, wanted_bytes: int, available_bytes: int) -> None:
+        super().__init__(message)
+        self.wanted_bytes = wanted_bytes
+        self.available_bytes = available_bytes
+
+
+class WorldError(OffloadError):
+    """The request was fine; the machine could not carry it out."""
+
+
+class TierError(WorldError):
+    """Something is wrong with one tier, named by ``tier``."""
+
+    def __init__(self, message: str, *, tier: str) -> None:
+        super().__init__(message)
+        self.tier = tier
+
+
+class TierFullError(TierError):
+    """No slot is free and none can be freed. Attributes: ``wanted_slots``, ``available_slots``."""
+
+    def __init__(self, tier: str, *, wanted_slots: int, available_slots: int, cure: str = "raise its budget") -> None:
+        super().__init__(f"tier '{tier}' is full: {wanted_slots} blocks wanted, room for {available_slots}; {cure}", tier=tier)
+        self.wanted_slots = wanted_slots
+        self.available_slots = available_slots
+
+
+class TierBusyError(TierError):
+    """Another process holds the directory of a tier."""
+
+
+class DiskFullError(TierError, OSError):
+    """The file system cannot hold what was asked of it. Attributes: ``path``, ``wanted_bytes``, ``available_bytes``."""
+
+    def __init__(self, tier: str, *, path: Path, wanted_bytes: int, available_bytes: int) -> None:
+        super().__init__(
+            f"{path}: {wanted_bytes:,} bytes wanted, {available_bytes:,} free; free some space or name another directory",
+            tier=tier,
+        )
+        self.path = path
+        self.wanted_bytes = wanted_bytes
+        self.available_bytes = available_bytes
+
+
+class TransferError(TierError, OSError):
+    """A read or a write failed, or moved fewer bytes than asked."""
+
+
+class CorruptBlockError(TierError):
+    """The checksum of a block that came back is not the one with which it left. Attribute: ``block``."""
+
+    def __init__(self, tier: str, *, block: object, expected: int, found: int) -> None:
+        super().__init__(
+            f"tier '{tier}': {block} is corrupt (CRC32C {found:#010x}, expected {expected:#010x}); "
+            "the request was stopped before a wrong token could be made",
+            tier=tier,
+        )
+        self.block = block
+        self.expected = expected
+        self.found = found
+
+
+class TransferCancelledError(WorldError):
+    """Somebody waited for a transfer that had been cancelled."""

@@ -1,0 +1,44 @@
+"""The seam of eviction: which block has to leave. Pure bookkeeping over keys; reads no clock, touches no bytes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class EvictionPolicy(ABC, Generic[K]):
+    """Orders the resident keys of one tier. The caller inserts a key once, when it becomes resident.
+
+    ``capacity`` is the number of slots of the tier. Policies that keep ghosts (ARC, S3-FIFO) size them by it.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, got {capacity}")
+        self.capacity = capacity
+
+    @abstractmethod
+    def insert(self, key: K, cost: float = 1.0) -> None:
+        """A key became resident. ``cost`` is what bringing it back would take (seconds, or any one unit); KeyError if resident."""
+
+    @abstractmethod
+    def touch(self, key: K) -> None:
+        """A resident key was used; KeyError if it is not resident."""
+
+    @abstractmethod
+    def remove(self, key: K) -> None:
+        """A key left for a reason other than ``evict`` (discarded, moved): no ghost of it stays; KeyError if not resident."""
+
+    @abstractmethod
+    def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
+        """Choose and remove ``n`` keys, none of them in ``protected``, in the order in which they should go.
+
+        All or nothing: an empty list, and no change at all, when fewer than ``n`` keys may go. ``evict(0)`` is always safe.
+        """
+
+    @abstractmethod
+    def __contains__(self, key: object) -> bool: ...
+
+    @abstractmethod
+    def __len__(self) -> int: ...

@@ -1,0 +1,24 @@
+"""What every policy does alike: walk past protected keys, and know beforehand whether enough others are there."""
+
+from collections.abc import Collection, Iterable
+from itertools import filterfalse, islice
+
+from tiers.eviction.base import K
+
+
+def pick(candidates: Iterable[K], n: int, protected: Collection[K]) -> list[K]:
+    """The first ``n`` candidates outside ``protected``, or fewer where there are no more."""
+    if n < 0:
+        raise ValueError(f"cannot evict {n} keys; n must be at least 0")
+    return list(islice(filterfalse(protected.__contains__, candidates), n))
+
+
+def can_spare(resident: Collection[K], n: int, protected: Collection[K]) -> bool:
+    """Whether at least ``n`` resident keys lie outside ``protected``.
+
+    A policy whose search for a victim changes its own state asks first, so that a refusal leaves no trace.
+    """
+    # Counting costs a walk; it is needed only where protected keys are so many that they might be nearly all of us.
+    if 0 <= n <= len(resident) - len(protected):
+        return True
+    return len(pick(resident, n, protected)) == n

@@ -1,0 +1,34 @@
+"""Policies by the names that configurations use. A new policy is one file, one test class and one line here."""
+
+from types import MappingProxyType
+from typing import Any
+
+from tiers.errors import InvalidOptionError
+from tiers.eviction.arc import ARCPolicy
+from tiers.eviction.base import EvictionPolicy, K
+from tiers.eviction.cost_aware import CostAwarePolicy
+from tiers.eviction.fifo import FIFOPolicy
+from tiers.eviction.lfu import LFUPolicy
+from tiers.eviction.lru import LRUPolicy
+from tiers.eviction.mru import MRUPolicy
+from tiers.eviction.s3fifo import S3FIFOPolicy
+
+POLICIES: MappingProxyType[str, type[EvictionPolicy[Any]]] = MappingProxyType(
+    {
+        "arc": ARCPolicy,
+        "cost_aware": CostAwarePolicy,
+        "fifo": FIFOPolicy,
+        "lfu": LFUPolicy,
+        "lru": LRUPolicy,
+        "mru": MRUPolicy,
+        "s3fifo": S3FIFOPolicy,
+    }
+)
+
+
+def make_policy(name: str, capacity: int) -> EvictionPolicy[K]:
+    """A new policy for a tier of ``capacity`` slots; InvalidOptionError if no policy has that name."""
+    policy = POLICIES.get(name)
+    if policy is None:
+        raise InvalidOptionError(f"eviction policy '{name}' is unknown; choose one of {', '.join(POLICIES)}")
+    return policy(capacity)

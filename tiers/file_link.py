@@ -1,0 +1,142 @@
+"""One direction between memory and files: requests to a drive, a bounded number of them at a time."""
+
+import threading
+import time
+from contextlib import suppress
+
+from tiers.chunks import Chunk, plan_chunks
+from tiers.errors import TransferError, WorldError
+from tiers.io_queue import IOQueue, IORequest
+from tiers.link import Link, Transfer, as_world_error, describe
+from tiers.tier import SupportsChecksum, SupportsDirectIO, SupportsView
+from tiers.timeline import Timeline
+
+
+class FileLink(Link):
+    """Between memory and files: as many chunks in flight as the queue is deep, across transfers."""
+
+    def __init__(
+        self,
+        name: str,
+        finished: threading.Condition,
+        timeline: Timeline | None,
+        queue: IOQueue,
+        chunk_nbytes: int,
+    ) -> None:
+        self._queue = queue
+        self._chunk_nbytes = chunk_nbytes
+        self._in_flight: dict[int, tuple[Transfer, Chunk, float]] = {}
+        self._next_tag = 0
+        super().__init__(name, finished, timeline)
+
+    def _run(self) -> None:
+        busy_since = 0.0
+        while True:
+            with self._changed:
+                if not self._in_flight:
+                    self._changed.wait_for(lambda: self._is_closed or self._next() is not None)
+                    busy_since = time.perf_counter()
+                    if self._is_closed and self._next() is None:
+                        break
+            try:
+                self._start_chunks()
+                for completion in self._queue.reap():
+                    self._complete(completion.tag, completion.nbytes, completion.error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
+                self._fail_all(error)
+            now = time.perf_counter()
+            self.stats.busy_s += now - busy_since
+            busy_since = now
+        self._queue.close()
+
+    def _start_chunks(self) -> None:
+        requests: list[IORequest] = []
+        while self._queue.in_flight + len(requests) < self._queue.depth:
+            with self._changed:
+                transfer = self._next()
+                if transfer is None:
+                    break
+                if not transfer.chunks and transfer.num_in_flight == 0 and not self._plan(transfer):
+                    continue
+                chunk = transfer.chunks.popleft()
+                transfer.num_in_flight += 1
+                if not transfer.chunks:
+                    self._queues[transfer.priority].popleft()
+            is_write = isinstance(transfer.target, SupportsDirectIO)
+            requests.append(IORequest(self._next_tag, chunk.fd, chunk.offset, chunk.buffers, is_write))
+            self._in_flight[self._next_tag] = (transfer, chunk, time.perf_counter())
+            self._next_tag += 1
+        if requests:
+            self._queue.submit(requests)
+
+    def _plan(self, transfer: Transfer) -> bool:
+        """Cut a transfer into chunks when its turn has come; False if it is over: that failed, or there are none."""
+        source, target = transfer.source, transfer.target
+        is_write = isinstance(target, SupportsDirectIO)
+        files, memory = (target, source) if is_write else (source, target)
+        assert isinstance(files, SupportsDirectIO)
+        assert isinstance(memory, SupportsView)
+        try:
+            if is_write and isinstance(target, SupportsChecksum):
+                for move in transfer.moves:
+                    target.seal(move.target_slot, memory.view(move.source_slot))
+            transfer.chunks.extend(plan_chunks(files, memory, transfer.moves, self._chunk_nbytes, is_write=is_write))
+            failure = None
+        except Exception as error:  # noqa: BLE001
+            failure = as_world_error(error, transfer)
+        if transfer.chunks:
+            return True
+        self._queues[transfer.priority].popleft()
+        self.finish(transfer, failure)
+        return False
+
+    def _complete(self, tag: int, nbytes: int, error: OSError | None) -> None:
+        if tag not in self._in_flight:
+            return  # of a transfer that ``_fail_all`` has ended
+        transfer, chunk, start = self._in_flight.pop(tag)
+        self.stats.nbytes += nbytes
+        if self._timeline:
+            self._timeline.record(self.name, describe(transfer), start, nbytes)
+        failure: WorldError | None = None
+        if error is not None:
+            failure = TransferError(f"{self.name}: {error.strerror or error}", tier=self.name)
+        elif nbytes < chunk.required:
+            failure = TransferError(
+                f"{self.name}: {nbytes} of {chunk.required} bytes moved at offset {chunk.offset}", tier=self.name
+            )
+        with self._changed:
+            transfer.num_in_flight -= 1
+            if failure is not None:
+                transfer.error = transfer.error or failure
+                if transfer.chunks:
+                    transfer.chunks.clear()
+                    self._queues[transfer.priority].remove(transfer)
+            is_last = transfer.num_in_flight == 0 and not transfer.chunks
+        if is_last:
+            self.finish(transfer, None if transfer.error else self._verify(transfer))
+
+    def _verify(self, transfer: Transfer) -> WorldError | None:
+        self.stats.num_blocks += len(transfer.moves)
+        source, target = transfer.source, transfer.target
+        if not (isinstance(source, SupportsChecksum) and isinstance(target, SupportsView)):
+            return None
+        try:
+            for move in transfer.moves:
+                source.verify(move.source_slot, target.view(move.target_slot))
+        except Exception as error:  # noqa: BLE001
+            return as_world_error(error, transfer)
+        return None
+
+    def _fail_all(self, error: Exception) -> None:
+        """The queue itself is broken: end every transfer, so that whoever waits learns of it."""
+        with suppress(Exception):
+            while self._queue.in_flight:
+                self._queue.reap()  # until then the drive may still write into slots that are about to be free
+        with self._changed:
+            doomed = {id(t): t for t, _, _ in self._in_flight.values()}
+            doomed.update({id(t): t for queue in self._queues.values() for t in queue})
+            self._in_flight.clear()
+            for queue in self._queues.values():
+                queue.clear()
+        for transfer in doomed.values():
+            self.finish(transfer, as_world_error(error, transfer))

@@ -1,0 +1,176 @@
+"""One direction between two tiers: a thread, a queue by priority, and counters."""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+from tiers.chunks import Chunk, Move
+from tiers.errors import TransferCancelledError, TransferError, WorldError
+from tiers.tier import SupportsView, Tier
+from tiers.timeline import Timeline
+
+
+class Priority(IntEnum):
+    """What goes first on a link."""
+
+    DEMAND = 0
+    PREFETCH = 1
+    WRITE_BACK = 2
+
+
+@dataclass(slots=True)
+class LinkStats:
+    """Counters of one link since it was opened."""
+
+    nbytes: int = 0
+    busy_s: float = 0.0
+    """Seconds in which at least one request was in flight."""
+    num_blocks: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Transfer:
+    """Blocks on their way. Made by the engine; ``is_done`` turns true once and last of all."""
+
+    source: Tier
+    target: Tier
+    moves: tuple[Move, ...]
+    priority: Priority
+    error: WorldError | None = None
+    is_done: bool = False
+    is_given_up: bool = False
+    """Somebody waited for so long that it counts as failed. Until ``is_done`` the drive may still touch its slots."""
+    chunks: deque[Chunk] = field(default_factory=deque)
+    """Not yet started. Belongs to the link."""
+    num_in_flight: int = 0
+
+    @property
+    def link_name(self) -> str:
+        return f"{self.source.name}->{self.target.name}"
+
+
+class Link(ABC):
+    """The thread and the queue; subclasses say how bytes move."""
+
+    def __init__(self, name: str, finished: threading.Condition, timeline: Timeline | None) -> None:
+        self.name = name
+        self.stats = LinkStats()
+        self._timeline = timeline
+        self._finished = finished
+        self._changed = threading.Condition()
+        self._queues: dict[Priority, deque[Transfer]] = {priority: deque() for priority in Priority}
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, transfer: Transfer) -> None:
+        """Queue a transfer behind those of its priority."""
+        with self._changed:
+            self._queues[transfer.priority].append(transfer)
+            self._changed.notify()
+
+    def expedite(self, transfer: Transfer) -> None:
+        """Queue a transfer that has not wholly started among the demands."""
+        with self._changed:
+            if transfer.priority is not Priority.DEMAND and transfer in self._queues[transfer.priority]:
+                self._queues[transfer.priority].remove(transfer)
+                self._queues[Priority.DEMAND].append(transfer)
+            transfer.priority = Priority.DEMAND
+
+    def cancel(self, transfer: Transfer) -> bool:
+        """Take a transfer off the queue. False if some of it is in flight: then it ends by itself, soon."""
+        with self._changed:
+            if transfer.is_done or transfer not in self._queues[transfer.priority]:
+                return False
+            self._queues[transfer.priority].remove(transfer)
+            transfer.chunks.clear()
+            transfer.error = transfer.error or TransferCancelledError(f"{self.name}: transfer cancelled")
+            is_quiet = transfer.num_in_flight == 0
+        if is_quiet:
+            self.finish(transfer)
+        return is_quiet
+
+    def close(self, timeout_s: float) -> None:
+        """Cancel what waits, finish what is in flight, end the thread; one that the drive does not answer is left."""
+        with self._changed:
+            waiting = [transfer for queue in self._queues.values() for transfer in queue]
+        for transfer in waiting:
+            self.cancel(transfer)
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+
+    @abstractmethod
+    def _run(self) -> None:
+        """The thread: serve the queues until closed."""
+
+    def _next(self) -> Transfer | None:
+        """The transfer that goes first, left in its queue. Call with the lock held."""
+        for queue in self._queues.values():
+            if queue:
+                return queue[0]
+        return None
+
+    def finish(self, transfer: Transfer, error: WorldError | None = None) -> None:
+        """A transfer has ended; the first error that it met is the one that counts."""
+        if error is not None and transfer.error is None:
+            transfer.error = error
+        with self._finished:
+            transfer.is_done = True
+            self._finished.notify_all()
+
+
+class MemoryLink(Link):
+    """Between two tiers of this process's memory: copies, a block at a time."""
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closed or self._next() is not None)
+                transfer = self._next()
+                if transfer is None:
+                    return
+                self._queues[transfer.priority].popleft()
+            start = time.perf_counter()
+            error: WorldError | None = None
+            try:
+                self._copy(transfer)
+            except Exception as exception:  # noqa: BLE001 - whatever it is, nobody may wait for ever
+                error = as_world_error(exception, transfer)
+            self.stats.busy_s += time.perf_counter() - start
+            if self._timeline:
+                self._timeline.record(self.name, describe(transfer), start, _nbytes(transfer))
+            self.finish(transfer, error)
+
+    def _copy(self, transfer: Transfer) -> None:
+        source, target = transfer.source, transfer.target
+        assert isinstance(source, SupportsView)
+        assert isinstance(target, SupportsView)
+        for move in transfer.moves:
+            # numpy copies without the interpreter lock; assigning a memoryview would stop the model for the copy.
+            block = np.frombuffer(source.view(move.source_slot), np.uint8)
+            np.copyto(np.frombuffer(target.view(move.target_slot), np.uint8), block)
+            self.stats.nbytes += block.nbytes
+            self.stats.num_blocks += 1
+
+
+def as_world_error(error: Exception, transfer: Transfer) -> WorldError:
+    """The error as a caller of ``wait`` may expect it."""
+    if isinstance(error, WorldError):
+        return error
+    return TransferError(f"{transfer.link_name}: {error}", tier=transfer.source.name)
+
+
+def describe(transfer: Transfer) -> str:
+    """A name for the timeline."""
+    return f"{transfer.priority.name.lower()} {len(transfer.moves)} blocks"
+
+
+def _nbytes(transfer: Transfer) -> int:
+    return len(transfer.moves) * transfer.source.block_nbytes

@@ -1,0 +1,285 @@
+"""The moves behind the manager: who makes room for whom, and what becomes of a block whose transfer fails.
+
+Between ``fetch`` and ``land``, and between ``copy_down`` and the settling of it, a slot is in flight. A transfer that
+has been given up, since the drive did not answer, may still write: its target slot stays out of use until it is done.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from tiers.block import BlockKey
+from tiers.chunks import Move
+from tiers.errors import TierFullError, WorldError
+from tiers.link import Priority
+from tiers.residency import Entry, Level, ManagerStats, Mover, PendingTransfer
+from tiers.tier import Tier
+
+
+@dataclass(frozen=True, slots=True)
+class LastCopies(Collection[BlockKey]):
+    """Pinned blocks, and those that no level but ``index`` holds. Asked rather than listed, since they may be many."""
+
+    entries: Mapping[BlockKey, Entry]
+    pinned: Collection[BlockKey]
+    index: int
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.pinned or not self.entries[key].has_other_copy(self.index)  # type: ignore[index]  # the seam says object
+
+    def __iter__(self) -> Iterator[BlockKey]:
+        return (key for key, entry in self.entries.items() if entry.slots[self.index] is not None and key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+@dataclass(slots=True)
+class Placement:
+    """Entries, pins and moves of all blocks. ``backing`` is a read-only tier below the last level."""
+
+    mover: Mover
+    levels: Sequence[Level]
+    backing: Tier | None
+    stats: ManagerStats
+    entries: dict[BlockKey, Entry] = field(default_factory=dict)
+    # Keys with pins: what a policy must not choose. A dict of our own, so that no policy needs to know of pins.
+    pinned: dict[BlockKey, None] = field(default_factory=dict)
+    # Level and slot that a transfer may still write to although nobody waits for it any more.
+    _stranded: list[tuple[PendingTransfer, int, int]] = field(default_factory=list)
+
+    def pin(self, key: BlockKey, entry: Entry) -> None:
+        entry.pins += 1
+        self.pinned[key] = None
+
+    def unpin(self, key: BlockKey, entry: Entry) -> None:
+        assert entry.pins > 0, "released more often than loaded"
+        entry.pins -= 1
+        if entry.pins == 0:
+            del self.pinned[key]
+
+    def unclaim(self, key: BlockKey, entry: Entry) -> None:
+        """Drop the pin of a prefetch, if there is one."""
+        if entry.is_prefetched:
+            entry.is_prefetched = False
+            self.unpin(key, entry)
+
+    def fetch(self, keys: Sequence[BlockKey], priority: Priority) -> None:
+        """Allocate on level 0 and start transfers, one for each tier that they come from; every key gets a pin."""
+        for key in keys:
+            self.pin(key, self.entries[key])  # before room is made: no policy may choose their copies below
+        try:
+            slots = self.allocate(0, len(keys))
+        except BaseException:
+            for key in keys:
+                self.unpin(key, self.entries[key])
+            raise
+        moves: dict[int, list[tuple[BlockKey, Move]]] = {}
+        for key, slot in zip(keys, slots, strict=True):
+            source = self.entries[key].highest_copy()
+            source_slot = self.entries[key].slots[source]
+            assert source_slot is not None
+            moves.setdefault(source, []).append((key, Move(source_slot, slot)))
+        for source, pairs in moves.items():
+            transfer = self.mover.submit(self._tier(source), self.levels[0].tier, [move for _, move in pairs], priority)
+            for key, move in pairs:
+                entry = self.entries[key]
+                entry.slots[0], entry.arrival = move.target_slot, transfer
+                # What it costs to bring a block back grows with the number of levels that it has to climb.
+                self.levels[0].policy.insert(key, float(source))
+                if source < len(self.levels):
+                    self.levels[source].policy.touch(key)
+
+    def land(self, key: BlockKey, entry: Entry) -> None:
+        """Wait for a block on its way up and make it readable; on failure it is as if it had never set out."""
+        assert entry.arrival is not None
+        slot = entry.slots[0]
+        assert slot is not None
+        try:
+            self.mover.wait(entry.arrival)
+        except WorldError:
+            self.abandon(key, entry)
+            raise
+        entry.arrival = None
+        self.levels[0].pool.publish(slot)
+
+    def abandon(self, key: BlockKey, entry: Entry) -> None:
+        """Undo a fetch that failed; the copy from which it came is still there."""
+        transfer = entry.arrival
+        assert transfer is not None
+        self.unclaim(key, entry)
+        entry.arrival = None
+        self.drop_copy(0, key, entry, transfer)
+
+    def settle(self, key: BlockKey, entry: Entry) -> None:
+        """Wait for whatever is under way for a block. What fails leaves no copy behind; nobody had asked for it."""
+        if entry.arrival is not None:
+            with suppress(WorldError):
+                self.land(key, entry)
+        with suppress(WorldError):
+            self._settle_departure(key, entry)
+
+    def allocate(self, index: int, n: int, prefer: int | None = None) -> list[int]:
+        """Take ``n`` slots of a level, for which others may have to leave. Raises TierFullError, or what stopped them."""
+        pool = self.levels[index].pool
+        self._reclaim()
+        if n > pool.num_free:
+            self._make_room(index, n)
+        return pool.allocate(n, prefer)
+
+    def copy_down(self, index: int, keys: Sequence[BlockKey]) -> None:
+        """Start copying blocks to a level below. Raises TierFullError, or what stopped one that had to make room."""
+        if not keys:
+            return
+        below, slots = self._allocate_below(index, len(keys))
+        moves = []
+        for key, slot in zip(keys, slots, strict=True):
+            source_slot = self.entries[key].slots[index]
+            assert source_slot is not None
+            moves.append(Move(source_slot, slot))
+        transfer = self.mover.submit(self.levels[index].tier, self.levels[below].tier, moves, Priority.WRITE_BACK)
+        for key, slot in zip(keys, slots, strict=True):
+            entry = self.entries[key]
+            entry.slots[below], entry.departure = slot, (transfer, below)
+            self.levels[below].policy.insert(key)
+        self.stats.write_backs += len(keys)
+
+    def drop_copy(self, index: int, key: BlockKey, entry: Entry, filled_by: PendingTransfer | None = None) -> None:
+        """Forget the copy on a level, if there is one; its slot is free once ``filled_by`` no longer writes to it."""
+        slot = entry.slots[index]
+        if slot is None:
+            return
+        level = self.levels[index]
+        if key in level.policy:  # a victim has left it already
+            level.policy.remove(key)
+        entry.slots[index] = None
+        if filled_by is None or filled_by.is_done:
+            level.pool.free(slot)
+        else:
+            self._stranded.append((filled_by, index, slot))
+
+    def check(self) -> None:
+        """Raise AssertionError if the books of any level do not add up."""
+        for index, level in enumerate(self.levels):
+            self._check_level(index, level)
+        for key, entry in self.entries.items():
+            assert (key in self.pinned) == (entry.pins > 0), f"{key}: pins {entry.pins}"
+            assert entry.pins >= entry.is_prefetched + entry.is_open, f"{key}: pins {entry.pins}"
+            assert any(slot is not None for slot in entry.slots), f"{key}: no copy left"
+        assert all(key in self.entries for key in self.pinned), "a block that is gone is pinned"
+
+    def _check_level(self, index: int, level: Level) -> None:
+        level.pool.check()
+        here = {key: entry for key, entry in self.entries.items() if entry.slots[index] is not None}
+        stranded = [slot for _, at, slot in self._stranded if at == index]
+        slots = {entry.slots[index] for entry in here.values()}.union(stranded)
+        used, known = level.pool.num_used, len(level.policy)
+        assert len(slots) == len(here) + len(stranded), f"level {index}: two blocks in one slot"
+        assert len(slots) == used, f"level {index}: {len(here)} blocks, {len(stranded)} stranded, {used} slots used"
+        assert known == len(here), f"level {index}: policy knows {known} of {len(here)} blocks"
+        for key, entry in here.items():
+            slot = entry.slots[index]
+            assert slot is not None
+            assert key in level.policy, f"level {index}: policy does not know {key}"
+            assert level.pool.is_resident(slot) == entry.is_readable(index), f"level {index}: {key} in slot {slot}"
+
+    def _reclaim(self) -> None:
+        """Free the slots to which no forgotten transfer writes any more."""
+        if not self._stranded:
+            return
+        stranded, self._stranded = self._stranded, []
+        for transfer, index, slot in stranded:
+            if transfer.is_done:
+                self.levels[index].pool.free(slot)
+            else:
+                self._stranded.append((transfer, index, slot))
+
+    def _make_room(self, index: int, wanted: int) -> None:
+        """Evict until ``wanted`` slots of a level are free.
+
+        The policy chooses, as long as the levels below can take its choice; else only what has a copy elsewhere goes.
+        """
+        last_copies = LastCopies(self.entries, self.pinned, index)
+        if index + 1 == len(self.levels):
+            self._evict(index, wanted, last_copies)
+            return
+        try:
+            self._evict(index, wanted, self.pinned)
+        except TierFullError as full:
+            try:
+                self._evict(index, wanted, last_copies)
+            except TierFullError:
+                raise full from None
+
+    def _evict(self, index: int, wanted: int, protected: Collection[BlockKey]) -> None:
+        level = self.levels[index]
+        n = wanted - level.pool.num_free
+        if n <= 0:
+            return
+        victims = level.policy.evict(n, protected)
+        if not victims:
+            spare = sum(
+                1 for key, entry in self.entries.items() if entry.slots[index] is not None and key not in protected
+            )
+            raise TierFullError(level.tier.name, wanted_slots=wanted, available_slots=level.pool.num_free + spare)
+        # Pinned for a moment: a clean victim lives on in a copy below, which must not make room for another victim.
+        for key in victims:
+            self.pin(key, self.entries[key])
+        try:
+            self._write_back(index, victims)
+        except BaseException:
+            for key in victims:
+                if self.entries[key].slots[index] is not None:
+                    level.policy.insert(key)
+            raise
+        finally:
+            for key in victims:
+                self.unpin(key, self.entries[key])
+        for key in victims:
+            self.drop_copy(index, key, self.entries[key])
+        self.stats.evictions += len(victims)
+
+    def _write_back(self, index: int, victims: Sequence[BlockKey]) -> None:
+        """See to it that each victim has a readable copy on another level than ``index``."""
+        for key in victims:
+            self.settle(key, self.entries[key])
+        self.copy_down(index, [key for key in victims if not self.entries[key].has_other_copy(index)])
+        for key in victims:
+            self._settle_departure(key, self.entries[key])
+
+    def _allocate_below(self, index: int, n: int) -> tuple[int, list[int]]:
+        """Slots on the next level below that has them free; where none has, on the lowest that can make room."""
+        self._reclaim()
+        below = range(index + 1, len(self.levels))
+        for lower in below:
+            if self.levels[lower].pool.num_free >= n:
+                return lower, self.allocate(lower, n)
+        full = TierFullError(self.levels[index].tier.name, wanted_slots=n, available_slots=0)
+        for lower in reversed(below):
+            try:
+                return lower, self.allocate(lower, n)
+            except TierFullError as error:
+                full = error
+        raise full
+
+    def _settle_departure(self, key: BlockKey, entry: Entry) -> None:
+        """Wait for a block on its way down, and make its copy there count; a failed copy is dropped and raised."""
+        if entry.departure is None:
+            return
+        transfer, below = entry.departure
+        slot = entry.slots[below]
+        assert slot is not None
+        try:
+            self.mover.wait(transfer)
+        except WorldError:
+            entry.departure = None
+            self.drop_copy(below, key, entry, transfer)
+            raise
+        entry.departure = None
+        self.levels[below].pool.publish(slot)
+
+    def _tier(self, index: int) -> Tier:
+        if index < len(self.levels):
+            return self.levels[index].tier
+        assert self.backing is not None
+        return self.backing

@@ -1,0 +1,95 @@
+"""Fixed-size slots of one tier: who is free, in flight or resident, and who is pinned."""
+
+from array import array
+
+_FREE, _IN_FLIGHT, _RESIDENT = 0, 1, 2
+
+
+class BlockPool:
+    """Hands out the slots ``0 .. num_slots - 1``.
+
+    A slot is *in flight* between ``allocate`` and ``publish`` (its bytes are not to be read yet), then *resident* until
+    ``free``. Pins count readers: a pinned slot cannot be freed. ``check`` asserts that free, in flight and resident
+    slots add up to the capacity.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self.num_free = num_slots
+        self.peak_used = 0
+        # One byte a slot, so that bytearray.find looks for a run of free slots at the speed of memchr.
+        self._states = bytearray(num_slots)
+        self._pins = array("I", bytes(4 * num_slots))
+
+    @property
+    def num_used(self) -> int:
+        return self.num_slots - self.num_free
+
+    def allocate(self, n: int, prefer: int | None = None) -> list[int]:
+        """Take ``n`` free slots, all or nothing: an empty list when fewer are free.
+
+        Neighbouring slots where there is a long enough gap, and from slot ``prefer`` on if those are free: attention
+        reads neighbours as one tensor and the disk reads them as one request.
+        """
+        if n > self.num_free or n == 0:
+            return []
+        slots = self._find(n, prefer)
+        for slot in slots:
+            self._states[slot] = _IN_FLIGHT
+        self.num_free -= n
+        self.peak_used = max(self.peak_used, self.num_used)
+        return slots
+
+    def publish(self, slot: int) -> None:
+        """The bytes of an allocated slot are complete."""
+        assert self._states[slot] == _IN_FLIGHT, "only a slot in flight becomes resident"
+        self._states[slot] = _RESIDENT
+
+    def reopen(self, slot: int) -> None:
+        """The bytes of a resident slot are about to change."""
+        assert self._states[slot] == _RESIDENT, "only a resident slot is reopened"
+        self._states[slot] = _IN_FLIGHT
+
+    def free(self, slot: int) -> None:
+        """Give a slot back; it must not be pinned."""
+        assert self._states[slot] != _FREE, "slot freed twice"
+        assert self._pins[slot] == 0, "a pinned slot cannot be freed"
+        self._states[slot] = _FREE
+        self.num_free += 1
+
+    def pin(self, slot: int) -> None:
+        """One more reader of a slot, or a transfer that fills it."""
+        assert self._states[slot] != _FREE, "a free slot cannot be pinned"
+        self._pins[slot] += 1
+
+    def unpin(self, slot: int) -> None:
+        assert self._pins[slot] > 0, "slot unpinned more often than pinned"
+        self._pins[slot] -= 1
+
+    def is_pinned(self, slot: int) -> bool:
+        return self._pins[slot] > 0
+
+    def is_resident(self, slot: int) -> bool:
+        return self._states[slot] == _RESIDENT
+
+    def check(self) -> None:
+        """Raise AssertionError, with the numbers, if the pool's books do not add up."""
+        free, in_flight, resident = (self._states.count(state) for state in (_FREE, _IN_FLIGHT, _RESIDENT))
+        numbers = f"free {free}, in flight {in_flight}, resident {resident}, capacity {self.num_slots}"
+        assert free + in_flight + resident == self.num_slots, numbers
+        assert free == self.num_free, f"{numbers}, counted as free {self.num_free}"
+        assert all(self._states[slot] != _FREE for slot, pins in enumerate(self._pins) if pins), "a free slot is pinned"
+
+    def _find(self, n: int, prefer: int | None) -> list[int]:
+        run = bytes(n)
+        if prefer is not None and self._states[prefer : prefer + n] == run:
+            return list(range(prefer, prefer + n))
+        start = self._states.find(run)
+        if start >= 0:
+            return list(range(start, start + n))
+        slots: list[int] = []
+        position = -1
+        while len(slots) < n:
+            position = self._states.find(_FREE, position + 1)
+            slots.append(position)
+        return slots

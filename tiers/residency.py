@@ -1,0 +1,108 @@
+"""What the memory manager knows: levels, the answers it gives, its counters, and one entry for every block."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from tiers.block import BlockKey
+from tiers.chunks import Move
+from tiers.errors import WorldError
+from tiers.eviction.base import EvictionPolicy
+from tiers.link import Priority
+from tiers.pool import BlockPool
+from tiers.tier import Tier
+
+
+class PendingTransfer(Protocol):
+    """What the manager needs to know of a transfer on its way.
+
+    ``error`` may come before ``is_done``; as long as that is false, slots may still be read and written.
+    """
+
+    is_done: bool
+    error: WorldError | None
+
+
+class Mover(Protocol):
+    """Moves bytes, in real or in simulated time. TransferEngine is the real one."""
+
+    def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> PendingTransfer: ...
+
+    def wait(self, transfer: PendingTransfer) -> None: ...
+
+
+class LookupResult(Enum):
+    """Where a block stands."""
+
+    MISS = auto()
+    """No level holds it."""
+    BELOW = auto()
+    """A lower level holds it."""
+    PENDING = auto()
+    """It is on its way to level 0."""
+    HIT = auto()
+    """It can be used now."""
+
+
+@dataclass(slots=True)
+class Level:
+    """One tier under management: its slots and the policy that says which block has to leave."""
+
+    tier: Tier
+    pool: BlockPool
+    policy: EvictionPolicy[BlockKey]
+
+
+@dataclass(slots=True)
+class ManagerStats:
+    """Counters of blocks asked for by ``prepare_load``."""
+
+    hits: int = 0
+    """On level 0 already."""
+    pending_hits: int = 0
+    """Prefetched, but not there yet."""
+    misses: int = 0
+    evictions: int = 0
+    write_backs: int = 0
+
+    @property
+    def hit_ratio(self) -> float:
+        """Share of blocks for which no demand transfer had to be started."""
+        total = self.hits + self.pending_hits + self.misses
+        return (self.hits + self.pending_hits) / total if total else 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """What is known of one block. ``slots[level]`` is its slot there; the level below the last is the backing tier."""
+
+    slots: list[int | None]
+    arrival: PendingTransfer | None = None
+    """The transfer that brings it to level 0."""
+    departure: tuple[PendingTransfer, int] | None = None
+    """The transfer that copies it down, and the level to which."""
+    pins: int = 0
+    references: int = 1
+    is_prefetched: bool = False
+    """Holds one pin until it is used for the first time."""
+    is_open: bool = False
+    """Between prepare_store and complete_store: being written by its owner."""
+
+    def has_other_copy(self, index: int) -> bool:
+        """Whether a level other than ``index`` holds it, or will as soon as a transfer has ended."""
+        return any(slot is not None and i != index for i, slot in enumerate(self.slots))
+
+    def highest_copy(self) -> int:
+        """The level from which it is best fetched to level 0."""
+        landing = self.departure[1] if self.departure else None
+        for index, slot in enumerate(self.slots):
+            if index and slot is not None and index != landing:
+                return index
+        raise AssertionError("a block without any copy")
+
+    def is_readable(self, index: int) -> bool:
+        """Whether the bytes of its copy on a level are complete as far as the books know."""
+        if index == 0:
+            return self.arrival is None and not self.is_open
+        return self.departure is None or self.departure[1] != index

@@ -1,0 +1,90 @@
+"""The seam behind which a memory lives, and the small abilities that some memories have beyond it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from tiers.io_queue import IOQueue
+
+ALIGNMENT = 4096
+"""Bytes. O_DIRECT and cuFile want file offsets, lengths and memory addresses that are multiples of it."""
+
+
+def align_up(nbytes: int, alignment: int = ALIGNMENT) -> int:
+    """The smallest multiple of ``alignment`` that is at least ``nbytes``."""
+    return -(-nbytes // alignment) * alignment
+
+
+def align_down(nbytes: int, alignment: int = ALIGNMENT) -> int:
+    """The largest multiple of ``alignment`` that is at most ``nbytes``."""
+    return nbytes // alignment * alignment
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A range of an open file; ``required`` is less than ``nbytes`` only where alignment reaches past its end."""
+
+    fd: int
+    offset: int
+    nbytes: int
+    required: int
+
+
+class Tier(ABC):
+    """A place with ``num_slots`` slots of ``block_nbytes`` bytes.
+
+    ``read`` and ``write`` are the plain, blocking way: correct and slow. The TransferEngine uses the abilities below
+    where a tier has them. A tier knows neither keys nor who may use a slot: that is for BlockPool and manager to know.
+    """
+
+    name: str
+    num_slots: int
+    block_nbytes: int
+
+    @abstractmethod
+    def read(self, slot: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the first ``len(buffer)`` bytes of a slot; raises TransferError, CorruptBlockError."""
+
+    @abstractmethod
+    def write(self, slot: int, buffer: memoryview) -> None:
+        """Store ``buffer`` at the start of a slot; raises TransferError, DiskFullError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back. Closing twice does nothing."""
+
+
+@runtime_checkable
+class SupportsView(Protocol):
+    """A tier in this process's address space."""
+
+    def view(self, slot: int) -> memoryview:
+        """The bytes of a slot themselves, writable, aligned to ``ALIGNMENT``, without a copy."""
+        ...
+
+
+@runtime_checkable
+class SupportsDirectIO(Protocol):
+    """A tier in files: the engine reads and writes the ranges itself, many at a time."""
+
+    def extents(self, slot: int) -> Sequence[Extent]:
+        """The ranges whose bytes, one after the other, are the slot's."""
+        ...
+
+    def open_queue(self, depth: int) -> IOQueue:
+        """A queue that suits these files, for one link; the caller closes it."""
+        ...
+
+
+@runtime_checkable
+class SupportsChecksum(Protocol):
+    """A tier that remembers what it was given. Called on the engine's thread with the block's bytes in memory."""
+
+    def seal(self, slot: int, block: memoryview) -> None:
+        """Remember the checksum of a block that is about to be written."""
+        ...
+
+    def verify(self, slot: int, block: memoryview) -> None:
+        """Compare a block that was just read; raises CorruptBlockError."""
+        ...

@@ -1,0 +1,131 @@
+"""Moves blocks between tiers in the background: submit, poll, wait, cancel.
+
+Every ordered pair of tiers is a link with a thread and a queue of its own. On a link, demand goes before prefetch and
+prefetch before write-back, and since blocks are cut in chunks a demand overtakes a prefetch that has already begun.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tiers.chunks import Move
+from tiers.errors import OffloadError, TransferError
+from tiers.file_link import FileLink
+from tiers.link import Link, LinkStats, MemoryLink, Priority, Transfer
+from tiers.tier import SupportsDirectIO, SupportsView, Tier
+from tiers.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True)
+class TransferConfig:
+    """How links are driven."""
+
+    queue_depth: int = 16
+    """Requests in flight on a link to or from files."""
+    chunk_nbytes: int = 512 * 1024
+    """Bytes of a request at most. With the depth it bounds what a demand has to wait for: 8 MiB, some 5 ms."""
+    stall_timeout_s: float = 60.0
+    """A transfer that does not end for so long is reported as failed: a drive that hangs must not hang us."""
+
+
+class TransferEngine:
+    """Owns the links. All methods are for one thread, the caller's; links work on threads of their own."""
+
+    def __init__(self, config: TransferConfig = TransferConfig(), timeline: Timeline | None = None) -> None:
+        self.config = config
+        self.timeline = timeline
+        self.stall_s = 0.0
+        """Seconds that ``wait`` has blocked its caller."""
+        self._links: dict[tuple[str, str], Link] = {}
+        self._finished = threading.Condition()
+
+    def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> Transfer:
+        """Start moving blocks; the target slots hold nothing meaningful until the transfer is done."""
+        transfer = Transfer(source, target, tuple(moves), priority)
+        self._link(source, target).submit(transfer)
+        return transfer
+
+    def poll(self, transfer: Transfer) -> bool:
+        """Whether a transfer has ended, well or not; never blocks."""
+        return transfer.is_done
+
+    def wait(self, transfer: Transfer) -> None:
+        """Block until a transfer has ended.
+
+        Raises what stopped it: TransferError, CorruptBlockError, or TransferCancelledError. One that has not ended
+        after ``stall_timeout_s`` counts as failed; its slots are not to be used again before ``is_done``.
+        """
+        if not transfer.is_done and not transfer.is_given_up:
+            start = time.perf_counter()
+            self.expedite(transfer)
+            with self._finished:
+                in_time = self._finished.wait_for(lambda: transfer.is_done, self.config.stall_timeout_s)
+            self.stall_s += time.perf_counter() - start
+            if self.timeline:
+                self.timeline.record("stall", f"wait for {transfer.link_name}", start)
+            if not in_time:
+                self._give_up(transfer)
+        if transfer.error is not None:
+            raise transfer.error
+
+    def expedite(self, transfer: Transfer) -> None:
+        """Somebody waits for it now: whatever it was, it is a demand."""
+        link = self._links.get(_ends(transfer))
+        if link is not None:
+            link.expedite(transfer)
+
+    def cancel(self, transfer: Transfer) -> bool:
+        """Drop what has not been started. True if nothing of it will move any more and its slots are free for others.
+
+        Else wait for it: it ends as soon as what is in flight has ended, with TransferCancelledError if some of it was
+        dropped.
+        """
+        link = self._links.get(_ends(transfer))
+        return link is not None and link.cancel(transfer)
+
+    @property
+    def links(self) -> dict[str, LinkStats]:
+        """Counters by link name, ``"nvme->device"``."""
+        return {f"{source}->{target}": link.stats for (source, target), link in self._links.items()}
+
+    def close(self) -> None:
+        """Cancel what waits, let finish what is in flight, stop the threads; gives up on a drive that hangs."""
+        for link in self._links.values():
+            link.close(self.config.stall_timeout_s)
+        self._links = {}
+
+    def _give_up(self, transfer: Transfer) -> None:
+        with self._finished:
+            if transfer.is_done:
+                return
+            transfer.is_given_up = True
+            transfer.error = transfer.error or TransferError(
+                f"{transfer.link_name}: no answer for {self.config.stall_timeout_s:g} s; check the drive",
+                tier=transfer.source.name,
+            )
+        self.cancel(transfer)
+
+    def _link(self, source: Tier, target: Tier) -> Link:
+        ends = (source.name, target.name)
+        link = self._links.get(ends)
+        if link is None:
+            link = self._links[ends] = self._make_link(source, target)
+        return link
+
+    def _make_link(self, source: Tier, target: Tier) -> Link:
+        name = f"{source.name}->{target.name}"
+        if isinstance(source, SupportsView) and isinstance(target, SupportsView):
+            return MemoryLink(name, self._finished, self.timeline)
+        files, memory = (source, target) if isinstance(source, SupportsDirectIO) else (target, source)
+        if not (isinstance(files, SupportsDirectIO) and isinstance(memory, SupportsView)):
+            raise OffloadError(f"no way to move blocks over {name}")
+        queue = files.open_queue(self.config.queue_depth)
+        return FileLink(name, self._finished, self.timeline, queue, self.config.chunk_nbytes)
+
+
+def _ends(transfer: Transfer) -> tuple[str, str]:
+    return transfer.source.name, transfer.target.name
+
+
+__all__ = ["Move", "Priority", "Transfer", "TransferConfig", "TransferEngine"]
