@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from offload.threads import wait_politely
+
 if TYPE_CHECKING:
     from offload.plan import Plan
     from offload.session import load
@@ -16,5 +18,6 @@ _HOMES = {"Plan": "offload.plan", "load": "offload.session"}
 def __getattr__(name: str) -> object:
     # `import offload` stays cheap: torch and transformers load with the first use of a name that needs them.
     if name in _HOMES:
+        wait_politely()
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'offload' has no attribute '{name}'")

@@ -1,6 +1,7 @@
 """Which transformers class a checkpoint needs, whether we can run it, and an empty one of it."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -26,24 +27,28 @@ def read_architecture(path: Path) -> tuple[PreTrainedConfig, type[PreTrainedMode
     config = config.get_text_config(decoder=True)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(f"{path}: '{config.model_type}' is not a causal language model; only those can be offloaded")
-    model_class: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model_class = cast("type[PreTrainedModel]", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])
     if not getattr(model_class, "_supports_attention_backend", False):
         raise ModelError(
-            f"{path}: {model_class.__name__} does not use the attention interface of transformers; it cannot be offloaded"
+            f"{path}: {model_class.__name__} does not use the attention interface of transformers; "
+            "it cannot be offloaded"
         )
     if getattr(config, "quantization_config", None):
-        raise ModelError(f"{path}: already quantised checkpoints are not supported; use the original in BF16, F16 or F32")
+        raise ModelError(f"{path}: quantised checkpoints are not supported; use the original in BF16, F16 or F32")
     layer_windows(config)
     return config, model_class
 
 
 def build_empty(config: PreTrainedConfig, model_class: type[PreTrainedModel], dtype: torch.dtype) -> OffloadedModel:
     """The model without any weight, but with real buffers; it is also an OffloadedModel."""
-    offloaded = type(f"Offloaded{model_class.__name__}", (OffloadedModel, model_class), {})
+    offloaded = cast(
+        "type[OffloadedModel]", type(f"Offloaded{model_class.__name__}", (OffloadedModel, model_class), {})
+    )
     with torch.device("meta"):
         model: OffloadedModel = offloaded._from_config(config, attn_implementation=register(), dtype=dtype)  # noqa: SLF001
     _fill_buffers(model)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _fill_buffers(model: PreTrainedModel) -> None:
@@ -67,4 +72,4 @@ _SENTINEL = -7.0e11
 def _check_filled(module: nn.Module, name: str) -> None:
     buffer = module.get_buffer(name)
     if buffer.is_floating_point() and buffer.numel() and bool((buffer == _SENTINEL).any()):
-        raise ModelError(f"{type(module).__name__} has a buffer '{name}' that cannot be rebuilt; it cannot be offloaded")
+        raise ModelError(f"{type(module).__name__}: buffer '{name}' cannot be rebuilt; the model cannot be offloaded")

@@ -1,5 +1,6 @@
 """The ``offload`` command: finds the command, and turns every way of failing into one line and an exit status."""
 
+import io
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from offload.commands.doctor import doctor
 from offload.commands.pack import pack
 from offload.commands.plan import plan
 from offload.commands.run import run
+from offload.threads import wait_politely
 from tiers.errors import UsageError, WorldError
 
 OK: Final = 0
@@ -45,6 +47,7 @@ def main() -> int:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     is_debug = len(arguments) < len(sys.argv) - 1
     _prepare_streams(is_debug)
+    wait_politely()
     try:
         status = app(args=arguments, prog_name="offload", standalone_mode=False) or OK
     except KeyboardInterrupt:
@@ -80,8 +83,9 @@ def _complain(message: str) -> None:
 
 def _prepare_streams(is_debug: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
-        # A generated character that the terminal cannot show is no reason to stop.
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # both are TextIOWrapper in a real process
+        # A generated character that the terminal cannot show is no reason to stop. A closed stream is None.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     if not is_debug:
         # What the libraries below have to say is about their insides; set before they are imported.
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from offload.config_file import read_config_file
-from offload.sizes import parse_size
+from offload.sizes import parse_count, parse_size
 from tiers.errors import InvalidOptionError
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
@@ -136,25 +136,22 @@ def _read_dtype(value: object) -> str:
 
 
 def _read_csd(value: object) -> int:
-    drives = _read_count(value)
+    drives = _read_count(value, least=0)
     if drives:
         raise InvalidOptionError(f"{drives} computational drives asked for, but runs cannot use them yet; write 0")
     return drives
 
 
 def _read_batch(value: object) -> int:
-    batch = _read_count(value)
-    if not batch:
-        raise InvalidOptionError("0 sequences asked for; write 1 or more")
-    return batch
+    return _read_count(value, least=1)
 
 
-def _read_count(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10:
-        return int(value)
-    raise InvalidOptionError(f"{value!r} is not a count; write a whole number such as 1")
+def _read_count(value: object, *, least: int) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return parse_count(str(value), least=least)
+    if isinstance(value, str):
+        return parse_count(value, least=least)
+    raise InvalidOptionError(f"{value!r} is not a count; write a whole number from {least} up")
 
 
 _READERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(

@@ -4,18 +4,22 @@ import itertools
 import mmap
 import os
 import random
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from tiers.errors import TransferError
+from tiers.errors import DiskFullError, InvalidOptionError, TransferError
 from tiers.io_queue import Completion, IOQueue, IORequest
 from tiers.nvme_tier import NVMeTier
 from tiers.tier import ALIGNMENT
 
 FILL_NBYTES = 1024 * 1024
 """Size of the writes that lay a file down."""
+
+_LEAST_NBYTES, _MOST_NBYTES = 16 * 2**20, 2**30
 
 Check = Callable[[int, memoryview], None]
 """Called with the offset and the bytes of every block that was read; raises what it finds."""
@@ -48,7 +52,22 @@ class Throughput:
         return self.cpu_s / (self.nbytes / 2**30)
 
 
-def lay_down(tier: NVMeTier, *, seconds: float, progress: Callable[[int], None] | None = None) -> int:
+def file_nbytes(directory: Path) -> int:
+    """How large a file to measure with: 1 GiB, or a quarter of the free space where that is less.
+
+    Raises InvalidOptionError for a directory that cannot be, DiskFullError where nothing sensible is left.
+    """
+    try:
+        parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+        free = shutil.disk_usage(parent).free
+    except OSError as error:
+        raise InvalidOptionError(f"--nvme-dir {directory}: {error.strerror}; name a writable directory") from None
+    if free // 4 < _LEAST_NBYTES:
+        raise DiskFullError("nvme", path=directory, wanted_bytes=4 * _LEAST_NBYTES, available_bytes=free)
+    return min(_MOST_NBYTES, free // 4)
+
+
+def lay_down(tier: NVMeTier, *, seconds: float) -> int:
     """Write the file from its start with random bytes, for at most ``seconds``; returns the bytes written.
 
     Reads of space that was allocated but never written do not reach the drive, so only what is written can be measured.
@@ -62,8 +81,6 @@ def lay_down(tier: NVMeTier, *, seconds: float, progress: Callable[[int], None] 
             if offset and time.perf_counter() >= deadline:
                 return
             yield offset
-            if progress:
-                progress(offset + block)
 
     return _run(tier, Pattern(block, is_write=True, is_random=False), offsets(), None).nbytes
 
@@ -94,16 +111,21 @@ def read_latency_s(tier: NVMeTier, *, nbytes: int, seconds: float, seed: int = 0
     return statistics.median(times)
 
 
+def descriptor(tier: NVMeTier) -> int:
+    """The tier's open file, which has no name."""
+    return tier.extents(0)[0].fd
+
+
 def _offsets(pattern: Pattern, nbytes: int, seed: int, seconds: float) -> Iterator[int]:
     """At least one offset, then more until the time is up. The clock starts with the first."""
     num_blocks = nbytes // pattern.block_nbytes
     assert num_blocks > 0, "the file is smaller than a block"
-    choose = random.Random(seed)  # noqa: S311 - a repeatable order of reads
+    draw = random.Random(seed).random  # noqa: S311 - a repeatable order of reads
     deadline = time.perf_counter() + seconds
     for position in itertools.count():
         if position and time.perf_counter() >= deadline:
             return
-        yield (choose.randrange(num_blocks) if pattern.is_random else position % num_blocks) * pattern.block_nbytes
+        yield (int(draw() * num_blocks) if pattern.is_random else position % num_blocks) * pattern.block_nbytes
 
 
 def _run(tier: NVMeTier, pattern: Pattern, offsets: Iterator[int], check: Check | None) -> Throughput:
@@ -115,9 +137,9 @@ def _run(tier: NVMeTier, pattern: Pattern, offsets: Iterator[int], check: Check 
     queue = tier.open_queue(pattern.depth)
     try:
         started, started_cpu = time.perf_counter(), time.process_time()
-        nbytes = _keep_busy(queue, _fd(tier), pattern, offsets, buffers, check)
+        nbytes = _keep_busy(queue, descriptor(tier), pattern, offsets, buffers, check)
         if pattern.is_write and not tier.direct:
-            os.fdatasync(_fd(tier))
+            os.fdatasync(descriptor(tier))
         return Throughput(nbytes, time.perf_counter() - started, time.process_time() - started_cpu)
     finally:
         queue.close()
@@ -136,35 +158,32 @@ def _keep_busy(
     moved = 0
     while True:
         requests = []
-        for tag, offset in zip(tuple(free), offsets, strict=False):
-            free.remove(tag)
+        # The tags come first, so that an offset is only drawn where there is a tag for it.
+        for tag, offset in zip(free, offsets, strict=False):
             places[tag] = offset
             requests.append(IORequest(tag, fd, offset, (buffers[tag],), pattern.is_write))
         queue.submit(requests)
         if not queue.in_flight:
             return moved
+        free = []
         for completion in queue.reap(1):
-            _require_whole(completion, pattern, places[completion.tag])
+            tag = completion.tag
+            if completion.error or completion.nbytes != pattern.block_nbytes:
+                raise _failure(completion, pattern, places[tag])
             if check:
-                check(places[completion.tag], buffers[completion.tag])
+                check(places[tag], buffers[tag])
             moved += completion.nbytes
-            free.append(completion.tag)
+            free.append(tag)
 
 
-def _require_whole(completion: Completion, pattern: Pattern, offset: int) -> None:
-    if completion.error is None and completion.nbytes == pattern.block_nbytes:
-        return
+def _failure(completion: Completion, pattern: Pattern, offset: int) -> TransferError:
     what = "write" if pattern.is_write else "read"
     reason = completion.error.strerror if completion.error else f"{completion.nbytes} bytes moved"
-    raise TransferError(f"{what} of {pattern.block_nbytes} bytes at {offset:,} failed: {reason}", tier="nvme")
+    return TransferError(f"{what} of {pattern.block_nbytes} bytes at {offset:,} failed: {reason}", tier="nvme")
 
 
 def _forget_cached(tier: NVMeTier) -> None:
     """Without O_DIRECT a read would otherwise measure the page cache."""
     if not tier.direct:
-        os.fdatasync(_fd(tier))
-        os.posix_fadvise(_fd(tier), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _fd(tier: NVMeTier) -> int:
-    return tier.extents(0)[0].fd
+        os.fdatasync(descriptor(tier))
+        os.posix_fadvise(descriptor(tier), 0, 0, os.POSIX_FADV_DONTNEED)

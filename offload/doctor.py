@@ -1,17 +1,15 @@
 """Finds and measures what this machine has: compute, memory, a drive, GPU-direct storage. Takes about ten seconds."""
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
-from offload.disk_speed import FILL_NBYTES, Pattern, lay_down, measure, read_latency_s
+from offload.disk_speed import FILL_NBYTES, Pattern, file_nbytes, lay_down, measure, read_latency_s
 from offload.gpu_storage import Finding, probe_cupy, probe_gds, probe_kvikio
 from offload.machine import ComputeSpeed, find_device, measure_compute
 from simulators.profile import DEFAULT, HardwareProfile, LinkProfile, read_profile, write_profile
-from tiers.errors import DiskFullError, InvalidOptionError
+from tiers.errors import InvalidOptionError
 from tiers.nvme_tier import NVMeTier
 
 Progress = Callable[[int, int], None]
@@ -19,8 +17,6 @@ Progress = Callable[[int, int], None]
 
 _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
 _SIZES = (64 * _KIB, _MIB)
-_MOST_FILE_NBYTES = _GIB
-_LEAST_FILE_NBYTES = 16 * _MIB
 _STEPS = 8
 
 
@@ -117,34 +113,30 @@ class _Steps:
 
 
 def _measure_drive(directory: Path, file_bytes: int | None, seconds: float, steps: _Steps) -> DriveSpeed:
-    wanted = _file_nbytes(directory) if file_bytes is None else file_bytes
+    wanted = file_nbytes(directory) if file_bytes is None else file_bytes
     tier = NVMeTier(directory, max(1, wanted // FILL_NBYTES), FILL_NBYTES)
     try:
         nbytes = lay_down(tier, seconds=3 * seconds)
-        rates: dict[bool, list[tuple[int, float]]] = {False: [], True: []}
-        for step, (is_write, size) in enumerate(product(rates, _SIZES), start=1):
-            steps.done(step)
-            pattern = Pattern(size, is_write=is_write, is_random=not is_write)
-            speed = measure(tier, pattern, nbytes=nbytes, seconds=seconds)
-            rates[is_write].append((size, speed.bytes_per_s))
-        steps.done(5)
-        return DriveSpeed(
-            o_direct=Finding(tier.direct, tier.fallback_reason or f"works in {directory}"),
-            read=tuple(rates[False]),
-            write=tuple(rates[True]),
-            latency_s=read_latency_s(tier, nbytes=nbytes, seconds=seconds / 2),
-        )
+        steps.done(1)
+        read = _rates(tier, nbytes, seconds, is_write=False)
+        steps.done(3)
+        # Before the writes: a drive goes on with those for a while after it has taken them.
+        latency_s = read_latency_s(tier, nbytes=nbytes, seconds=seconds / 2)
+        steps.done(4)
+        write = _rates(tier, nbytes, seconds, is_write=True)
+        o_direct = Finding(tier.direct, tier.fallback_reason or f"works in {directory}")
+        return DriveSpeed(o_direct, read, write, latency_s)
     finally:
         tier.close()
 
 
-def _file_nbytes(directory: Path) -> int:
-    """A quarter of the free space, up to 1 GiB. Raises DiskFullError where even the smallest file is too much."""
-    parent = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    free = shutil.disk_usage(parent).free
-    if free // 4 < _LEAST_FILE_NBYTES:
-        raise DiskFullError("nvme", path=directory, wanted_bytes=4 * _LEAST_FILE_NBYTES, available_bytes=free)
-    return min(_MOST_FILE_NBYTES, free // 4)
+def _rates(tier: NVMeTier, nbytes: int, seconds: float, *, is_write: bool) -> tuple[tuple[int, float], ...]:
+    """Random reads or sequential writes, bytes per second by size."""
+    patterns = [Pattern(size, is_write=is_write, is_random=not is_write) for size in _SIZES]
+    return tuple(
+        (pattern.block_nbytes, measure(tier, pattern, nbytes=nbytes, seconds=seconds).bytes_per_s)
+        for pattern in patterns
+    )
 
 
 def _make_profile(compute: ComputeSpeed, drive: DriveSpeed | None, nvme_dir: Path | None) -> HardwareProfile:
@@ -153,9 +145,11 @@ def _make_profile(compute: ComputeSpeed, drive: DriveSpeed | None, nvme_dir: Pat
     for name in ("host->device", "device->host"):
         links[name] = LinkProfile(from_host, to_host, compute.host_latency_s)
     if drive:
-        # On its way to a GPU, what was read crosses the host; the slower part of the way sets the pace.
-        read = tuple((size, min(rate, from_host)) for size, rate in drive.read)
-        write = tuple((size, min(rate, to_host)) for size, rate in drive.write)
+        # On its way to a GPU, what was read crosses the host, and the slower part of the way sets the pace. The drive
+        # reaches the memory of a processor itself.
+        crosses = compute.device != "cpu"
+        read = tuple((size, min(rate, from_host) if crosses else rate) for size, rate in drive.read)
+        write = tuple((size, min(rate, to_host) if crosses else rate) for size, rate in drive.write)
         for name, table in (("nvme->device", read), ("device->nvme", write)):
             links[name] = LinkProfile(read[-1][1], write[-1][1], drive.latency_s, by_size=table)
     where = f"drive below {nvme_dir}" if drive else "drive assumed, not measured"

@@ -29,6 +29,7 @@ def probe_kvikio() -> Finding:
 
 
 def probe_gds(kvikio: Finding) -> Finding:
+    """Whether the drive can write into device memory itself. kvikio works without it, through host memory."""
     if not kvikio.is_usable:
         return Finding(False, "kvikio is not usable")
     try:
@@ -42,6 +43,7 @@ def probe_gds(kvikio: Finding) -> Finding:
 
 
 def probe_cupy() -> Finding:
+    """Whether cupy finds a device. Without CUDA it can be imported all the same."""
     if importlib.util.find_spec("cupy") is None:
         return Finding(False, f"not installed; {_INSTALL}")
     try:

@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from offload.allocator import return_memory_early
 from offload.architecture import build_empty, read_architecture
 from offload.checkpoint.source import open_source
 from offload.config import RunConfig
@@ -28,10 +30,12 @@ from tiers.block import WeightGroupKey
 from tiers.chunks import Move
 from tiers.errors import BudgetError, InvalidOptionError, ModelError
 from tiers.link import Priority
-from tiers.manager import Level
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig, TransferEngine
 from tiers.weight_tier import WeightGroup, WeightTier
+
+if TYPE_CHECKING:
+    from tiers.manager import Level
 
 Progress = Callable[[int, int], None]
 
@@ -48,18 +52,22 @@ class Prospect:
     sizes: ModelSizes
 
 
-def open_prospect(path: Path, dtype: str = "auto") -> Prospect:
-    """Open a checkpoint for planning; the caller closes ``source``. Raises ModelError, InvalidOptionError."""
+def open_prospect(path: Path, dtype: str = "auto", *, block_tokens: int = 64) -> Prospect:
+    """Open a checkpoint for planning; the caller closes ``source``. Raises ModelError, InvalidOptionError.
+
+    ``block_tokens`` is the least size of a KV block, in tokens.
+    """
     config, model_class = read_architecture(path)
     source = open_source(path)
     stored = _stored_dtype(source)
     if dtype not in ("auto", str(torch_dtype(stored)).removeprefix("torch.")):
         source.close()
         raise InvalidOptionError(
-            f"--dtype {dtype}: {path} is stored as {stored} and is read in place; run 'offload pack {path} OUT --dtype {dtype}'"
+            f"--dtype {dtype}: {path} is stored as {stored} and read in place; "
+            f"run 'offload pack {path} OUT --dtype {dtype}' and use OUT"
         )
     named = str(torch_dtype(stored)).removeprefix("torch.")
-    sizes = model_sizes(source.groups, {**config.to_dict(), "dtype": named})
+    sizes = model_sizes(source.groups, {**config.to_dict(), "dtype": named}, min_block_tokens=block_tokens)
     return Prospect(path, source, config, model_class, stored, sizes)
 
 
@@ -70,7 +78,7 @@ def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile:
     tokens = workload.prompt_tokens + workload.new_tokens
     if longest is not None and tokens > longest:
         raise InvalidOptionError(
-            f"{workload.prompt_tokens} prompt tokens and {workload.new_tokens} new ones exceed the context of {longest}; "
+            f"{workload.prompt_tokens} prompt tokens and {workload.new_tokens} new exceed the context of {longest}: "
             f"shorten the prompt to {max(0, longest - workload.new_tokens)} tokens"
         )
     device_bytes = config.device_memory if config.device_memory is not None else available_bytes(config.device)
@@ -81,9 +89,7 @@ def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile:
     except BudgetError as error:
         if config.nvme_dir is None:
             message = f"{error} (or name a directory on a drive with --nvme-dir)"
-            raise BudgetError(
-                message, wanted_bytes=error.wanted_bytes, available_bytes=error.available_bytes
-            ) from None
+            raise BudgetError(message, wanted_bytes=error.wanted_bytes, available_bytes=error.available_bytes) from None
         raise
 
 
@@ -98,6 +104,8 @@ def load_model(
     progress: Progress | None = None,
 ) -> OffloadedModel:
     """Build the model, bring the weights that stay, set up streaming and the KV tiers. On failure nothing is left."""
+    if plan.streamed or plan.kv_host_blocks or plan.kv_nvme_blocks:
+        return_memory_early()
     engine = TransferEngine(transfer or TransferConfig(), timeline)
     layout = _kv_layout(prospect)
     levels: list[Level] = []
@@ -105,7 +113,7 @@ def load_model(
         levels = make_kv_levels(plan, layout, config.nvme_dir, _nvme_blocks(prospect, plan, config, workload))
         model = build_empty(prospect.config, prospect.model_class, torch_dtype(prospect.dtype))
         groups = {group.key.name: group for group in prospect.source.groups}
-        resident = [groups[name] for name in dict.fromkeys((*prospect.sizes.rest_names, *plan.resident)) if name in groups]
+        resident = [groups[name] for name in dict.fromkeys((*prospect.sizes.rest_names, *plan.resident))]
         arena = ResidentArena("device", [group.nbytes for group in resident])
         _fetch(engine, prospect.source, arena, resident, progress)
         streamed = [groups[name] for name in plan.streamed if groups[name].kind != "embedding"]

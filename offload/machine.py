@@ -1,5 +1,6 @@
 """How fast this machine's processor or GPU computes and moves bytes, measured with torch in a second or two."""
 
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def measure_compute(device: str, *, seconds: float = 0.25) -> ComputeSpeed:
         page, slot = here[:4096], there[:4096]
         return ComputeSpeed(
             device=device,
-            description=torch.cuda.get_device_name(device) if is_cuda else _processor(torch.get_num_threads()),
+            description=torch.cuda.get_device_name(device) if is_cuda else processor_name(),
             memory_bytes_per_s=memory,
             flops=flops,
             from_host_bytes_per_s=here.nbytes / _median_s(lambda: there.copy_(here), device, seconds),
@@ -61,8 +62,8 @@ def _memory_bytes_per_s(device: str, seconds: float) -> float:
     import torch
 
     # 256 MiB, which no cache holds.
-    matrix = torch.randn(8192, 8192, device=device)
-    vector = torch.randn(1, 8192, device=device)
+    matrix = torch.full((8192, 8192), 0.5, device=device)
+    vector = torch.full((1, 8192), 0.5, device=device)
     return matrix.nbytes / _median_s(lambda: torch.nn.functional.linear(vector, matrix), device, seconds)
 
 
@@ -92,10 +93,11 @@ def _median_s(work: Callable[[], object], device: str, seconds: float) -> float:
     return statistics.median(times)
 
 
-def _processor(num_threads: int) -> str:
+def processor_name() -> str:
+    """As the kernel spells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "processor")
-    return f"{name}, {num_threads} threads"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

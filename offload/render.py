@@ -1,14 +1,26 @@
 """The answers of the commands as tables. Takes what ``--json`` prints, so that both always say the same."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from rich import box
 from rich.markup import escape
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from offload.sizes import format_size
+
+_ROW_COLUMNS: Final = {
+    "ours": "ours",
+    "peer": "peer",
+    "limit": "limit",
+    "paper": "paper",
+    "ratio_to_peer": "to peer",
+    "ratio_to_limit": "to limit",
+    "error": "error",
+}
+"""Keys of the rows of a benchmark, and their headings."""
 
 
 def plan_tables(data: Mapping[str, Any]) -> list[Table | Text]:
@@ -37,6 +49,15 @@ def run_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     return [memory, links, _figures(data)]
 
 
+def occupancy_table(tiers: Mapping[str, tuple[int, int]]) -> Table:
+    """How full each tier is: a bar for the bytes in use of those that may be used."""
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for tier, (used, capacity) in tiers.items():
+        bar = ProgressBar(total=max(1, capacity), completed=used, width=30)
+        table.add_row(tier, bar, f"{format_size(used)} of {format_size(capacity)}")
+    return table
+
+
 def doctor_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     """What ``offload doctor`` found: one row a link, then the facts."""
     links = _table("link", "read", "write", "latency")
@@ -57,15 +78,17 @@ def doctor_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     return [links, facts]
 
 
-def rows_tables(rows: Iterable[Mapping[str, Any]]) -> list[Table | Text]:
-    """The rows of a benchmark: ours beside the peer, the limit and the paper, where they exist."""
-    table = _table("benchmark", "unit", "ours", "peer", "limit", "paper", "to peer", "to limit", "error")
+def bench_tables(data: Mapping[str, Any]) -> list[Table | Text]:
+    """Under which conditions a benchmark ran, then its rows: ours beside the peer, the limit and the paper."""
+    rows = data["rows"]
+    columns = [key for key in _ROW_COLUMNS if any(row.get(key) is not None for row in rows)]
+    table = _table("benchmark", "unit", *(_ROW_COLUMNS[key] for key in columns))
     for row in rows:
-        numbers = (_number(row.get(key)) for key in ("ours", "peer", "limit", "paper"))
-        ratios = (_number(row.get(key)) for key in ("ratio_to_peer", "ratio_to_limit"))
-        error = row.get("error")
-        table.add_row(escape(row["name"]), row["unit"], *numbers, *ratios, "-" if error is None else f"{error:+.1%}")
-    return [table]
+        table.add_row(escape(row["name"]), row["unit"], *(_row_number(key, row.get(key)) for key in columns))
+    others = {key: value for key, value in data.items() if key not in ("hardware", "rows")}
+    facts = {**data.get("hardware", {}), **others}
+    conditions = (f"{key.replace('_', ' ')}: {_condition(key, value)}" for key, value in facts.items())
+    return [Text("\n".join(conditions), style="dim"), table]
 
 
 def pack_tables(data: Mapping[str, Any]) -> list[Table | Text]:
@@ -118,8 +141,16 @@ def _gib_s(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:.2f} GiB/s"
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.4g}"
+def _row_number(key: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.1%}" if key == "error" else f"{value:,.4g}"
+
+
+def _condition(key: str, value: object) -> str:
+    if key.endswith("_bytes") and isinstance(value, int):
+        return format_size(value)
+    return ", ".join(map(_fact, value)) if isinstance(value, list) else _fact(value)
 
 
 def _fact(value: object) -> str:

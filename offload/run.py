@@ -144,15 +144,18 @@ class _Observer(BaseStreamer):
 
     def end(self) -> None:
         if self._on_text:
-            self._on_text(self._tokenizer.decode(self._ids, skip_special_tokens=True)[len(self._shown) :])
+            self._on_text(self._decoded()[len(self._shown) :])
 
     def _show_text(self) -> None:
         if not self._on_text:
             return
-        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        text = self._decoded()
         if not text.endswith("\ufffd"):  # a character may take several tokens
             self._on_text(text[len(self._shown) :])
             self._shown = text
+
+    def _decoded(self) -> str:
+        return str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
 
     def _show_status(self, phase: str) -> None:
         if not self._on_status:
@@ -213,9 +216,7 @@ def _summarise(
         decode_s=decode.seconds,
         decode_tokens_per_s=steps * len(sequences) / decode.seconds if steps else 0.0,
         tiers=runtime.tier_usage(),
-        links={
-            name: {"bytes": whole.nbytes(name), "busy_s": whole.busy_s(name)} for name in last.link_nbytes
-        },
+        links={name: {"bytes": whole.nbytes(name), "busy_s": whole.busy_s(name)} for name in last.link_nbytes},
         hit_ratio=whole.hit_ratio(runtime),
         stall_s=whole.stall_s,
         roofline_s=roofline_s,

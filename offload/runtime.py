@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offload.kv.layout import KVLayout
 from offload.kv.store import KVStore
@@ -13,9 +14,11 @@ from tiers.manager import Level, TieredMemoryManager
 from tiers.memory_tier import MemoryTier
 from tiers.nvme_tier import NVMeTier
 from tiers.pool import BlockPool
-from tiers.tier import Tier
 from tiers.transfer import TransferEngine
 from tiers.weight_tier import WeightTier
+
+if TYPE_CHECKING:
+    from tiers.tier import Tier
 
 
 @dataclass(slots=True)
@@ -83,7 +86,7 @@ def make_kv_levels(plan: Plan, layout: KVLayout, nvme_dir: Path | None, nvme_blo
         tiers.append(MemoryTier("host", plan.kv_host_blocks, block))
     if nvme_blocks and nvme_dir is not None:
         tiers.append(NVMeTier(nvme_dir, nvme_blocks, block))
-    # Exact attention goes through all blocks of all layers for every token: a loop, for which most recently used is best.
+    # Exact attention goes through all blocks of all layers for every token: a loop, for which this policy is best.
     return [Level(tier, BlockPool(tier.num_slots), MRUPolicy(tier.num_slots)) for tier in tiers]
 
 

@@ -9,7 +9,7 @@ from offload.loader import load_model, open_prospect, plan_for
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
 from offload.run import RunResult, Status, run
-from offload.zoo import resolve_model
+from offload.runnable import runnable_model
 from simulators.profile import HardwareProfile
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig
@@ -41,16 +41,15 @@ def load(
     Raises ModelError, BudgetError, InvalidOptionError (the caller's to mend), TierError (the machine's).
     """
     config = load_config(budget, file=config_file)
-    prospect = open_prospect(resolve_model(str(model)), config.dtype)
+    prospect = open_prospect(runnable_model(str(model)), config.dtype)
     try:
-        longest = getattr(prospect.config, "max_position_embeddings", None) or DEFAULT_PROMPT_TOKENS + DEFAULT_NEW_TOKENS
+        default = DEFAULT_PROMPT_TOKENS + DEFAULT_NEW_TOKENS
+        longest = getattr(prospect.config, "max_position_embeddings", None) or default
         new = min(DEFAULT_NEW_TOKENS, longest // 2) if new_tokens is None else new_tokens
         prompt = max(1, min(DEFAULT_PROMPT_TOKENS, longest - new)) if prompt_tokens is None else prompt_tokens
         workload = Workload(config.batch, prompt, new)
         plan = plan_for(prospect, config, workload, profile or load_profile())
-        return load_model(
-            prospect, plan, config, workload, timeline=timeline, transfer=transfer, progress=progress
-        )
+        return load_model(prospect, plan, config, workload, timeline=timeline, transfer=transfer, progress=progress)
     except BaseException:
         prospect.source.close()
         raise

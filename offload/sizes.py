@@ -1,4 +1,4 @@
-"""Sizes as people write them: ``64MiB``, ``8GiB``."""
+"""Sizes and counts as people write them: ``64MiB``, ``8GiB``, ``128``."""
 
 import re
 from typing import Final
@@ -23,6 +23,7 @@ _LARGEST: Final = 2**63 - 1
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]+)")
 _LOOSE_SIZE: Final = re.compile(r"[+-]?\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 _LONGEST_NUMBER: Final = 20
+_LONGEST_COUNT: Final = 9
 
 
 def parse_size(text: str) -> int:
@@ -38,6 +39,13 @@ def parse_size(text: str) -> int:
         raise InvalidOptionError(f"{text!r} is not a size; write {_nearest(text)}")
     whole, _, fraction = match[1].partition(".")
     return _checked(int(whole + fraction) * _FACTORS[match[2]] // 10 ** len(fraction), text)
+
+
+def parse_count(text: str, *, least: int = 0) -> int:
+    """The whole number that ``text`` writes in decimal digits; InvalidOptionError if it is none or below ``least``."""
+    if text.isascii() and text.isdecimal() and len(text) <= _LONGEST_COUNT and int(text) >= least:
+        return int(text)
+    raise InvalidOptionError(f"{text!r} is not a count; write a whole number from {least} up")
 
 
 def format_size(nbytes: int) -> str:

@@ -57,9 +57,7 @@ def write_trace(timeline: Timeline, path: Path) -> None:
     pids = {row: number for number, row in enumerate(rows, start=1)}
     for event in events:
         event["pid"] = pids[str(event["pid"])]
-    names = [
-        {"name": "process_name", "ph": "M", "pid": pid, "args": {"name": row}} for row, pid in pids.items()
-    ]
+    names = [{"name": "process_name", "ph": "M", "pid": pid, "args": {"name": row}} for row, pid in pids.items()]
     try:
         path.write_text(json.dumps({"traceEvents": names + events, "displayTimeUnit": "ms"}), encoding="utf-8")
     except OSError as error:

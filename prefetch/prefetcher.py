@@ -9,7 +9,7 @@ from tiers.manager import LookupResult, TieredMemoryManager
 
 
 class Prefetcher:
-    """Drives one manager. Call ``used`` when blocks are taken into use and ``advance`` when a step lets go of its own."""
+    """Drives one manager: ``used`` when blocks are taken into use, ``advance`` when a step lets go of its own."""
 
     def __init__(
         self, manager: TieredMemoryManager, predictor: Predictor[BlockKey], budget: PrefetchBudget[BlockKey]

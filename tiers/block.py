@@ -1,15 +1,19 @@
 """Names of the things that move."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class KVBlockKey:
-    """``index``-th block of consecutive tokens of one sequence in one layer, keys and values together."""
+class KVBlockKey(NamedTuple):
+    """The ``block``-th block of consecutive tokens of one sequence in one layer, keys and values together.
+
+    A tuple, since thousands of these are hashed for every token and a tuple's hash costs a tenth of a dataclass's. No
+    key of another kind is equal to one: they have other lengths or types.
+    """
 
     sequence: int
     layer: int
-    index: int
+    block: int
 
 
 @dataclass(frozen=True, slots=True)

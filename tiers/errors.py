@@ -65,7 +65,8 @@ class TierFullError(TierError):
     """No slot is free and none can be freed. Attributes: ``wanted_slots``, ``available_slots``."""
 
     def __init__(self, tier: str, *, wanted_slots: int, available_slots: int, cure: str = "raise its budget") -> None:
-        super().__init__(f"tier '{tier}' is full: {wanted_slots} blocks wanted, room for {available_slots}; {cure}", tier=tier)
+        message = f"tier '{tier}' is full: {wanted_slots} blocks wanted, room for {available_slots}; {cure}"
+        super().__init__(message, tier=tier)
         self.wanted_slots = wanted_slots
         self.available_slots = available_slots
 
@@ -79,7 +80,8 @@ class DiskFullError(TierError, OSError):
 
     def __init__(self, tier: str, *, path: Path, wanted_bytes: int, available_bytes: int) -> None:
         super().__init__(
-            f"{path}: {wanted_bytes:,} bytes wanted, {available_bytes:,} free; free some space or name another directory",
+            f"{path}: {wanted_bytes:,} bytes wanted, {available_bytes:,} free; "
+            "free some space or name another directory",
             tier=tier,
         )
         self.path = path

@@ -77,7 +77,7 @@ class FaultInjector:
         self._lock = threading.Lock()
 
     def next(self, *, is_write: bool) -> Fault | None:
-        """Count one operation and draw its fate. After ``released`` is set nothing hangs any more."""
+        """Count one operation and draw its fate."""
         with self._lock:
             fault = self.plan.fault(reads=self.num_reads, writes=self.num_writes, is_write=is_write)
             self.num_reads += not is_write
@@ -142,7 +142,7 @@ class FaultyTier(TierWrapper):
 
 
 class FaultyQueue(IOQueue):
-    """A queue in front of another one, ``inner``: withholds requests, spoils what they read, reports what did not happen."""
+    """A queue in front of ``inner``: withholds requests, spoils what they read, reports errors that did not happen."""
 
     def __init__(self, inner: IOQueue, faults: FaultInjector) -> None:
         super().__init__(inner.depth)
@@ -181,7 +181,7 @@ class FaultyQueue(IOQueue):
             self._failed = []
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if self._inner.in_flight:
-                done += [self._spoil(done) for done in self._inner.reap(int(len(done) < minimum), left)]
+                done += map(self._spoil, self._inner.reap(int(len(done) < minimum), left))
             elif self._held and len(done) < minimum:
                 self._wait_for_held(left)
             if len(done) >= minimum or left == 0.0:

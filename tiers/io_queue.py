@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -112,13 +113,7 @@ class LinuxAIOQueue(IOQueue):
     @classmethod
     def is_supported(cls) -> bool:
         """Whether this kernel offers native asynchronous I/O (containers and emulated kernels may not)."""
-        if sys.platform != "linux" or sys.byteorder != "little" or platform.machine() not in _SYSCALLS:
-            return False
-        try:
-            cls(1).close()
-        except OSError:
-            return False
-        return True
+        return _has_native_aio()
 
     def submit(self, requests: Sequence[IORequest]) -> None:
         assert len(requests) <= len(self._free), "more requests than the queue is deep"
@@ -164,7 +159,7 @@ class LinuxAIOQueue(IOQueue):
     def close(self) -> None:
         if self._context.value == 0:
             return
-        while self._pending:
+        while self.in_flight:
             self.reap()
         self._syscall(self._numbers["destroy"], self._context)
         self._context = ctypes.c_ulong(0)
@@ -206,6 +201,18 @@ class LinuxAIOQueue(IOQueue):
             code = ctypes.get_errno()
             if code != errno.EINTR:
                 raise OSError(code, f"io_getevents: {os.strerror(code)}")
+
+
+@cache
+def _has_native_aio() -> bool:
+    # Asked once: taking a context down again costs tens of milliseconds.
+    if sys.platform != "linux" or sys.byteorder != "little" or platform.machine() not in _SYSCALLS:
+        return False
+    try:
+        LinuxAIOQueue(1).close()
+    except OSError:
+        return False
+    return True
 
 
 class ThreadQueue(IOQueue):

@@ -11,6 +11,7 @@ Not thread-safe: one thread, that of the model, calls it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from tiers.block import BlockKey
 from tiers.errors import WorldError
@@ -23,7 +24,7 @@ from tiers.tier import Tier
 class TieredMemoryManager:
     """See the module. ``levels`` from fast to slow; ``backing`` is a read-only tier with a fixed slot per key."""
 
-    def __init__(self, mover: Mover, levels: Sequence[Level], backing: Tier | None = None) -> None:
+    def __init__(self, mover: Mover[Any], levels: Sequence[Level], backing: Tier | None = None) -> None:
         self.mover = mover
         self.levels = levels
         self.backing = backing

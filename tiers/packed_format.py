@@ -164,9 +164,7 @@ def _parse_array(name: str, node: Mapping[str, Any]) -> PackedArray:
 
 
 def _parse_group(node: Mapping[str, Any]) -> WeightGroup:
-    tensors = tuple(
-        TensorSpec(str(t["name"]), str(t["dtype"]), tuple(int(n) for n in t["shape"]), int(t["offset"])) for t in node["tensors"]
-    )
+    tensors = tuple(_parse_tensor(tensor) for tensor in node["tensors"])
     group = WeightGroup(
         WeightGroupKey(str(node["key"])), node["kind"], tensors, int(node["nbytes"]), int(node["first_row"])
     )
@@ -178,3 +176,8 @@ def _parse_group(node: Mapping[str, Any]) -> WeightGroup:
         if spec.offset < 0 or min(spec.shape, default=1) < 0 or spec.offset + spec.nbytes > group.nbytes:
             raise ValueError(f"tensor {spec.name} lies outside its group")
     return group
+
+
+def _parse_tensor(node: Mapping[str, Any]) -> TensorSpec:
+    shape = tuple(int(n) for n in node["shape"])
+    return TensorSpec(str(node["name"]), str(node["dtype"]), shape, int(node["offset"]))

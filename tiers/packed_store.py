@@ -85,9 +85,7 @@ class PackedStore(WeightTier):
             raise TierError(f"{group.key}: {block.nbytes} of {group.nbytes} bytes cannot be checked", tier=self.name)
         found, expected = crc32c(block[: group.nbytes]), int(self._checksums[slot])
         if found != expected:
-            raise CorruptBlockError(
-                self.name, block=f"{group.key.name} of {self.path}", expected=expected, found=found
-            )
+            raise CorruptBlockError(self.name, block=f"{group.key.name} of {self.path}", expected=expected, found=found)
 
 
 def _read_root(path: Path) -> str:

@@ -7,6 +7,7 @@ has been given up, since the drive did not answer, may still write: its target s
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from tiers.block import BlockKey
 from tiers.chunks import Move
@@ -38,7 +39,7 @@ class LastCopies(Collection[BlockKey]):
 class Placement:
     """Entries, pins and moves of all blocks. ``backing`` is a read-only tier below the last level."""
 
-    mover: Mover
+    mover: Mover[Any]
     levels: Sequence[Level]
     backing: Tier | None
     stats: ManagerStats
@@ -120,7 +121,7 @@ class Placement:
             self._settle_departure(key, entry)
 
     def allocate(self, index: int, n: int, prefer: int | None = None) -> list[int]:
-        """Take ``n`` slots of a level, for which others may have to leave. Raises TierFullError, or what stopped them."""
+        """Take ``n`` slots of a level; others may have to leave. Raises TierFullError, or what stopped those."""
         pool = self.levels[index].pool
         self._reclaim()
         if n > pool.num_free:
@@ -128,7 +129,7 @@ class Placement:
         return pool.allocate(n, prefer)
 
     def copy_down(self, index: int, keys: Sequence[BlockKey]) -> None:
-        """Start copying blocks to a level below. Raises TierFullError, or what stopped one that had to make room."""
+        """Start copying blocks to a level below. Raises TierFullError, or what stopped those that had to leave."""
         if not keys:
             return
         below, slots = self._allocate_below(index, len(keys))

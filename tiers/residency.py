@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tiers.block import BlockKey
 from tiers.chunks import Move
@@ -24,12 +24,15 @@ class PendingTransfer(Protocol):
     error: WorldError | None
 
 
-class Mover(Protocol):
+T = TypeVar("T", bound=PendingTransfer)
+
+
+class Mover(Protocol[T]):
     """Moves bytes, in real or in simulated time. TransferEngine is the real one."""
 
-    def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> PendingTransfer: ...
+    def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> T: ...
 
-    def wait(self, transfer: PendingTransfer) -> None: ...
+    def wait(self, transfer: T) -> None: ...
 
 
 class LookupResult(Enum):
@@ -95,9 +98,10 @@ class Entry:
 
     def highest_copy(self) -> int:
         """The level from which it is best fetched to level 0."""
-        landing = self.departure[1] if self.departure else None
         for index, slot in enumerate(self.slots):
-            if index and slot is not None and index != landing:
+            if index and slot is not None:
+                # A copy on its way down has its source above it until it has arrived.
+                assert self.is_readable(index), "the only copy below has not arrived"
                 return index
         raise AssertionError("a block without any copy")
 

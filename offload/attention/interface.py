@@ -40,7 +40,9 @@ def blockwise_attention(
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The attention interface of transformers: query [batch, heads, queries, dim] -> [batch, queries, heads, value_dim].
+    """The attention interface of transformers.
+
+    query [batch, heads, queries, dim] -> [batch, queries, heads, value_dim].
 
     ``key`` and ``value`` hold the new tokens; older ones are found through the mark that TieredLayer.update left on
     ``key``. ``attention_mask`` is [batch, tokens], true where a token is real, or None.

@@ -1,8 +1,8 @@
 """Attention over a part of the keys, and how parts are put together.
 
 A part returns its output and the logsumexp of its scores; that is all it takes to merge it with other parts exactly
-(online softmax: Milakov and Gimelshein, 2018; the merge of FlashDecoding, Dao et al., 2023). It is also what a drive that
-computes attention will return.
+(online softmax: Milakov and Gimelshein, 2018; the merge of FlashDecoding, Dao et al., 2023). It is also what a drive
+that computes attention will return.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def attend_masked(query: Tensor, keys: Tensor, values: Tensor, scale: float, mas
 
 
 def merge(parts: list[PartialAttention]) -> PartialAttention:
-    """The attention over the union of the parts' keys, which must be disjoint. Rows that saw no key at all stay zero."""
+    """The attention over the union of the parts' keys, which must be disjoint. Rows that saw no key stay zero."""
     if len(parts) == 1:
         return parts[0]
     scores = torch.stack([part.logsumexp for part in parts])
@@ -90,7 +90,7 @@ def _attend(
     if mask is not None:
         bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
         bias = bias.expand(*query.shape[:2], -1, -1)
-    output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001 - the one that tells logsumexp
         query, keys, values, 0.0, is_causal, attn_mask=bias, scale=scale
     )
     if mask is not None:

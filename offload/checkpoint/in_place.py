@@ -86,9 +86,7 @@ def _slices(kind: GroupKind, whole: _Piece, max_nbytes: int) -> Iterator[tuple[W
         index += 1
 
 
-def _group(
-    key: str, kind: GroupKind, pieces: list[_Piece], first_row: int = 0
-) -> tuple[WeightGroup, list[_Run]]:
+def _group(key: str, kind: GroupKind, pieces: list[_Piece], first_row: int = 0) -> tuple[WeightGroup, list[_Run]]:
     runs = _merge(pieces)
     specs = []
     position = 0

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offload.commands import options
-from offload.commands.output import Data, answering, progress_bar
-from offload.zoo import resolve_model
+from offload.commands.output import Data, answering, progress_bar, say
+from offload.runnable import runnable_model
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -46,7 +46,7 @@ def kv(
     """Generation with a KV cache that does not fit."""
     directory = options.drive_directory(nvme_dir)
     with answering(as_json) as answer:
-        path = resolve_model(model)
+        path = runnable_model(model, notice=say)
         from offload.bench.kv import bench_kv
 
         with progress_bar("bench kv") as progress:
@@ -55,6 +55,6 @@ def kv(
 
 
 def _tables(data: Data) -> "Sequence[RenderableType]":
-    from offload.render import rows_tables
+    from offload.render import bench_tables
 
-    return rows_tables(data["rows"])
+    return bench_tables(data)

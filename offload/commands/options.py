@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from offload.config import load_config
+from offload.sizes import parse_count
+from tiers.errors import InvalidOptionError
 
 Model = Annotated[
     str,
@@ -21,6 +23,14 @@ Csd = Annotated[str | None, typer.Option(help="Computational drives to use.", me
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.", metavar="DTYPE")]
 Batch = Annotated[str | None, typer.Option(help="Sequences side by side.", metavar="N")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML or YAML file with these settings.")]
+
+
+def read_count(option: str, text: str) -> int:
+    """The count from 1 up that was given for an option; InvalidOptionError names it."""
+    try:
+        return parse_count(text, least=1)
+    except InvalidOptionError as error:
+        raise InvalidOptionError(f"{option}: {error}") from None
 
 
 def drive_directory(given: str | None) -> Path:

@@ -69,6 +69,12 @@ def answering(as_json: bool) -> Iterator[Answer]:
         os.close(kept)
 
 
+def say(message: str) -> None:
+    """One line for people, on stderr."""
+    sys.stderr.write(f"offload: {message}\n")
+    sys.stderr.flush()
+
+
 @contextmanager
 def progress_bar(what: str, *, in_bytes: bool = False) -> Iterator[ProgressCallback]:
     """A callback that draws a bar with the time left on stderr, if that is a terminal and the work takes a while."""
@@ -96,7 +102,7 @@ def _make_bar(what: str, *, in_bytes: bool) -> "Progress":
 
     amount = DownloadColumn(binary_units=True) if in_bytes else TaskProgressColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
     bar.add_task(what, total=None)
     return bar
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offload.commands import options
-from offload.commands.output import Data, answering
+from offload.commands.output import Data, answering, say
 from offload.config import load_config
-from offload.zoo import resolve_model
+from offload.runnable import runnable_model
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def plan(
     model: options.Model,
     *,
-    prompt_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Length of the prompt to plan for.")] = 1024,
-    max_new_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens to generate.")] = 128,
+    prompt_tokens: Annotated[str, typer.Option(metavar="N", help="Length of the prompt to plan for.")] = "1024",
+    max_new_tokens: Annotated[str, typer.Option(metavar="N", help="Tokens to generate.")] = "128",
     device: options.Device = None,
     device_memory: options.DeviceMemory = None,
     host_memory: options.HostMemory = None,
@@ -42,12 +42,14 @@ def plan(
         "batch": batch,
     }
     settings = load_config(explicit, file=config, as_options=True)
+    prompt_length = options.read_count("--prompt-tokens", prompt_tokens)
+    new_tokens = options.read_count("--max-new-tokens", max_new_tokens)
     with answering(as_json) as answer:
-        path = resolve_model(model)
+        path = runnable_model(model, notice=say)
         from offload.plan import Workload
         from offload.session import plan_model
 
-        workload = Workload(batch=settings.batch, prompt_tokens=prompt_tokens, new_tokens=max_new_tokens)
+        workload = Workload(batch=settings.batch, prompt_tokens=prompt_length, new_tokens=new_tokens)
         result = plan_model(settings, path, workload)
         data = {
             "placement": result.placement(),

@@ -1,5 +1,89 @@
-"""placeholder"""
+"""``offload run``: generates from a prompt within a budget."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from offload.commands import options
+from offload.commands.output import Data, answering, say
+from offload.commands.prompt import read_prompt
+from offload.commands.view import make_view
+from offload.config import load_config
+from offload.runnable import runnable_model
+from tiers.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
-def run() -> None:
-    """x"""
+def run(
+    model: options.Model,
+    *,
+    prompt: Annotated[str | None, typer.Option(help="Text to continue.", metavar="TEXT")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="File with that text; - is stdin.", metavar="FILE")] = None,
+    prompt_tokens: Annotated[str | None, typer.Option(help="Use its first N tokens only.", metavar="N")] = None,
+    max_new_tokens: Annotated[str, typer.Option(help="Tokens to generate.", metavar="N")] = "128",
+    trace_out: Annotated[Path | None, typer.Option(help="Write a timeline of the run here.", metavar="FILE")] = None,
+    device: options.Device = None,
+    device_memory: options.DeviceMemory = None,
+    host_memory: options.HostMemory = None,
+    nvme_dir: options.NvmeDir = None,
+    nvme_memory: options.NvmeMemory = None,
+    csd: options.Csd = None,
+    dtype: options.Dtype = None,
+    batch: options.Batch = None,
+    config: options.ConfigFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Generates text; shows what is in which tier, then what it cost."""
+    explicit = {
+        "device": device,
+        "device_memory": device_memory,
+        "host_memory": host_memory,
+        "nvme_dir": nvme_dir,
+        "nvme_memory": nvme_memory,
+        "csd": csd,
+        "dtype": dtype,
+        "batch": batch,
+    }
+    settings = load_config(explicit, file=config, as_options=True)
+    text = read_prompt(prompt, prompt_file)
+    limit = None if prompt_tokens is None else options.read_count("--prompt-tokens", prompt_tokens)
+    new_tokens = options.read_count("--max-new-tokens", max_new_tokens)
+    _check_trace_out(trace_out)
+    with answering(as_json) as answer:
+        path = runnable_model(model, notice=say)
+        from offload.session import run as run_model
+
+        with make_view(as_json) as view:
+            result = run_model(
+                settings,
+                path,
+                prompt=text,
+                prompt_tokens=limit,
+                max_new_tokens=new_tokens,
+                on_text=None if as_json else view.on_text,
+                on_status=view.on_status,
+                on_plan=view.on_plan,
+                progress=view.on_load,
+                trace_out=trace_out,
+            )
+        answer.show(result.as_json(), _tables)
+
+
+def _check_trace_out(path: Path | None) -> None:
+    """Before the work, so that nobody waits for a trace that cannot be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InvalidOptionError(f"--trace-out: {path} is a directory; name a file")
+    if not path.parent.is_dir():
+        raise InvalidOptionError(f"--trace-out: {path.parent} does not exist; name a file in a directory that does")
+
+
+def _tables(data: Data) -> "Sequence[RenderableType]":
+    from offload.render import run_tables
+
+    return run_tables(data)

@@ -115,10 +115,14 @@ class KVStore:
     ) -> None:
         manager = self.manager
         is_here = [manager.lookup(key) is LookupResult.HIT for key in keys]
-        waves = [range(len(keys))] if all(is_here) else [
-            [i for i, here in enumerate(is_here) if here],
-            [i for i, here in enumerate(is_here) if not here],
-        ]
+        waves = (
+            [range(len(keys))]
+            if all(is_here)
+            else [
+                [i for i, here in enumerate(is_here) if here],
+                [i for i, here in enumerate(is_here) if not here],
+            ]
+        )
         held = set(range(len(keys)))
         try:
             for wave in waves:

@@ -1,9 +1,9 @@
 """Memory for the weights that stay: every group at its exact size, none of it ever moved."""
 
-import mmap
 from collections.abc import Sequence
 
 from tiers.errors import TierError
+from tiers.memory_tier import map_memory
 from tiers.tier import Tier, align_up
 
 
@@ -17,7 +17,7 @@ class ResidentArena(Tier):
         self._starts = [0]
         for nbytes in sizes:
             self._starts.append(self._starts[-1] + align_up(nbytes))
-        self.buffer = memoryview(mmap.mmap(-1, max(1, self._starts[-1]), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        self.buffer = memoryview(map_memory(name, self._starts[-1]))
 
     @property
     def nbytes(self) -> int:

@@ -1,8 +1,8 @@
 """Parameters of a model as views of memory that we manage."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +78,8 @@ class ParameterMap:
 
 def module_of(model: nn.Module, group: WeightGroup, prefix: str) -> nn.Module:
     """The module that a layer group belongs to: the innermost one that has all of its tensors."""
-    names: Sequence[str] = [spec.name for spec in group.tensors]
-    path = commonprefix([name.rpartition(".")[0] + "." for name in names]).rpartition(".")[0]
+    parts = [spec.name.split(".")[:-1] for spec in group.tensors]
+    path = ".".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, zip(*parts, strict=False)))
     for candidate in (path, f"{prefix}.{path}"):
         try:
             return model.get_submodule(candidate)

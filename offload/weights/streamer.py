@@ -1,4 +1,4 @@
-"""Weight groups that do not stay: brought to a staging slot before their module runs, one after the other, in a cycle."""
+"""Weight groups that do not stay: brought to a staging slot before their module runs, in a cycle."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +21,8 @@ from tiers.weight_tier import WeightGroup, WeightTier
 class WeightStreamer:
     """Staging slots, the manager over them, and the prefetch of the groups that follow.
 
-    ``schedule`` lists the streamed groups in the order of their use in a forward pass. ``acquire`` and ``release`` frame
-    each use. Reading ahead goes on over the end of a pass: the first groups of the next token follow the last.
+    ``schedule`` lists the streamed groups in the order of their use in a forward pass. ``acquire`` and ``release``
+    frame each use. Reading ahead goes on over the end of a pass: the first groups of the next token follow the last.
     """
 
     def __init__(

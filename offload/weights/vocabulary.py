@@ -1,9 +1,8 @@
 """The two ends of a language model, by slices of vocabulary rows: some on the device, the others on the drive.
 
-They are a large part of a small model, and every token needs one whole of them at the output but only a row at the input.
+They are a large part of a small model: every token needs all rows at the output, but only one at the input.
 """
 
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,12 +12,10 @@ from torch.nn import functional
 
 from offload.dtypes import torch_dtype
 from offload.weights.binding import tensor_view
+from offload.weights.rows import RowReader
 from offload.weights.streamer import WeightStreamer
-from tiers.errors import ModelError, TransferError
-from tiers.io_queue import IORequest
+from tiers.errors import ModelError
 from tiers.weight_tier import WeightGroup, WeightTier
-
-_ROWS_IN_FLIGHT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +77,10 @@ class TieredEmbedding(nn.Module):
 
     def __init__(self, source: WeightTier, slices: Sequence[VocabularySlice], scale: Tensor | None = None) -> None:
         super().__init__()
-        self._source = source
         self._slices = sorted(slices, key=lambda piece: piece.start)
         spec = slices[0].group.tensors[0]
-        self._name, self._dtype, self._row_nbytes = spec.name, torch_dtype(spec.dtype), spec.row_nbytes
+        self._reader = RowReader(source, spec)
+        self._dtype = torch_dtype(spec.dtype)
         self.num_embeddings = self._slices[-1].stop
         self.embedding_dim = spec.shape[1]
         self._scale = scale
@@ -101,35 +98,13 @@ class TieredEmbedding(nn.Module):
             if piece.rows is not None:
                 torch.index_select(piece.rows, 0, unique[first:last] - piece.start, out=rows[first:last])
             else:
-                self._read_rows(unique[first:last].tolist(), rows[first:last])
+                self._reader.read(unique[first:last].tolist(), rows[first:last])
         embedded = functional.embedding(inverse, rows)
         return embedded if self._scale is None else embedded * self._scale.to(embedded.dtype)
 
-    def _read_rows(self, row_ids: list[int], rows: Tensor) -> None:
-        located = [self._source.row_extent(self._name, row) for row in row_ids]
-        room = max(extent.nbytes for extent, _ in located)
-        scratch = memoryview(mmap.mmap(-1, room * _ROWS_IN_FLIGHT))
-        queue = self._source.open_queue(_ROWS_IN_FLIGHT)
-        target = rows.view(torch.uint8) if rows.dtype != torch.uint8 else rows
-        try:
-            for start in range(0, len(located), _ROWS_IN_FLIGHT):
-                batch = located[start : start + _ROWS_IN_FLIGHT]
-                queue.submit(
-                    [
-                        IORequest(i, extent.fd, extent.offset, (scratch[i * room : i * room + extent.nbytes],), False)
-                        for i, (extent, _) in enumerate(batch)
-                    ]
-                )
-                for completion in queue.reap(len(batch)):
-                    extent, inside = batch[completion.tag]
-                    if completion.error or completion.nbytes < extent.required:
-                        reason = completion.error or f"{completion.nbytes} of {extent.required} bytes"
-                        raise TransferError(f"{self._source.path}: embedding row: {reason}", tier=self._source.name)
-                    begin = completion.tag * room + inside
-                    row = torch.frombuffer(scratch, dtype=torch.uint8, count=self._row_nbytes, offset=begin)
-                    target[start + completion.tag] = row
-        finally:
-            queue.close()
+    def close(self) -> None:
+        """Give the queue for single rows back."""
+        self._reader.close()
 
 
 def embedding_scale(module: nn.Module) -> Tensor | None:

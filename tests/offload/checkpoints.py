@@ -3,6 +3,7 @@
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,19 +19,20 @@ def save_llama(
     path: Path, *, tied: bool = False, dtype: torch.dtype = torch.float32, max_shard_size: str = "5GB", **changes: int
 ) -> Path:
     """A seeded random Llama of three layers and an odd vocabulary, saved as transformers saves it."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": 300,
         "hidden_size": 64,
         "intermediate_size": 112,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        **changes,
     }
-    config = LlamaConfig(**{**sizes, **changes}, max_position_embeddings=128, tie_word_embeddings=tied)
+    config = LlamaConfig(**sizes, max_position_embeddings=128, tie_word_embeddings=tied)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        model = LlamaForCausalLM(config).to(dtype)
-    model.save_pretrained(path, max_shard_size=max_shard_size)
+        model: Any = LlamaForCausalLM(config)
+    model.to(dtype).save_pretrained(path, max_shard_size=max_shard_size)
     return path
 
 

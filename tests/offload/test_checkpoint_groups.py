@@ -59,7 +59,7 @@ def test_two_matrices_are_never_tied() -> None:
 
 
 def test_missing_head() -> None:
-    with pytest.raises(ModelError, match="no output projection .* does not tie"):
+    with pytest.raises(ModelError, match=r"no output projection .* does not tie"):
         grouping_of({"tie_word_embeddings": False}, "model.embed_tokens.weight", *LAYERS)
 
 

@@ -165,7 +165,7 @@ def test_missing_index(copy: Path) -> None:
     ],
 )
 def test_damaged_index(copy: Path, content: str, message: str) -> None:
-    sorted(copy.glob("*.safetensors"))[0].rename(copy / "first.safetensors")
+    min(copy.glob("*.safetensors")).rename(copy / "first.safetensors")
     (copy / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ModelError, match=message):
         SafetensorsDir(copy)
@@ -183,14 +183,14 @@ def test_only_pickles(copy: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
 def test_truncated_file(copy: Path, keep: int) -> None:
-    file = next(iter(sorted(copy.glob("*.safetensors"))))
+    file = min(copy.glob("*.safetensors"))
     os.truncate(file, keep if keep >= 0 else file.stat().st_size - 1)
     with pytest.raises(ModelError, match=rf"{file.name}: .*download it again"):
         SafetensorsDir(copy)
 
 
 def test_lfs_pointer(copy: Path) -> None:
-    file = next(iter(sorted(copy.glob("*.safetensors"))))
+    file = min(copy.glob("*.safetensors"))
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 4096\n")
     with pytest.raises(ModelError, match="git lfs pull"):
         SafetensorsDir(copy)
@@ -217,6 +217,6 @@ def test_damaged_header(single: Path, tmp_path: Path, header: bytes) -> None:
 def test_fingerprint_follows_the_files(copy: Path) -> None:
     before = SafetensorsDir(copy).fingerprint
     assert SafetensorsDir(copy).fingerprint == before
-    file = next(iter(sorted(copy.glob("*.safetensors"))))
+    file = min(copy.glob("*.safetensors"))
     os.utime(file, ns=(0, 0))
     assert SafetensorsDir(copy).fingerprint != before

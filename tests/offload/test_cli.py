@@ -1,12 +1,18 @@
 """The command line as a real process: what it prints where, its exit status, and how little it loads."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+RUN_KEYS = {
+    *("token_ids", "text", "prefill_s", "decode_tokens_per_s", "tiers", "links"),
+    *("hit_ratio", "stall_s", "roofline_s", "efficiency", "peak_rss_bytes"),
+}
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("OFFLOAD_")}
 
 
@@ -15,7 +21,7 @@ def offload(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedP
     return subprocess.run(
         [sys.executable, "-m", "offload.cli", *arguments],
         cwd=cwd,
-        env=ENVIRONMENT | environ,
+        env=ENVIRONMENT | {"XDG_CACHE_HOME": str(cwd / ".cache")} | environ,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -43,9 +49,9 @@ BAD_INPUTS = [
     (["run", "m", "--prompt-file", "."], "Is a directory"),
     (["run", "m", "--prompt-file", "binary"], "binary: not a text file in UTF-8"),
     (["run", "missing", "--prompt", "x"], "missing: no such file or directory"),
-    (["run", "m", "--prompt", "x", "--max-new-tokens", "0"], "--max-new-tokens"),
-    (["run", "m", "--prompt", "x", "--max-new-tokens", "many"], "'many'"),
-    (["run", "m", "--prompt", "x", "--prompt-tokens", "-1"], "--prompt-tokens"),
+    (["run", "m", "--prompt", "x", "--max-new-tokens", "0"], "--max-new-tokens: '0' is not a count; write"),
+    (["run", "m", "--prompt", "x", "--max-new-tokens", "many"], "--max-new-tokens: 'many'"),
+    (["run", "m", "--prompt", "x", "--prompt-tokens", "-1"], "--prompt-tokens: '-1'"),
     (["run", "m", "--prompt", "x", "--device", "gpu"], "--device: 'gpu' is not a device; write cpu, cuda or cuda:0"),
     (["run", "m", "--prompt", "x", "--device-memory", "8G"], "--device-memory: '8G' is not a size; write 8GiB"),
     (["run", "m", "--prompt", "x", "--device-memory", "-1GiB"], "--device-memory: '-1GiB' is not a size; write 1GiB"),
@@ -55,7 +61,7 @@ BAD_INPUTS = [
     (["run", "m", "--prompt", "x", "--config", "missing.toml"], "missing.toml: No such file"),
     (["run", "m", "--prompt", "x", "--config", "typo.toml"], "typo.toml: no setting 'device_memroy'"),
     (["run", "m", "--prompt", "x", "--device-memry", "8GiB"], "--device-memry"),
-    (["plan", "m", "--batch", "0"], "--batch: 0 sequences"),
+    (["plan", "m", "--batch", "0"], "--batch: '0' is not a count; write a whole number from 1 up"),
     (["plan", "missing"], "missing: no such file or directory"),
     (["pack", "missing", "out"], "missing: no such file or directory"),
     (["pack", "m"], "OUT"),
@@ -136,3 +142,65 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     program = f"import sys, offload; print(sorted(set({HEAVY!r}) & set(sys.modules)), offload.__version__)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout.startswith("[] 0.")
+
+
+def test_run_prints_one_json_object_and_nothing_else(tiny_llama: Path, tmp_path: Path) -> None:
+    arguments = ["run", str(tiny_llama), "--prompt", "Storage is memory", "--max-new-tokens", "6", "--json"]
+    ran = offload(*arguments, "--device-memory", "64MiB", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    answer = json.loads(ran.stdout)
+    assert ran.stdout.count("\n") == 1
+    assert answer.keys() >= RUN_KEYS
+    assert len(answer["token_ids"]) == 6
+    assert all({"capacity_bytes", "peak_bytes"} <= tier.keys() for tier in answer["tiers"].values())
+    assert all({"bytes", "busy_s"} <= link.keys() for link in answer["links"].values())
+
+
+def test_run_for_people_prints_the_answer_then_the_figures(tiny_llama: Path, tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("Storage is memory. " * 40, encoding="utf-8")
+    arguments = ["run", str(tiny_llama), "--prompt-file", str(prompt), "--prompt-tokens", "9", "--max-new-tokens", "6"]
+    shown = offload(*arguments, cwd=tmp_path)
+    answer = json.loads(offload(*arguments, "--json", cwd=tmp_path).stdout)
+    assert shown.returncode == 0, shown.stderr
+    assert answer["prompt_tokens"] == 9
+    assert shown.stdout.startswith(answer["text"])
+    for word in ("tokens/s", "device", "roofline", "efficiency", "peak memory"):
+        assert word in shown.stdout
+    assert shown.stderr.startswith("plan: ")
+
+
+def test_plan_says_the_same_in_both_forms(tiny_llama: Path, tmp_path: Path) -> None:
+    arguments = ["plan", str(tiny_llama), "--prompt-tokens", "100", "--max-new-tokens", "10"]
+    answer = json.loads(offload(*arguments, "--json", cwd=tmp_path).stdout)
+    assert {"placement", "predicted_tokens_per_s", "bottleneck"} <= answer.keys()
+    shown = offload(*arguments, cwd=tmp_path).stdout
+    assert f"{answer['predicted_tokens_per_s']:.2f} tokens/s" in shown
+    assert f"bound by {answer['bottleneck']}" in shown
+
+
+def test_pack_answers_with_what_it_wrote(tiny_llama: Path, tmp_path: Path) -> None:
+    answer = json.loads(offload("pack", str(tiny_llama), "packed", "--json", cwd=tmp_path).stdout)
+    assert answer["blocks"] > 0
+    assert answer["bytes"] >= (tiny_llama / "model.safetensors").stat().st_size // 2
+    assert answer["seconds"] >= 0
+    assert (tmp_path / "packed").is_dir()
+
+
+def test_an_interrupt_cleans_up_and_is_status_130(tiny_llama: Path, tmp_path: Path) -> None:
+    drive = tmp_path / "drive"
+    budgets = ["--device-memory", "64MiB", "--nvme-dir", str(drive)]
+    arguments = ["run", str(tiny_llama), "--prompt", "x", "--max-new-tokens", "8000", *budgets]
+    command = [sys.executable, "-m", "offload.cli", *arguments]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as ran:
+        assert ran.stdout is not None
+        ran.stdout.read(1)
+        ran.send_signal(signal.SIGINT)
+        _, said = ran.communicate(timeout=120)
+    assert ran.returncode == 130
+    assert said.decode().splitlines()[-1] == "offload: interrupted"
+    assert b"Traceback" not in said
+    assert not drive.exists() or list(drive.iterdir()) == []

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from offload.checkpoint.source import open_source
 from offload.pack import pack
-from tests.offload.checkpoints import TORCH_DTYPES, assert_same_tensors, save_llama, stored_tensors, tensors_of
+from tests.offload.checkpoints import assert_same_tensors, save_llama, stored_tensors, tensors_of
 from tiers.errors import InvalidOptionError, ModelError
 from tiers.packed_store import PackedStore
 
@@ -84,7 +84,7 @@ def test_another_type_or_changed_files_are_refused(model: Path, tmp_path: Path) 
     pack(copy, tmp_path / "out")
     with pytest.raises(ModelError, match="another type; remove it"):
         pack(copy, tmp_path / "out", dtype="float16")
-    os.utime(sorted(copy.glob("*.safetensors"))[0], ns=(0, 0))
+    os.utime(min(copy.glob("*.safetensors")), ns=(0, 0))
     with pytest.raises(ModelError, match="from other files"):
         pack(copy, tmp_path / "out")
 
@@ -156,7 +156,7 @@ pack(Path(sys.argv[1]), Path(sys.argv[2]), progress=kill)
 """
 
 
-@pytest.mark.parametrize("change", [None, lambda model: os.utime(sorted(model.glob("*.safetensors"))[0], ns=(0, 0))])
+@pytest.mark.parametrize("change", [None, lambda model: os.utime(min(model.glob("*.safetensors")), ns=(0, 0))])
 def test_after_a_kill(model: Path, tmp_path: Path, change: Callable[[Path], None] | None) -> None:
     """The next run continues, or starts afresh where the source is no longer the same."""
     copy = Path(shutil.copytree(model, tmp_path / "copy"))

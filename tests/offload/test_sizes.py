@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload.sizes import format_size, parse_size
+from offload.sizes import format_size, parse_count, parse_size
 from tiers.errors import InvalidOptionError, UsageError
 
 
@@ -85,3 +85,14 @@ def test_any_text_is_a_size_or_an_error_of_ours(text: str) -> None:
         nbytes, said = 0, str(error)
     assert nbytes >= 0
     assert repr(text) in said
+
+
+def test_counts() -> None:
+    assert parse_count("0") == 0
+    assert parse_count("12", least=1) == 12
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "1e3", "", " 1", "many", "9" * 5000, "\u00b2"])
+def test_refuses_what_is_no_count(text: str) -> None:
+    with pytest.raises(InvalidOptionError, match="write a whole number from 1 up"):
+        parse_count(text, least=1)

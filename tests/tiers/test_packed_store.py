@@ -1,12 +1,9 @@
 import json
 import mmap
 import os
-import resource
 import stat
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -14,60 +11,13 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from tiers.block import WeightGroupKey
-from tiers.errors import CorruptBlockError, DiskFullError, ModelError, TierBusyError, TierError, TransferError
+from tests.tiers.packed import Contents, assert_holds, make_groups, random_contents, write_store
+from tiers.errors import CorruptBlockError, ModelError, TierError
 from tiers.packed_format import arrays_of, parse_root, store_metadata
-from tiers.packed_store import PackedStore, PackedWriter, is_packed_store
-from tiers.packed_writer import Pieces
-from tiers.tier import ALIGNMENT, SupportsChecksum, SupportsDirectIO, align_up
-from tiers.weight_tier import TensorSpec, WeightGroup
-
-Contents = dict[str, NDArray[np.uint8]]
-
-
-def make_groups(num_layers: int = 2) -> list[WeightGroup]:
-    """Layers of 12 KiB, a head in two full slices and a short one, a rest."""
-    layers = [
-        WeightGroup(
-            WeightGroupKey(f"layers.{i}"),
-            "layer",
-            (TensorSpec(f"{i}.a", "F32", (30, 70), 0), TensorSpec(f"{i}.b", "BF16", (25,), 8448)),
-            3 * ALIGNMENT,
-        )
-        for i in range(num_layers)
-    ]
-    head = [
-        WeightGroup(WeightGroupKey(f"head.{j}"), "head", (spec,), align_up(spec.nbytes), first)
-        for j, (first, rows) in enumerate([(0, 40), (40, 40), (80, 7)])
-        if (spec := TensorSpec("head", "F16", (rows, 150), 0))
-    ]
-    rest = WeightGroup(WeightGroupKey("rest"), "rest", (TensorSpec("norm", "F32", (64,), 0),), ALIGNMENT)
-    return [*layers, *head, rest]
-
-
-def random_contents(groups: list[WeightGroup]) -> Contents:
-    generator = np.random.default_rng(3)
-    return {g.key.name: generator.integers(0, 256, g.nbytes, np.uint8) for g in groups}
-
-
-def reader_of(contents: Contents, calls: list[str] | None = None) -> Callable[[WeightGroup, TensorSpec], Pieces]:
-    """Serves each tensor from the bytes of its group, in two pieces."""
-
-    def read(group: WeightGroup, spec: TensorSpec) -> Pieces:
-        if calls is not None:
-            calls.append(f"{group.key.name}/{spec.name}")
-        data = contents[group.key.name][spec.offset : spec.offset + spec.nbytes]
-        yield data[:7]
-        yield data[7:]
-
-    return read
-
-
-def write_store(out: Path, groups: list[WeightGroup], contents: Contents, source: str = "s") -> None:
-    with PackedWriter(out, groups, source=source) as writer:
-        writer.write(reader_of(contents))
+from tiers.packed_store import PackedStore, is_packed_store
+from tiers.tier import ALIGNMENT, SupportsChecksum, SupportsDirectIO
+from tiers.weight_tier import WeightGroup
 
 
 @pytest.fixture
@@ -84,15 +34,6 @@ def contents(groups: list[WeightGroup]) -> Contents:
 def out(tmp_path: Path, groups: list[WeightGroup], contents: Contents) -> Path:
     write_store(tmp_path / "store", groups, contents)
     return tmp_path / "store"
-
-
-def assert_holds(store: PackedStore, contents: Contents) -> None:
-    for slot, group in enumerate(store.groups):
-        block = memoryview(mmap.mmap(-1, store.block_nbytes))
-        store.read(slot, block)
-        for spec in group.tensors:
-            part = slice(spec.offset, spec.offset + spec.nbytes)
-            assert bytes(block[part]) == contents[group.key.name][part].tobytes()
 
 
 def test_round_trip(out: Path, groups: list[WeightGroup], contents: Contents) -> None:
@@ -226,16 +167,20 @@ def test_another_format_version(out: Path) -> None:
         PackedStore(out)
 
 
+def count_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_descriptors_are_given_back(out: Path) -> None:
     """Also by an open that fails half way."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = count_descriptors()
     store = PackedStore(out)
-    assert len(os.listdir("/proc/self/fd")) > before
+    assert count_descriptors() > before
     store.close()
     os.truncate(out / "rest" / "c" / "0" / "0", 5)
     with pytest.raises(ModelError):
         PackedStore(out)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert count_descriptors() == before
 
 
 JSON = st.recursive(
@@ -250,7 +195,8 @@ JSON = st.recursive(
 def test_damaged_metadata_is_never_believed(data: st.DataObject) -> None:
     """Whatever stands in place of any value: a ValueError, or groups that lie within their blocks."""
     root = store_metadata(arrays_of(make_groups()), "s")[""]
-    node, key = root, data.draw(st.sampled_from(sorted(root)))
+    node: Any = root
+    key: Any = data.draw(st.sampled_from(sorted(root)))
     while isinstance(node[key], (dict, list)) and node[key] and data.draw(st.booleans()):
         node = node[key]
         key = data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
@@ -262,122 +208,3 @@ def test_damaged_metadata_is_never_believed(data: st.DataObject) -> None:
     for array in arrays:
         assert "/" not in array.name
         assert all(0 <= s.offset <= s.offset + s.nbytes <= g.nbytes for g in array.groups for s in g.tensors)
-
-
-def test_an_error_leaves_nothing(tmp_path: Path, groups: list[WeightGroup], contents: Contents) -> None:
-    def fails() -> None:
-        with PackedWriter(tmp_path / "store", groups, source="s") as writer:
-            writer.write(reader_of(contents))
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fails()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_source_that_runs_dry(tmp_path: Path, groups: list[WeightGroup], contents: Contents) -> None:
-    contents["head.1"] = contents["head.1"][:50]
-    with pytest.raises(TransferError, match="head: 50 bytes came, 12,000 expected"):
-        write_store(tmp_path / "store", groups, contents)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_only_one_writer(tmp_path: Path, groups: list[WeightGroup], contents: Contents) -> None:
-    with PackedWriter(tmp_path / "store", groups, source="s") as writer:
-        with pytest.raises(TierBusyError, match="another process"):
-            write_store(tmp_path / "store", groups, contents)
-        writer.write(reader_of(contents))
-    PackedStore(tmp_path / "store").close()
-
-
-def test_what_is_there_is_not_replaced(out: Path, groups: list[WeightGroup], contents: Contents) -> None:
-    before = sorted(path.name for path in out.rglob("*"))
-    with pytest.raises(ModelError, match="cannot be replaced"):
-        write_store(out, groups, contents)
-    assert sorted(path.name for path in out.rglob("*")) == before
-    assert not out.with_name("store.partial").exists()
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.tiers.test_packed_store import make_groups, random_contents, reader_of
-from tiers.packed_store import PackedWriter
-groups = make_groups()
-serve = reader_of(random_contents(groups))
-
-def read(group, spec):
-    for piece in serve(group, spec):
-        yield piece
-        if group.key.name == "head.1":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-with PackedWriter(Path(sys.argv[1]), groups, source="s") as writer:
-    writer.write(read)
-"""
-
-
-def kill_while_packing(out: Path) -> None:
-    """Ends a real process while the second slice of the head is half written."""
-    command = [sys.executable, "-c", KILLED, str(out)]
-    ended = subprocess.run(command, cwd=Path(__file__).parents[2], check=False, timeout=60)
-    assert ended.returncode == -9
-    assert not out.exists()
-
-
-def test_a_killed_writer_is_continued(tmp_path: Path, groups: list[WeightGroup], contents: Contents) -> None:
-    out = tmp_path / "store"
-    kill_while_packing(out)
-    calls: list[str] = []
-    with PackedWriter(out, groups, source="s") as writer:
-        assert writer.finished_nbytes == 2 * 3 * ALIGNMENT
-        writer.write(reader_of(contents, calls))
-        assert writer.finished_nbytes == writer.nbytes
-    assert calls == ["head.0/head", "head.1/head", "head.2/head", "rest/norm"]
-    store = PackedStore(out)
-    assert_holds(store, contents)
-    store.close()
-    assert sorted(path.name for path in out.iterdir()) == ["crc32c", "head", "layers.0", "layers.1", "rest", "zarr.json"]
-
-
-def test_work_for_another_source_is_thrown_away(tmp_path: Path, groups: list[WeightGroup], contents: Contents) -> None:
-    out = tmp_path / "store"
-    kill_while_packing(out)
-    with PackedWriter(out, groups, source="other") as writer:
-        assert writer.finished_nbytes == 0
-        writer.write(reader_of(contents))
-    PackedStore(out).close()
-
-
-def test_a_shard_lost_since_the_kill_is_written_again(
-    tmp_path: Path, groups: list[WeightGroup], contents: Contents
-) -> None:
-    out = tmp_path / "store"
-    kill_while_packing(out)
-    os.truncate(out.with_name("store.partial") / "layers.0" / "c" / "0" / "0", 10)
-    with PackedWriter(out, groups, source="s") as writer:
-        assert writer.finished_nbytes == 3 * ALIGNMENT
-        writer.write(reader_of(contents))
-    PackedStore(out).close()
-
-
-def test_no_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    nbytes = align_up(1 << 60)
-    spec = TensorSpec("a", "U8", (nbytes,), 0)
-    groups = [WeightGroup(WeightGroupKey("layers.0"), "layer", (spec,), nbytes)]
-    with pytest.raises(DiskFullError) as caught:
-        write_store(tmp_path / "store", groups, {})
-    assert caught.value.wanted_bytes > nbytes > caught.value.available_bytes > 0
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_room_found_while_writing(tmp_path: Path, groups: list[WeightGroup], contents: Contents) -> None:
-    """A limit on the size of files stands for a quota that the free space does not show."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * ALIGNMENT, hard))
-    try:
-        with pytest.raises(DiskFullError):
-            write_store(tmp_path / "store", groups, contents)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list(tmp_path.iterdir()) == []

@@ -20,7 +20,10 @@ class EvictionPolicy(ABC, Generic[K]):
 
     @abstractmethod
     def insert(self, key: K, cost: float = 1.0) -> None:
-        """A key became resident. ``cost`` is what bringing it back would take (seconds, or any one unit); KeyError if resident."""
+        """A key became resident; KeyError if it was.
+
+        ``cost`` is what bringing it back would take, in seconds or any one unit.
+        """
 
     @abstractmethod
     def touch(self, key: K) -> None:
@@ -28,13 +31,13 @@ class EvictionPolicy(ABC, Generic[K]):
 
     @abstractmethod
     def remove(self, key: K) -> None:
-        """A key left for a reason other than ``evict`` (discarded, moved): no ghost of it stays; KeyError if not resident."""
+        """A key left for a reason other than ``evict`` and leaves no ghost; KeyError if it is not resident."""
 
     @abstractmethod
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
         """Choose and remove ``n`` keys, none of them in ``protected``, in the order in which they should go.
 
-        All or nothing: an empty list, and no change at all, when fewer than ``n`` keys may go. ``evict(0)`` is always safe.
+        All or nothing: an empty list, and no change at all, when fewer than ``n`` keys may go. ``evict(0)`` is safe.
         """
 
     @abstractmethod

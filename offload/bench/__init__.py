@@ -1,0 +1,1 @@
+"""Benchmarks: ours against peers, limits and papers in the same run."""

@@ -1,0 +1,107 @@
+"""Timed generations: prompt, prefill, decode steps, and what the runtime's counters say of the decode."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
+
+from offload.config import RunConfig
+from offload.doctor import load_profile
+from offload.loader import Prospect, load_model, open_prospect, plan_for
+from offload.meter import Reading, Stretch
+from offload.offloaded_model import OffloadedModel
+from offload.plan import Plan, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One greedy generation. ``stretch`` covers the decode steps; None for a model without tiers."""
+
+    tokens: tuple[int, ...]
+    prefill_s: float
+    step_s: float
+    stretch: Stretch | None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """New tokens over the whole time, prefill included."""
+        return len(self.tokens) / (self.prefill_s + self.step_s * (len(self.tokens) - 1))
+
+
+class _Clock(BaseStreamer):
+    """Notes the time, and the counters if there are any, of the first token and of the last."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._runtime = model.runtime if isinstance(model, OffloadedModel) else None
+        self.times: list[float] = []
+        self.readings: list[Reading] = []
+
+    def put(self, value: Tensor) -> None:
+        if self._runtime:
+            self.readings.append(Reading.of(self._runtime))
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Nothing to note."""
+
+
+def generate_timed(model: PreTrainedModel, prompt: list[int], new_tokens: int) -> Timed:
+    """Exactly ``new_tokens`` tokens, greedily."""
+    inputs = torch.tensor([prompt])
+    clock = _Clock(model)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        generate = cast("Callable[..., Tensor]", model.generate)
+        output = generate(
+            input_ids=inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            do_sample=False,
+            streamer=clock,
+        )
+    first, last = clock.times[1], clock.times[-1]
+    steps = new_tokens - 1
+    stretch = Stretch(clock.readings[1], clock.readings[-1], steps) if clock.readings else None
+    return Timed(tuple(output[0, len(prompt) :].tolist()), first - start, (last - first) / steps, stretch)
+
+
+def with_tiers(
+    model: Path,
+    config: RunConfig,
+    workload: Workload,
+    use: Callable[[OffloadedModel], Timed],
+    *,
+    change: Callable[[Prospect, Plan], Plan] | None = None,
+    block_tokens: int = 64,
+) -> tuple[Timed, Plan]:
+    """Load ``model`` within a budget, use it, close it. ``change`` may set up a placement that no budget would give."""
+    prospect = open_prospect(model, config.dtype, block_tokens=block_tokens)
+    try:
+        plan = plan_for(prospect, config, workload, load_profile())
+        if change:
+            plan = change(prospect, plan)
+        offloaded = load_model(prospect, plan, config, workload)
+    except BaseException:
+        prospect.source.close()
+        raise
+    try:
+        return use(offloaded), plan
+    finally:
+        offloaded.close()
+
+
+def spill_kv(share_on_device: float) -> Callable[[Prospect, Plan], Plan]:
+    """Turn an all-resident plan into one with only this share of the KV cache on the device, the rest on the drive."""
+
+    def change(_: Prospect, plan: Plan) -> Plan:
+        kept = max(1, int(plan.kv_device_blocks * share_on_device))
+        return replace(plan, kv_device_blocks=kept, kv_nvme_blocks=plan.kv_device_blocks)
+
+    return change

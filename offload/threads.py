@@ -1,0 +1,19 @@
+"""How the threads of torch wait for each other, which decides how fast streaming is on a machine with few cores."""
+
+import os
+import sys
+
+
+def wait_politely() -> bool:
+    """Let idle OpenMP threads sleep after some microseconds instead of spinning for milliseconds.
+
+    A thread that spins between two layers occupies the core on which the drive's completions should be handled, and
+    is itself not running when the next layer starts: with as many OpenMP threads as cores a streamed token then takes
+    twice as long. The OpenMP library reads its settings once, when torch is imported, so this has to come first; False
+    if it comes too late. A setting of the user's own stays.
+    """
+    if "torch" in sys.modules:
+        return False
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # GNU's, with which torch's builds for Linux come
+    os.environ.setdefault("KMP_BLOCKTIME", "0")  # Intel's and LLVM's
+    return True

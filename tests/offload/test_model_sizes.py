@@ -1,0 +1,102 @@
+"""Sizes follow from the weight groups and from config.json, whatever family wrote it."""
+
+from typing import Any
+
+import pytest
+
+from offload.model_sizes import block_tokens, model_sizes
+from offload.plan import ModelSizes
+from tiers.block import WeightGroupKey
+from tiers.errors import ModelError
+from tiers.weight_tier import GroupKind, TensorSpec, WeightGroup
+
+CONFIG = {
+    "hidden_size": 576,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 2,
+    "vocab_size": 1000,
+    "torch_dtype": "bfloat16",
+}
+
+
+def _group(name: str, kind: GroupKind, numbers: int, nbytes: int) -> WeightGroup:
+    return WeightGroup(WeightGroupKey(name), kind, (TensorSpec(name, "BF16", (numbers,), 0),), nbytes)
+
+
+def _sizes(config: dict[str, Any], *extra: WeightGroup, **options: int) -> ModelSizes:
+    layers = [_group(f"layers.{i}", "layer", 1000, 4096) for i in range(2)]
+    head = [_group("head.0", "head", 500, 8192), _group("head.1", "head", 100, 4096)]
+    return model_sizes([*layers, *head, _group("rest", "rest", 10, 4096), *extra], config, **options)
+
+
+def test_a_tied_model() -> None:
+    sizes = _sizes(CONFIG)
+    assert sizes.tied
+    assert sizes.resident_embedding_nbytes == 0
+    assert sizes.streamable == (("layers.0", 4096), ("layers.1", 4096), ("head.0", 8192), ("head.1", 4096))
+    assert sizes.slot_nbytes == 8192
+    assert sizes.kv_nbytes_per_token_layer == 2 * 3 * 64 * 2
+    assert sizes.flops_per_token == 2 * 2600
+    assert sizes.dtype == "bfloat16"
+    assert sizes.embedding_row_nbytes == 1152
+
+
+def test_an_embedding_of_its_own() -> None:
+    slices = [_group(f"embedding.{i}", "embedding", 600, 8192) for i in range(2)]
+    sizes = _sizes(CONFIG, *slices)
+    assert not sizes.tied
+    assert sizes.resident_embedding_nbytes == 2 * 8192
+    assert sizes.embedding_names == ("embedding.0", "embedding.1")
+    assert sizes.flops_per_token == 2 * 2600, "looking a row up is no arithmetic"
+
+
+def test_a_multimodal_config_keeps_the_decoder_in_text_config() -> None:
+    nested = {"text_config": {key: value for key, value in CONFIG.items() if key != "torch_dtype"}, "dtype": "float16"}
+    sizes = _sizes(nested)
+    assert sizes.kv_nbytes_per_token_layer == _sizes(CONFIG).kv_nbytes_per_token_layer
+    assert sizes.dtype == "float16"
+
+
+def test_defaults_are_those_of_the_families() -> None:
+    """No key for KV heads means as many as queries; no head_dim an equal share of the width; no dtype float32."""
+    plain = {key: value for key, value in CONFIG.items() if key not in ("num_key_value_heads", "torch_dtype")}
+    assert _sizes({**plain, "head_dim": None}).kv_nbytes_per_token_layer == 2 * 576 * 4
+    assert _sizes({**plain, "head_dim": 128}).kv_nbytes_per_token_layer == 2 * 9 * 128 * 4
+
+
+def test_experts_that_a_token_does_not_visit_cost_no_arithmetic() -> None:
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "hidden_size": 9}
+    layers = [_group(f"layers.{i}", "layer", 1000 + 4 * 3 * 9 * 8, 4096) for i in range(2)]
+    sizes = model_sizes(layers, {**CONFIG, **experts})
+    assert sizes.flops_per_token == 2 * 2 * (1000 + 3 * 9 * 8)
+
+
+@pytest.mark.parametrize(
+    ("kv_nbytes", "minimum", "tokens"), [(384, 64, 64), (64, 16, 64), (4096, 16, 16), (96, 64, 128), (6, 64, 2048)]
+)
+def test_a_block_fills_whole_pages(kv_nbytes: int, minimum: int, tokens: int) -> None:
+    assert block_tokens(kv_nbytes, minimum) == tokens
+    assert tokens * kv_nbytes % 4096 == 0
+
+
+def test_the_least_block_can_be_chosen() -> None:
+    assert _sizes(CONFIG).kv_block_tokens == 64
+    assert _sizes(CONFIG, min_block_tokens=100).kv_block_tokens == 112
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"hidden_size": None}, "'hidden_size' is None"),
+        ({"num_attention_heads": 0}, "'num_attention_heads' is 0"),
+        ({"vocab_size": "many"}, "'vocab_size' is 'many'"),
+        ({"head_dim": True}, "'head_dim' is True"),
+        ({"num_hidden_layers": 3}, "'num_hidden_layers' is 3, but the weights have 2 layers"),
+        ({"torch_dtype": "int8"}, "dtype 'int8' is not supported"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(change: dict[str, object], named: str) -> None:
+    with pytest.raises(ModelError, match=named):
+        _sizes({**CONFIG, **change})

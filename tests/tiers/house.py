@@ -1,0 +1,128 @@
+"""A manager over real tiers with a real engine, and the block contents that the tests expect of it."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tests.tiers.kit import BLOCK_NBYTES, content, key
+from tiers.errors import WorldError
+from tiers.eviction.registry import make_policy
+from tiers.fault_injection import FaultPlan, FaultyTier
+from tiers.manager import Level, TieredMemoryManager
+from tiers.memory_tier import MemoryTier
+from tiers.nvme_tier import NVMeTier
+from tiers.pool import BlockPool
+from tiers.tier import Tier
+from tiers.transfer import TransferConfig, TransferEngine
+
+
+class House:
+    """Levels by name and number of slots; the one named ``nvme`` is a file, the others are memory.
+
+    ``plan`` makes that file a faulty one. ``num_backed`` blocks, numbered from 0, lie in a read-only tier below. Block
+    ``i`` holds ``content(i)``, unless it was stored with something else.
+    """
+
+    tiers: dict[str, Tier]
+
+    def __init__(
+        self,
+        directory: Path,
+        levels: dict[str, int],
+        *,
+        policy: str = "lru",
+        num_backed: int = 0,
+        plan: FaultPlan | None = None,
+        stall_timeout_s: float = 60.0,
+    ) -> None:
+        self.engine = TransferEngine(TransferConfig(queue_depth=2, stall_timeout_s=stall_timeout_s))
+        self.device = MemoryTier("device", levels["device"], BLOCK_NBYTES)
+        self.tiers = {"device": self.device}
+        for name, num_slots in levels.items():
+            if name == "nvme":
+                nvme = NVMeTier(directory / name, num_slots, BLOCK_NBYTES)
+                self.tiers[name] = nvme if plan is None else FaultyTier(nvme, plan)
+            elif name != "device":
+                self.tiers[name] = MemoryTier(name, num_slots, BLOCK_NBYTES)
+        self.backing = NVMeTier(directory / "weights", num_backed, BLOCK_NBYTES, "weights") if num_backed else None
+        self.levels = [
+            Level(tier, BlockPool(tier.num_slots), make_policy(policy, tier.num_slots)) for tier in self.tiers.values()
+        ]
+        self.manager = TieredMemoryManager(self.engine, self.levels, self.backing)
+        if self.backing is not None:
+            for slot in range(num_backed):
+                self.backing.write(slot, memoryview(content(slot)))
+            self.manager.adopt({key(slot): slot for slot in range(num_backed)})
+
+    @property
+    def faulty(self) -> FaultyTier:
+        tier = self.tiers["nvme"]
+        assert isinstance(tier, FaultyTier)
+        return tier
+
+    def write(self, slot: int, data: bytes) -> None:
+        """Fill a slot of the device, as a model would."""
+        self.device.view(slot)[:] = data
+
+    def store(self, *indices: int) -> None:
+        """New blocks, wholly written."""
+        keys = [key(index) for index in indices]
+        for index, slot in zip(indices, self.manager.prepare_store(keys), strict=True):
+            self.write(slot, content(index))
+        self.manager.complete_store(keys)
+        self.manager.check()
+
+    def open(self, *indices: int) -> list[bytes]:
+        """Load blocks and keep them; what they hold."""
+        keys = [key(index) for index in indices]
+        self.manager.prepare_load(keys)
+        found = [bytes(self.device.view(slot)) for slot in self.manager.complete_load(keys)]
+        self.manager.check()
+        return found
+
+    def release(self, *indices: int) -> None:
+        self.manager.release([key(index) for index in indices])
+
+    def load(self, *indices: int) -> None:
+        """Use blocks once, and find what was stored."""
+        assert self.open(*indices) == [content(index) for index in indices]
+        self.release(*indices)
+
+    def where(self, index: int) -> str:
+        """The levels that hold a block, for example ``"device nvme"``."""
+        return " ".join(level.tier.name for level in self.levels if key(index) in level.policy)
+
+    def plan_of(self, indices: Iterable[int]) -> list[str]:
+        return [self.where(index) for index in indices]
+
+    def settle(self, *indices: int) -> None:
+        """Wait until nothing moves for these blocks any more; what failed is for the manager to find out."""
+        for index in indices:
+            entry = self.manager._entries[key(index)]
+            transfers = [entry.arrival, entry.departure[0] if entry.departure else None]
+            for transfer in transfers:
+                try:
+                    if transfer is not None:
+                        self.engine.wait(transfer)  # type: ignore[arg-type]  # it comes from this very engine
+                except WorldError:
+                    continue
+
+    def free_slots(self) -> list[int]:
+        return [level.pool.num_free for level in self.levels]
+
+    def books(self) -> Sequence[object]:
+        """All that a call which fails must leave as it was."""
+        placement = self.manager._placement
+        entries = {
+            name: (tuple(entry.slots), entry.pins, entry.references, entry.is_prefetched, entry.is_open)
+            for name, entry in placement.entries.items()
+        }
+        stats = self.manager.stats
+        return entries, dict(placement.pinned), self.free_slots(), (stats.hits, stats.pending_hits, stats.misses)
+
+    def close(self) -> None:
+        for tier in self.tiers.values():
+            if isinstance(tier, FaultyTier):
+                tier.release()
+        self.engine.close()
+        for tier in [*self.tiers.values(), *([self.backing] if self.backing else [])]:
+            tier.close()
