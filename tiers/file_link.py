@@ -87,7 +87,7 @@ class FileLink(Link):
         if transfer.chunks:
             return True
         self._queues[transfer.priority].popleft()
-        self.finish(transfer, failure)
+        self._finish(transfer, failure)
         return False
 
     def _complete(self, tag: int, nbytes: int, error: OSError | None) -> None:
@@ -113,7 +113,7 @@ class FileLink(Link):
                     self._queues[transfer.priority].remove(transfer)
             is_last = transfer.num_in_flight == 0 and not transfer.chunks
         if is_last:
-            self.finish(transfer, None if transfer.error else self._verify(transfer))
+            self._finish(transfer, None if transfer.error else self._verify(transfer))
 
     def _verify(self, transfer: Transfer) -> WorldError | None:
         self.stats.num_blocks += len(transfer.moves)
@@ -139,4 +139,4 @@ class FileLink(Link):
             for queue in self._queues.values():
                 queue.clear()
         for transfer in doomed.values():
-            self.finish(transfer, as_world_error(error, transfer))
+            self._finish(transfer, as_world_error(error, transfer))

@@ -4,6 +4,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -46,7 +47,9 @@ class Transfer:
     is_given_up: bool = False
     """Somebody waited for so long that it counts as failed. Until ``is_done`` the drive may still touch its slots."""
     chunks: deque[Chunk] = field(default_factory=deque)
-    """Not yet started. Belongs to the link."""
+    """Not yet started, on a link to or from files. Belongs to the link, like what follows."""
+    num_started: int = 0
+    """Moves that were started, on a link between memories."""
     num_in_flight: int = 0
 
     @property
@@ -92,7 +95,7 @@ class Link(ABC):
             transfer.error = transfer.error or TransferCancelledError(f"{self.name}: transfer cancelled")
             is_quiet = transfer.num_in_flight == 0
         if is_quiet:
-            self.finish(transfer)
+            self._finish(transfer)
         return is_quiet
 
     def close(self, timeout_s: float) -> None:
@@ -117,8 +120,7 @@ class Link(ABC):
                 return queue[0]
         return None
 
-    def finish(self, transfer: Transfer, error: WorldError | None = None) -> None:
-        """A transfer has ended; the first error that it met is the one that counts."""
+    def _finish(self, transfer: Transfer, error: WorldError | None = None) -> None:
         if error is not None and transfer.error is None:
             transfer.error = error
         with self._finished:
@@ -127,7 +129,11 @@ class Link(ABC):
 
 
 class MemoryLink(Link):
-    """Between two tiers of this process's memory: copies, a block at a time."""
+    """Between two tiers of this process's memory: copies, a few blocks at a time, then looks what goes first now."""
+
+    def __init__(self, name: str, finished: threading.Condition, timeline: Timeline | None, chunk_nbytes: int) -> None:
+        self._chunk_nbytes = chunk_nbytes
+        super().__init__(name, finished, timeline)
 
     def _run(self) -> None:
         while True:
@@ -136,23 +142,42 @@ class MemoryLink(Link):
                 transfer = self._next()
                 if transfer is None:
                     return
-                self._queues[transfer.priority].popleft()
+                moves = self._take(transfer)
             start = time.perf_counter()
             error: WorldError | None = None
             try:
-                self._copy(transfer)
+                self._copy(transfer, moves)
             except Exception as exception:  # noqa: BLE001 - whatever it is, nobody may wait for ever
                 error = as_world_error(exception, transfer)
             self.stats.busy_s += time.perf_counter() - start
             if self._timeline:
-                self._timeline.record(self.name, describe(transfer), start, _nbytes(transfer))
-            self.finish(transfer, error)
+                self._timeline.record(self.name, describe(transfer), start, len(moves) * transfer.source.block_nbytes)
+            if self._is_over(transfer, error):
+                self._finish(transfer, error)
 
-    def _copy(self, transfer: Transfer) -> None:
+    def _take(self, transfer: Transfer) -> tuple[Move, ...]:
+        """The next moves of a transfer; it leaves the queue with the last of them. Call with the lock held."""
+        first = transfer.num_started
+        moves = transfer.moves[first : first + max(1, self._chunk_nbytes // transfer.source.block_nbytes)]
+        transfer.num_started += len(moves)
+        transfer.num_in_flight = 1
+        if transfer.num_started == len(transfer.moves):
+            self._queues[transfer.priority].popleft()
+        return moves
+
+    def _is_over(self, transfer: Transfer, error: WorldError | None) -> bool:
+        with self._changed:
+            transfer.num_in_flight = 0
+            has_failed = error is not None or transfer.error is not None
+            if has_failed and transfer in self._queues[transfer.priority]:
+                self._queues[transfer.priority].remove(transfer)
+            return has_failed or transfer.num_started == len(transfer.moves)
+
+    def _copy(self, transfer: Transfer, moves: Sequence[Move]) -> None:
         source, target = transfer.source, transfer.target
         assert isinstance(source, SupportsView)
         assert isinstance(target, SupportsView)
-        for move in transfer.moves:
+        for move in moves:
             # numpy copies without the interpreter lock; assigning a memoryview would stop the model for the copy.
             block = np.frombuffer(source.view(move.source_slot), np.uint8)
             np.copyto(np.frombuffer(target.view(move.target_slot), np.uint8), block)
@@ -170,7 +195,3 @@ def as_world_error(error: Exception, transfer: Transfer) -> WorldError:
 def describe(transfer: Transfer) -> str:
     """A name for the timeline."""
     return f"{transfer.priority.name.lower()} {len(transfer.moves)} blocks"
-
-
-def _nbytes(transfer: Transfer) -> int:
-    return len(transfer.moves) * transfer.source.block_nbytes

@@ -24,7 +24,7 @@ class TransferConfig:
     queue_depth: int = 16
     """Requests in flight on a link to or from files."""
     chunk_nbytes: int = 512 * 1024
-    """Bytes of a request at most. With the depth it bounds what a demand has to wait for: 8 MiB, some 5 ms."""
+    """Bytes of a request, or of copies in a row. With the depth it bounds what a demand waits for: 8 MiB, some 5 ms."""
     stall_timeout_s: float = 60.0
     """A transfer that does not end for so long is reported as failed: a drive that hangs must not hang us."""
 
@@ -116,7 +116,7 @@ class TransferEngine:
     def _make_link(self, source: Tier, target: Tier) -> Link:
         name = f"{source.name}->{target.name}"
         if isinstance(source, SupportsView) and isinstance(target, SupportsView):
-            return MemoryLink(name, self._finished, self.timeline)
+            return MemoryLink(name, self._finished, self.timeline, self.config.chunk_nbytes)
         files, memory = (source, target) if isinstance(source, SupportsDirectIO) else (target, source)
         if not (isinstance(files, SupportsDirectIO) and isinstance(memory, SupportsView)):
             raise OffloadError(f"no way to move blocks over {name}")

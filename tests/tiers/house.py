@@ -1,13 +1,13 @@
 """A manager over real tiers with a real engine, and the block contents that the tests expect of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.tiers.kit import BLOCK_NBYTES, content, key
 from tiers.errors import WorldError
 from tiers.eviction.registry import make_policy
 from tiers.fault_injection import FaultPlan, FaultyTier
-from tiers.manager import Level, TieredMemoryManager
+from tiers.manager import Level, LookupResult, TieredMemoryManager
 from tiers.memory_tier import MemoryTier
 from tiers.nvme_tier import NVMeTier
 from tiers.pool import BlockPool
@@ -126,3 +126,11 @@ class House:
         self.engine.close()
         for tier in [*self.tiers.values(), *([self.backing] if self.backing else [])]:
             tier.close()
+
+
+Build = Callable[..., House]
+
+
+def lookup(house: House, *indices: int) -> list[LookupResult]:
+    """Where blocks stand."""
+    return [house.manager.lookup(key(index)) for index in indices]
