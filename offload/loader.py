@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from offload.allocator import return_memory_early
-from offload.architecture import build_empty, read_architecture
+from offload.architecture import build_empty, kv_shape, read_architecture, standard_config
 from offload.checkpoint.source import open_source
 from offload.config import RunConfig
 from offload.device import available_bytes, require_device
@@ -20,9 +20,10 @@ from offload.model_sizes import model_sizes
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Budgets, ModelSizes, Plan, Workload
 from offload.planner import make_plan
+from offload.positions import check_pieces
 from offload.runtime import Runtime, make_kv_levels, make_kv_store
 from offload.weights.arena import ResidentArena
-from offload.weights.binding import ParameterMap, empty_parameters, module_of, tensor_view
+from offload.weights.binding import ParameterMap, is_obsolete, module_of, tensor_view
 from offload.weights.streamer import LayerHooks, WeightStreamer
 from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySlice, embedding_scale
 from simulators.profile import HardwareProfile
@@ -30,6 +31,8 @@ from tiers.block import WeightGroupKey
 from tiers.chunks import Move
 from tiers.errors import BudgetError, InvalidOptionError, ModelError
 from tiers.link import Priority
+from tiers.memory_tier import map_memory
+from tiers.tier import SupportsChecksum
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig, TransferEngine
 from tiers.weight_tier import WeightGroup, WeightTier
@@ -59,15 +62,14 @@ def open_prospect(path: Path, dtype: str = "auto", *, block_tokens: int = 64) ->
     """
     config, model_class = read_architecture(path)
     source = open_source(path)
-    stored = _stored_dtype(source)
-    if dtype not in ("auto", str(torch_dtype(stored)).removeprefix("torch.")):
+    try:
+        stored = _stored_dtype(source)
+        named = str(torch_dtype(stored)).removeprefix("torch.")
+        _check_dtype(path, dtype, named)
+        sizes = model_sizes(source.groups, {**standard_config(config), "dtype": named}, min_block_tokens=block_tokens)
+    except BaseException:
         source.close()
-        raise InvalidOptionError(
-            f"--dtype {dtype}: {path} is stored as {stored} and read in place; "
-            f"run 'offload pack {path} OUT --dtype {dtype}' and use OUT"
-        )
-    named = str(torch_dtype(stored)).removeprefix("torch.")
-    sizes = model_sizes(source.groups, {**config.to_dict(), "dtype": named}, min_block_tokens=block_tokens)
+        raise
     return Prospect(path, source, config, model_class, stored, sizes)
 
 
@@ -104,6 +106,8 @@ def load_model(
     progress: Progress | None = None,
 ) -> OffloadedModel:
     """Build the model, bring the weights that stay, set up streaming and the KV tiers. On failure nothing is left."""
+    chunk = plan.prefill_chunk_tokens if plan.prefill_chunk_tokens < workload.prompt_tokens else None
+    check_pieces(prospect.config, workload.prompt_tokens, chunk)
     if plan.streamed or plan.kv_host_blocks or plan.kv_nvme_blocks:
         return_memory_early()
     engine = TransferEngine(transfer or TransferConfig(), timeline)
@@ -115,15 +119,16 @@ def load_model(
         groups = {group.key.name: group for group in prospect.source.groups}
         resident = [groups[name] for name in dict.fromkeys((*prospect.sizes.rest_names, *plan.resident))]
         arena = ResidentArena("device", [group.nbytes for group in resident])
-        _fetch(engine, prospect.source, arena, resident, progress)
         streamed = [groups[name] for name in plan.streamed if groups[name].kind != "embedding"]
         streamer = None
         if streamed:
             streamer = WeightStreamer(engine, prospect.source, streamed, max(1, plan.staging_slots))
         kv = make_kv_store(engine, levels, layout, prospect.sizes.num_layers)
-        chunk = plan.prefill_chunk_tokens if plan.prefill_chunk_tokens < workload.prompt_tokens else None
+        model.generation_config = _generation_config(prospect.path, model)
         model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, kv, levels, chunk)
         _bind(model, prospect, arena, resident, streamer)
+        _fetch(engine, prospect.source, arena, resident, progress)
+        _verify_rows(prospect.source, plan)
         if streamer:
             streamer.start()
     except BaseException:
@@ -155,6 +160,18 @@ def _fetch(
             progress(done, total)
 
 
+def _verify_rows(source: WeightTier, plan: Plan) -> None:
+    """Check once the slices of which only rows will be read: the checksum of a slice says nothing of a row.
+
+    The memory that it takes is that of a staging slot, in which there is nothing yet. Raises CorruptBlockError.
+    """
+    if not isinstance(source, SupportsChecksum):
+        return
+    for group in source.groups:
+        if group.kind == "embedding" and group.key.name in plan.streamed:
+            source.read(source.slot_of(group.key), memoryview(map_memory("device", group.nbytes)))
+
+
 def _bind(
     model: OffloadedModel,
     prospect: Prospect,
@@ -170,8 +187,8 @@ def _bind(
     scale = embedding_scale(model.get_input_embeddings())
     model.set_output_embeddings(TieredHead(_slices(head, views), streamer, has_bias=has_bias))
     model.set_input_embeddings(TieredEmbedding(prospect.source, _slices(embedding, views), scale))
-    empty_parameters(model, torch_dtype(prospect.dtype))
-    parameters = ParameterMap(model, model.base_model_prefix, prospect.path)
+    ignored = model._keys_to_ignore_on_load_unexpected or ()  # noqa: SLF001 - as transformers itself does
+    parameters = ParameterMap(model, model.base_model_prefix, prospect.path, ignored, _cure(prospect.config))
     for group in prospect.source.groups:
         if group.kind in ("head", "embedding"):
             continue
@@ -184,6 +201,26 @@ def _bind(
     parameters.check_complete()
 
 
+def _generation_config(path: Path, model: OffloadedModel) -> GenerationConfig:
+    """How this model is meant to be sampled and what ends a sequence, where its directory says so."""
+    if not (path / "generation_config.json").is_file():
+        return model.generation_config
+    try:
+        settings: GenerationConfig = GenerationConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{path / 'generation_config.json'}: {reason}; get the model again") from None
+    settings.cache_implementation = None  # ours is in tiers
+    return settings
+
+
+def _cure(config: PreTrainedConfig) -> str:
+    """What to do about a checkpoint whose tensors are not those of the model."""
+    if any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
+        return f"'{config.model_type}' is a mixture of experts, and offloading of experts is not there yet"
+    return "is config.json its own?"
+
+
 def _slices(groups: Sequence[WeightGroup], views: Mapping[WeightGroupKey, memoryview]) -> list[VocabularySlice]:
     return [
         VocabularySlice(group, tensor_view(views[group.key], group.tensors[0]) if group.key in views else None)
@@ -192,18 +229,24 @@ def _slices(groups: Sequence[WeightGroup], views: Mapping[WeightGroupKey, memory
 
 
 def _stored_dtype(source: WeightTier) -> str:
-    """The type of the layers; raises ModelError where they are of several."""
-    found = Counter(spec.dtype for group in source.groups if group.kind == "layer" for spec in group.tensors)
+    """The type of the tensors; raises ModelError where they are of several."""
+    specs = (spec for group in source.groups for spec in group.tensors if not is_obsolete(spec.name))
+    found = Counter(spec.dtype for spec in specs)
     if len(found) != 1:
         raise ModelError(f"{source.path}: tensors of several types ({', '.join(found)}); pack it with one --dtype")
     return next(iter(found))
 
 
+def _check_dtype(path: Path, dtype: str, stored: str) -> None:
+    if dtype not in ("auto", stored):
+        raise InvalidOptionError(
+            f"--dtype {dtype}: {path} is stored as {stored} and read in place; "
+            f"run 'offload pack {path} OUT --dtype {dtype}' and use OUT"
+        )
+
+
 def _kv_layout(prospect: Prospect) -> KVLayout:
-    config = prospect.config
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads, dim = kv_shape(prospect.config)
     layout = KVLayout(prospect.sizes.kv_block_tokens, kv_heads, dim, dim, prospect.dtype)
     assert layout.block_nbytes == prospect.sizes.kv_block_nbytes, "planner and layout must agree on the size of a block"
     return layout

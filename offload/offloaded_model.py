@@ -1,13 +1,17 @@
 """What an offloaded model adds to its transformers class: a KV cache within the budget, by default."""
 
+import copy
 from typing import Any
 
-from transformers import GenerationMixin, PreTrainedModel
+from torch import Tensor
+from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
 
 from offload.kv.cache import TieredCache
 from offload.plan import Plan
+from offload.positions import check_pieces
 from offload.runtime import Runtime
 from offload.weights.vocabulary import TieredEmbedding
+from tiers.errors import InvalidOptionError
 
 
 class OffloadedModel(PreTrainedModel, GenerationMixin):
@@ -24,21 +28,41 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
         """An empty KV cache for ``past_key_values``, for conversations that outlive a call of ``generate``."""
         return TieredCache(self.runtime.kv, self.config)
 
-    def generate(self, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
-        """As in transformers. A cache of our own is made, and given back at the end, unless one is passed."""
-        if kwargs.get("generation_config") is None:
-            kwargs.setdefault("prefill_chunk_size", self.runtime.prefill_chunk_tokens)
-        if past_key_values is not None or kwargs.get("use_cache") is False:
-            return self._generate(*args, past_key_values=past_key_values, **kwargs)
-        if kwargs.get("return_dict_in_generate"):
-            # The caller gets the cache in the answer, and with it the duty to close it.
-            return self._generate(*args, past_key_values=self.new_cache(), **kwargs)
-        with self.new_cache() as cache:
-            return self._generate(*args, past_key_values=cache, **kwargs)
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As in transformers, with a cache of our own unless one from ``new_cache`` is passed.
 
-    def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        # transformers types ``self`` here as a union of classes of its own.
-        return super().generate(*args, **kwargs)  # type: ignore[misc]
+        Its blocks are given back at the end; with ``return_dict_in_generate`` they live as long as the cache that is
+        part of the answer. Raises InvalidOptionError for a cache of another kind: it would not keep within the budget.
+        """
+        if implementation := self._option("cache_implementation", kwargs, generation_config):
+            raise InvalidOptionError(
+                f"cache_implementation={implementation!r}: the KV cache of this model is in tiers; leave the option out"
+            )
+        uses_cache = self._option("use_cache", kwargs, generation_config) is not False
+        chunk = self._chunk_tokens(inputs, kwargs, generation_config) if uses_cache else None
+        if generation_config is not None:
+            generation_config = copy.deepcopy(generation_config)
+            generation_config.prefill_chunk_size = chunk
+            kwargs.pop("prefill_chunk_size", None)
+        else:
+            kwargs["prefill_chunk_size"] = chunk
+        if past_key_values is not None or not uses_cache:
+            return self._generate(inputs, generation_config, *args, past_key_values=past_key_values, **kwargs)
+        cache = self.new_cache()
+        answer = None
+        try:
+            answer = self._generate(inputs, generation_config, *args, past_key_values=cache, **kwargs)
+        finally:
+            if answer is None or isinstance(answer, Tensor):
+                cache.close()
+        return answer
 
     def close(self) -> None:
         """Stop all transfers and give memory and disk space back; the model cannot be used afterwards."""
@@ -46,3 +70,41 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
         if isinstance(embedding, TieredEmbedding):
             embedding.close()
         self.runtime.close()
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        # transformers types ``self`` here as a union of classes of its own.
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
+
+    def _option(self, name: str, kwargs: dict[str, Any], given: GenerationConfig | None) -> Any:
+        """An option of this call of ``generate`` as transformers will find it."""
+        places = (kwargs, *(vars(config) for config in (given, self.generation_config) if config is not None))
+        return next((place[name] for place in places if place.get(name) is not None), None)
+
+    def _chunk_tokens(
+        self, inputs: Tensor | None, kwargs: dict[str, Any], given: GenerationConfig | None
+    ) -> int | None:
+        chosen: int | None = self._option("prefill_chunk_size", kwargs, given) or self.runtime.prefill_chunk_tokens
+        for prompt in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")):
+            if prompt is not None:
+                check_pieces(self.config, prompt.shape[1], chosen)
+        return chosen
+
+
+def give_cache(
+    model: OffloadedModel, args: tuple[object, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[object, ...], dict[str, Any]]:
+    """A forward pre-hook: a cache of our own where transformers would make one, and no other than that.
+
+    Raises InvalidOptionError for a cache of another kind or of another model.
+    """
+    caches = [given for given in (*args, kwargs.get("past_key_values")) if isinstance(given, Cache)]
+    if not caches:
+        uses_cache = kwargs.get("use_cache")
+        if model.config.use_cache if uses_cache is None else uses_cache:
+            kwargs["past_key_values"] = model.new_cache()
+    elif not isinstance(caches[0], TieredCache) or caches[0].store is not model.runtime.kv:
+        raise InvalidOptionError(
+            f"past_key_values: {type(caches[0]).__name__} is not a cache of this model; "
+            "pass model.new_cache() or nothing"
+        )
+    return args, kwargs

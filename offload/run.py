@@ -244,10 +244,21 @@ def _prompt_ids(
 ) -> list[int]:
     if (prompt is None) == (prompt_ids is None):
         raise InvalidOptionError("give the prompt either as text or as token ids")
-    ids = list(prompt_ids) if prompt_ids is not None else list(tokenizer(prompt, verbose=False).input_ids)
+    ids = list(prompt_ids) if prompt_ids is not None else _first_tokens(tokenizer, prompt or "", limit)
     if not ids:
         raise InvalidOptionError("the prompt is empty; give at least one character")
     return ids[:limit]
+
+
+def _first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, limit: int | None) -> list[int]:
+    """The tokens of a text, or the first ``limit`` of them without encoding all of a long one."""
+    length = len(text) if limit is None else 16 * limit
+    while True:
+        ids: list[int] = tokenizer(text[:length], verbose=False).input_ids
+        # Twice as many as wanted: the last ones before a cut may not be those of the whole text.
+        if limit is None or length >= len(text) or len(ids) >= 2 * limit:
+            return ids
+        length *= 2
 
 
 def _stages(model: OffloadedModel) -> dict[str, torch.nn.Module]:

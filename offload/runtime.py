@@ -69,10 +69,10 @@ class Runtime:
         return usage
 
     def close(self) -> None:
-        """Idempotent."""
+        """Idempotent. The links come first: they work in memory and files that the others give back."""
+        self.engine.close()
         if self.streamer:
             self.streamer.close()
-        self.engine.close()
         for level in self.kv_levels:
             level.tier.close()
         self.source.close()

@@ -34,9 +34,11 @@ class Prefetcher:
             if key not in accepted:
                 self._budget.settle(key)
 
-    def stop(self) -> None:
-        """Give up everything that was requested and not used."""
-        self._give_up(list(self._budget.outstanding))
+    def stop(self) -> bool:
+        """Give up everything that was requested and not used; False if there was nothing."""
+        outstanding = list(self._budget.outstanding)
+        self._give_up(outstanding)
+        return bool(outstanding)
 
     def _is_missing(self, prediction: Prediction[BlockKey]) -> bool:
         return self._manager.lookup(prediction.key) is LookupResult.BELOW

@@ -5,27 +5,40 @@ A part returns its output and the logsumexp of its scores; that is all it takes 
 that computes attention will return.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+# The kernel behind scaled_dot_product_attention: called by name, since only then does it tell the logsumexp.
+_flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default  # noqa: SLF001
 
 _CPU_FLASH_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True)
 class PartialAttention:
-    """``output`` [heads, queries, value_dim] in the model's dtype, ``logsumexp`` [heads, queries] in float32."""
+    """``output`` [heads, queries, value_dim] in the model's dtype or float32.
+
+    ``logsumexp`` [heads, queries] of the scores, in float32.
+    """
 
     output: Tensor
     logsumexp: Tensor
 
-    def padded(self, queries: int) -> "PartialAttention":
-        """The same with so many queries in front that see nothing."""
-        return PartialAttention(
-            torch.nn.functional.pad(self.output, (0, 0, queries, 0)),
-            torch.nn.functional.pad(self.logsumexp, (queries, 0), value=-torch.inf),
-        )
+    @classmethod
+    def of_nothing(cls, query: Tensor, value_dim: int) -> "PartialAttention":
+        """For queries [heads, queries, dim] that see no key."""
+        logsumexp = query.new_full(query.shape[:2], -torch.inf, dtype=torch.float32)
+        return cls(query.new_zeros(*query.shape[:2], value_dim), logsumexp)
+
+    @classmethod
+    def side_by_side(cls, parts: Sequence["PartialAttention"]) -> "PartialAttention":
+        """Queries that follow each other, with what each of them saw."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(torch.cat([part.output for part in parts], 1), torch.cat([part.logsumexp for part in parts], 1))
 
 
 def attend_all(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> PartialAttention:
@@ -41,20 +54,21 @@ def attend_all(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Par
     return PartialAttention(output.reshape(heads, queries, -1), logsumexp.reshape(heads, queries))
 
 
-def attend_masked(query: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> PartialAttention:
-    """Query i sees key j where ``mask[i, j]`` is true, or, without a mask, where j <= i (as many keys as queries)."""
-    heads, queries, dim = query.shape
-    kv_heads = keys.shape[1]
-    grouped = query.reshape(kv_heads, heads // kv_heads, queries, dim)
-    shape = (kv_heads, heads // kv_heads, keys.shape[0], -1)
-    output, logsumexp = _attend(
-        grouped, _by_head(keys).expand(shape), _by_head(values).expand(shape), scale, is_causal=mask is None, mask=mask
-    )
-    return PartialAttention(output.reshape(heads, queries, -1), logsumexp.reshape(heads, queries))
+def attend_causal(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> PartialAttention:
+    """As many keys as queries; query i sees key j where j <= i."""
+    return _attend_by_query(query, keys, values, scale, None)
 
 
-def merge(parts: list[PartialAttention]) -> PartialAttention:
-    """The attention over the union of the parts' keys, which must be disjoint. Rows that saw no key stay zero."""
+def attend_masked(query: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor) -> PartialAttention:
+    """Query i sees key j where ``mask[i, j]`` is true."""
+    return _attend_by_query(query, keys, values, scale, mask)
+
+
+def merge(parts: Sequence[PartialAttention]) -> PartialAttention:
+    """The attention over the union of the parts' keys, which must be disjoint, in float32 where there are several.
+
+    Rows that saw no key are zero.
+    """
     if len(parts) == 1:
         return parts[0]
     scores = torch.stack([part.logsumexp for part in parts])
@@ -64,7 +78,7 @@ def merge(parts: list[PartialAttention]) -> PartialAttention:
     output = torch.zeros_like(parts[0].output, dtype=torch.float32)
     for part, weight in zip(parts, weights, strict=True):
         output.add_(torch.where(weight > 0, part.output * weight, 0.0))
-    return PartialAttention(output.to(parts[0].output.dtype), total)
+    return PartialAttention(output, total)
 
 
 def add_sink(part: PartialAttention, sink: Tensor) -> PartialAttention:
@@ -72,7 +86,20 @@ def add_sink(part: PartialAttention, sink: Tensor) -> PartialAttention:
     sink = sink.float().reshape(-1, 1)
     total = torch.logaddexp(part.logsumexp, sink.expand_as(part.logsumexp))
     weight = torch.exp(part.logsumexp - total).unsqueeze(-1)
-    return PartialAttention((part.output * weight).to(part.output.dtype), total)
+    return PartialAttention(part.output * weight, total)
+
+
+def _attend_by_query(
+    query: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None
+) -> PartialAttention:
+    heads, queries, dim = query.shape
+    kv_heads = keys.shape[1]
+    grouped = query.reshape(kv_heads, heads // kv_heads, queries, dim)
+    shape = (kv_heads, heads // kv_heads, keys.shape[0], -1)
+    output, logsumexp = _attend(
+        grouped, _by_head(keys).expand(shape), _by_head(values).expand(shape), scale, is_causal=mask is None, mask=mask
+    )
+    return PartialAttention(output.reshape(heads, queries, -1), logsumexp.reshape(heads, queries))
 
 
 def _by_head(tokens: Tensor) -> Tensor:
@@ -84,15 +111,14 @@ def _attend(
     query: Tensor, keys: Tensor, values: Tensor, scale: float, *, is_causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     has_kernel = query.device.type == "cpu" and query.dtype in _CPU_FLASH_DTYPES and query.shape[-1] == values.shape[-1]
-    if not has_kernel:
+    # Without queries or keys that kernel divides by zero and takes the process with it.
+    if not (has_kernel and query.shape[2] and keys.shape[2]):
         return _attend_by_definition(query, keys, values, scale, is_causal=is_causal, mask=mask)
     bias = None
     if mask is not None:
         bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
         bias = bias.expand(*query.shape[:2], -1, -1)
-    output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001 - the one that tells logsumexp
-        query, keys, values, 0.0, is_causal, attn_mask=bias, scale=scale
-    )
+    output, logsumexp = _flash_attention(query, keys, values, 0.0, is_causal, attn_mask=bias, scale=scale)
     if mask is not None:
         logsumexp = logsumexp.masked_fill(~mask.any(-1), -torch.inf)
     return output, logsumexp

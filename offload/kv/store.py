@@ -1,9 +1,11 @@
 """The arena of KV blocks and the manager above it, shared by all layers and rows of all caches of a model."""
 
 import itertools
+import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -35,6 +37,12 @@ class Span(NamedTuple):
     position: int
 
 
+class Owner(Protocol):
+    """Whoever has blocks: a row of a cache."""
+
+    def clear(self) -> None: ...
+
+
 class KVStore:
     """Blocks of tokens by key; the way from a key to tensors that attention can read.
 
@@ -57,8 +65,12 @@ class KVStore:
         self.selector = selector or AllBlocks()
         self.keys, self.values = layout.tokens(arena.buffer, arena.num_slots)
         self.num_slots = arena.num_slots
+        self.is_still = len(manager.levels) == 1 and isinstance(self.selector, AllBlocks)
+        """Whether blocks never move and are all attended to: then there is nothing to load, choose or pin."""
         self._lookahead = lookahead
         self._sequences = itertools.count()
+        self._prefetchers: weakref.WeakSet[Prefetcher] = weakref.WeakSet()
+        self._abandoned: deque[Sequence[Sequence[Owner]]] = deque()
 
     def new_sequence(self) -> int:
         """An id that no other row of any cache has."""
@@ -75,7 +87,26 @@ class KVStore:
         budget: PrefetchBudget[BlockKey] = PrefetchBudget(
             estimate, self.layout.block_nbytes, max_blocks=self.num_slots // 2
         )
-        return Prefetcher(self.manager, predictor, budget)
+        prefetcher = Prefetcher(self.manager, predictor, budget)
+        self._prefetchers.add(prefetcher)
+        return prefetcher
+
+    def make_way(self) -> bool:
+        """Let go of what is not needed: blocks prefetched and not used, blocks of dropped caches. False if none is."""
+        return self.reclaim() + sum(prefetcher.stop() for prefetcher in self._prefetchers) > 0
+
+    def abandon(self, owners: Sequence[Sequence[Owner]]) -> None:
+        """A cache is gone that was not closed. Called by the garbage collector at any moment: only takes note."""
+        self._abandoned.append(owners)
+
+    def reclaim(self) -> int:
+        """Give the blocks of dropped caches back; returns of how many rows."""
+        count = 0
+        while self._abandoned:
+            for owner in itertools.chain.from_iterable(self._abandoned.popleft()):
+                owner.clear()
+                count += 1
+        return count
 
     def write(self, slot: int, offset: int, keys: Tensor, values: Tensor) -> None:
         """Put tokens ([tokens, heads, dim]) into the slot of an open block, from token ``offset`` of it on."""
@@ -103,29 +134,27 @@ class KVStore:
             try:
                 self.manager.prepare_load(some_keys)
             except TierFullError:
-                if len(some_keys) == 1:
-                    raise
                 half = len(some_keys) // 2
-                pending += [(some_keys[half:], some_spans[half:]), (some_keys[:half], some_spans[:half])]
+                if half:
+                    pending += [(some_keys[half:], some_spans[half:]), (some_keys[:half], some_spans[:half])]
+                elif self.make_way():
+                    pending.append((some_keys, some_spans))
+                else:
+                    raise
                 continue
+            for prefetcher in self._prefetchers:
+                prefetcher.used(some_keys)
             self._visit_loaded(some_keys, some_spans, visitor, in_order=in_order)
 
     def _visit_loaded(
         self, keys: list[KVBlockKey], spans: list[Span], visitor: Callable[[Interval], None], *, in_order: bool
     ) -> None:
         manager = self.manager
-        is_here = [manager.lookup(key) is LookupResult.HIT for key in keys]
-        waves = (
-            [range(len(keys))]
-            if all(is_here)
-            else [
-                [i for i, here in enumerate(is_here) if here],
-                [i for i, here in enumerate(is_here) if not here],
-            ]
-        )
         held = set(range(len(keys)))
         try:
-            for wave in waves:
+            here = [i for i in range(len(keys)) if manager.lookup(keys[i]) is LookupResult.HIT]
+            on_its_way = sorted(held.difference(here))
+            for wave in filter(None, (here, on_its_way)):
                 wave_keys = [keys[i] for i in wave]
                 held.difference_update(wave)  # complete_load gives the pins back by itself if it fails
                 slots = manager.complete_load(wave_keys)

@@ -13,7 +13,8 @@ class BlockTable:
     """Appends tokens, shares full blocks with other rows, rolls back.
 
     All blocks but the last are full and never change, so that rows may share them and copies below stay valid. The last
-    one is *open* while it is not full: on the device, pinned, and owned by this row alone.
+    one is *open* while it is not full: on the device, pinned, and owned by this row alone. What fails or is interrupted
+    leaves fewer tokens than were asked for, in blocks that ``crop`` and ``clear`` can give back.
     """
 
     def __init__(self, store: KVStore, layer: int, home: int | None = None) -> None:
@@ -24,6 +25,8 @@ class BlockTable:
         self._next_index = 0
         self._open_slot: int | None = None
         self.blocks: list[KVBlockKey] = []
+        self.origin: int | None = None
+        """The token of the arena at which position 0 lies or would lie; None where blocks move or are no neighbours."""
         self.num_dropped = 0
         """Blocks at the front that slid out of the window and are gone."""
         self.num_tokens = 0
@@ -33,46 +36,44 @@ class BlockTable:
         size = self._store.layout.block_tokens
         position, end = 0, keys.shape[0]
         while position < end:
-            offset = self.num_tokens % size
-            if offset == 0:
+            if self._open_slot is None:
                 slots, blocks = self._open_blocks(-(-(end - position) // size))
             else:
-                assert self._open_slot is not None
-                slots, blocks = [self._open_slot], [self.blocks[-1]]
-            for slot in slots:
-                taken = min(size - offset, end - position)
-                stop = position + taken
-                self._store.write(slot, offset, keys[position:stop], values[position:stop])
-                position = stop
-                self.num_tokens += taken
-                offset = 0
-            is_full = self.num_tokens % size == 0
-            self._open_slot = None if is_full else slots[-1]
-            self._store.manager.complete_store(blocks if is_full else blocks[:-1])
+                slots, blocks = [self._open_slot], self.blocks[-1:]
+            try:
+                position = self._fill(slots, blocks, keys, values, position)
+            except BaseException:
+                self._cut(len(self.blocks) - len(blocks))
+                raise
 
     def spans(self, begin: int, end: int) -> tuple[list[KVBlockKey], list[Span]]:
         """The blocks that hold the tokens at positions ``begin .. end - 1`` and, for each, which part of it."""
         size = self._store.layout.block_tokens
         first, last = begin // size, -(-end // size)
-        indices = range(first, last)
+        assert first >= self.num_dropped, "these tokens are gone"
         keys = self.blocks[first - self.num_dropped : last - self.num_dropped]
-        spans = [Span(max(begin - i * size, 0), min(end - i * size, size), max(begin, i * size)) for i in indices]
+        spans = [
+            Span(max(begin - i * size, 0), min(end - i * size, size), max(begin, i * size)) for i in range(first, last)
+        ]
         return keys, spans
 
     def fork(self) -> "BlockTable":
         """A row with the same tokens: full blocks are shared, the open one is copied."""
-        other = BlockTable(self._store, self._layer)
-        is_open = self._open_slot is not None
-        other.blocks = self.blocks[:-1] if is_open else self.blocks[:]
-        self._store.manager.share(other.blocks)
-        other.num_dropped, other._next_index = self.num_dropped, self._next_index
         size = self._store.layout.block_tokens
-        other.num_tokens = self.num_tokens // size * size
+        other = BlockTable(self._store, self._layer)
+        other.blocks = list(self.full_blocks())
+        self._store.manager.share(other.blocks)
+        other.num_dropped = self.num_dropped
+        other._next_index = self.num_dropped + len(other.blocks)
+        other.num_tokens = other._next_index * size
         if self._open_slot is not None:
-            other._next_index -= 1
             start = self._open_slot * size
             tail = slice(start, start + self.num_tokens % size)
-            other.append(self._store.keys[tail], self._store.values[tail])
+            try:
+                other.append(self._store.keys[tail], self._store.values[tail])
+            except BaseException:
+                other.clear()
+                raise
         return other
 
     def drop_before(self, position: int) -> None:
@@ -84,28 +85,23 @@ class BlockTable:
             self.num_dropped += count
 
     def crop(self, num_tokens: int) -> None:
-        """Keep the first ``num_tokens`` tokens. Raises ValueError if a sliding window has dropped some of them."""
-        size = self._store.layout.block_tokens
+        """Keep the first ``num_tokens`` tokens, of which a sliding window must not have dropped any."""
         if num_tokens >= self.num_tokens:
             return
-        if num_tokens < self.num_dropped * size:
-            raise ValueError(f"cannot roll back to {num_tokens} tokens: the sliding window has dropped some of them")
+        size = self._store.layout.block_tokens
         kept = -(-num_tokens // size) - self.num_dropped
-        was_open = self._open_slot if kept == len(self.blocks) else None
-        self._store.manager.discard(self.blocks[kept:])
-        del self.blocks[kept:]
+        assert kept >= 0, "these tokens are gone"
+        if kept < len(self.blocks):
+            self._cut(kept)
+        filled = num_tokens % size
+        if filled and self._open_slot is None:
+            self._reopen_last(filled)
         self.num_tokens = num_tokens
-        self._next_index = self.num_dropped + kept
-        self._open_slot = None
-        if num_tokens % size:
-            self._open_slot = was_open if was_open is not None else self._reopen_last()
 
     def clear(self) -> None:
         """Give every block back."""
-        self._store.manager.discard(self.blocks)
-        self.blocks = []
+        self._cut(0)
         self.num_dropped = self.num_tokens = self._next_index = 0
-        self._open_slot = None
 
     def full_blocks(self) -> Sequence[KVBlockKey]:
         """The blocks that may be on a lower tier."""
@@ -119,30 +115,67 @@ class BlockTable:
             try:
                 slots = self._store.manager.prepare_store(keys, prefer)
             except TierFullError:
-                if wanted == 1:
+                if wanted == 1 and not self._store.make_way():
                     raise
-                wanted //= 2
+                wanted = max(1, wanted // 2)
                 continue
+            self._note_origin(slots)
             self._next_index += wanted
             self.blocks += keys
             return slots, keys
 
-    def _reopen_last(self) -> int:
-        key = self.blocks[-1]
-        if not self._store.manager.is_shared(key):
-            return self._store.manager.reopen(key)
-        # Another row still reads it: go on in a copy of our own.
-        size = self._store.layout.block_tokens
-        filled = self.num_tokens % size
-        self.blocks.pop()
-        self._next_index -= 1
+    def _fill(
+        self, slots: Sequence[int], blocks: Sequence[KVBlockKey], keys: Tensor, values: Tensor, position: int
+    ) -> int:
+        """Write tokens from ``position`` on into the given blocks at the end; returns where it stopped."""
+        size, end = self._store.layout.block_tokens, keys.shape[0]
+        for slot in slots:
+            offset = self.num_tokens % size
+            stop = min(end, position + size - offset)
+            self._store.write(slot, offset, keys[position:stop], values[position:stop])
+            self.num_tokens += stop - position
+            position = stop
+        is_full = self.num_tokens % size == 0
+        self._open_slot = None if is_full else slots[-1]
+        written = blocks if is_full else blocks[:-1]
+        if written:
+            self._store.manager.complete_store(written)
+        return position
+
+    def _cut(self, kept: int) -> None:
+        """Give back all but the first ``kept`` blocks, and the tokens in them."""
+        self._store.manager.discard(self.blocks[kept:])
+        del self.blocks[kept:]
+        self._next_index = self.num_dropped + kept
+        self.num_tokens = min(self.num_tokens, self._next_index * self._store.layout.block_tokens)
+        self._open_slot = None
+        # Another row may live on in the blocks that had the next names.
         self._sequence = self._store.new_sequence()
-        self.num_tokens -= filled
-        self._store.manager.prepare_load([key])
-        (slot,) = self._store.manager.complete_load([key])
-        tail = slice(slot * size, slot * size + filled)
-        self.append(self._store.keys[tail], self._store.values[tail])
-        self._store.manager.release([key])
-        self._store.manager.discard([key])
-        assert self._open_slot is not None
-        return self._open_slot
+
+    def _reopen_last(self, filled: int) -> None:
+        """Make the last block writable again, with its first ``filled`` tokens; another row may still read it."""
+        manager, key = self._store.manager, self.blocks[-1]
+        if not manager.is_shared(key):
+            self._open_slot = manager.reopen(key)
+            return
+        manager.prepare_load([key])
+        (slot,) = manager.complete_load([key])
+        manager.share([key])  # what is copied must not go with the other row
+        try:
+            self._cut(len(self.blocks) - 1)
+            start = slot * self._store.layout.block_tokens
+            tail = slice(start, start + filled)
+            self.append(self._store.keys[tail], self._store.values[tail])
+        finally:
+            manager.release([key])
+            manager.discard([key])
+
+    def _note_origin(self, slots: Sequence[int]) -> None:
+        """Follow where new blocks lie, as long as all are neighbours."""
+        if not self._store.is_still:
+            return
+        size = self._store.layout.block_tokens
+        origin = (slots[0] - self._next_index) * size
+        is_run = slots[-1] - slots[0] == len(slots) - 1
+        is_next = not self.blocks or self.origin == origin
+        self.origin = origin if is_run and is_next else None

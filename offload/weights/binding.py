@@ -1,5 +1,6 @@
 """Parameters of a model as views of memory that we manage."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
@@ -18,12 +19,13 @@ def tensor_view(buffer: memoryview, spec: TensorSpec) -> Tensor:
     return data.view(torch_dtype(spec.dtype)).view(spec.shape)
 
 
-def empty_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace every parameter by an empty one on the CPU, ready to be bound."""
+def empty_parameters(model: nn.Module) -> None:
+    """Replace every parameter by an empty one of its type on the CPU, ready to be bound."""
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):  # noqa: SLF001 - as torch's own load_state_dict(assign)
             if parameter is not None:
-                module.register_parameter(name, nn.Parameter(torch.empty(0, dtype=dtype), requires_grad=False))
+                empty = torch.empty(0, dtype=parameter.dtype)
+                module.register_parameter(name, nn.Parameter(empty, requires_grad=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Binding:
     """The parameters of a model that one weight group fills, in the order of the group's tensors."""
 
     group: WeightGroup
-    parameters: tuple[nn.Parameter, ...]
+    parameters: tuple[Tensor, ...]
 
     def attach(self, tensors: Iterable[Tensor]) -> None:
         """Let the parameters look at ``tensors``."""
@@ -48,13 +50,30 @@ class Binding:
         return [tensor_view(buffer, spec) for spec in self.group.tensors]
 
 
-class ParameterMap:
-    """Finds the parameter of a checkpoint tensor: by name, with or without the prefix of the base model."""
+_OBSOLETE = r"rotary_emb\.inv_freq$|(^|\.)position_ids$"
 
-    def __init__(self, model: nn.Module, prefix: str, path: object) -> None:
-        self._parameters = dict(model.named_parameters())
+
+def is_obsolete(name: str) -> bool:
+    """Whether a tensor is one that old checkpoints hold although it is computed; transformers skips them too."""
+    return re.search(_OBSOLETE, name) is not None
+
+
+class ParameterMap:
+    """Finds the place of a checkpoint tensor in a model: by name, with or without the prefix of the base model.
+
+    Made while the parameters still have their shapes; ``places`` empties them, ready to be bound. Buffers that are
+    stored count as parameters. ``ignored`` are patterns of names that have no place and need none, ``cure`` is what a
+    person can do about a tensor that should have one.
+    """
+
+    def __init__(self, model: nn.Module, prefix: str, path: object, ignored: Iterable[str], cure: str) -> None:
+        self._shapes = {name: tuple(place.shape) for name, place in _places(model).items()}
+        empty_parameters(model)
+        self._places = _places(model)
         self._prefix = f"{prefix}."
         self._path = path
+        self._ignored = re.compile("|".join((_OBSOLETE, *ignored)))
+        self._cure = cure
         self._bound: set[str] = set()
 
     def bind(self, group: WeightGroup) -> Binding:
@@ -63,17 +82,32 @@ class ParameterMap:
 
     def check_complete(self) -> None:
         """Raises ModelError if a parameter of the model has not been bound."""
-        missing = [name for name in self._parameters if name not in self._bound]
+        missing = [name for name in self._places if name not in self._bound]
         if missing:
             some = ", ".join(missing[:3])
-            raise ModelError(f"{self._path}: {len(missing)} weights are missing, such as {some}; get the model again")
+            raise ModelError(f"{self._path}: {len(missing)} weights are missing, such as {some}; {self._cure}")
 
-    def _find(self, spec: TensorSpec) -> nn.Parameter:
+    def _find(self, spec: TensorSpec) -> Tensor:
         for name in (spec.name, self._prefix + spec.name, spec.name.removeprefix(self._prefix)):
-            if name in self._parameters:
-                self._bound.add(name)
-                return self._parameters[name]
-        raise ModelError(f"{self._path}: the model has no place for the tensor {spec.name}; is config.json its own?")
+            if name not in self._places:
+                continue
+            self._bound.add(name)
+            if self._shapes[name] != spec.shape:
+                raise ModelError(
+                    f"{self._path}: {spec.name} has the shape {spec.shape}, config.json says {self._shapes[name]}; "
+                    "is it its own?"
+                )
+            return self._places[name]
+        if self._ignored.search(spec.name):
+            return torch.empty(0)
+        raise ModelError(f"{self._path}: the model has no place for the tensor {spec.name}; {self._cure}")
+
+
+def _places(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, and those buffers that are stored with them."""
+    stored = set(model.state_dict())
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
+    return {**dict(model.named_parameters()), **buffers}
 
 
 def module_of(model: nn.Module, group: WeightGroup, prefix: str) -> nn.Module:

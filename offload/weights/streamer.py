@@ -10,6 +10,7 @@ from prefetch.budget import LinkEstimate, PrefetchBudget
 from prefetch.next_layer import NextLayerPredictor
 from prefetch.prefetcher import Prefetcher
 from tiers.block import BlockKey, WeightGroupKey
+from tiers.errors import TierFullError
 from tiers.eviction.mru import MRUPolicy
 from tiers.manager import Level, TieredMemoryManager
 from tiers.memory_tier import MemoryTier
@@ -46,8 +47,16 @@ class WeightStreamer:
 
     def acquire(self, key: WeightGroupKey) -> int:
         """The staging slot of a group, once it is there. Raises TransferError, CorruptBlockError."""
+        for left in list(self._held):  # by a forward pass that was interrupted; modules run one after the other
+            self._held.remove(left)
+            self.manager.release([left])
+        try:
+            self.manager.prepare_load([key])
+        except TierFullError:
+            # A pass that ended early, or that left groups out: what was read ahead for it is in the way.
+            self._prefetcher.stop()
+            self.manager.prepare_load([key])
         self._prefetcher.used([key])
-        self.manager.prepare_load([key])
         (slot,) = self.manager.complete_load([key])
         self._held.add(key)
         return slot

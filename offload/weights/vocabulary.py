@@ -47,8 +47,11 @@ class TieredHead(nn.Module):
         super().__init__()
         self._slices = sorted(slices, key=lambda piece: piece.start)
         self._streamer = streamer
-        self.bias = nn.Parameter(torch.empty(0), requires_grad=False) if has_bias else None
         self.out_features = self._slices[-1].stop
+        self.bias: nn.Parameter | None = None
+        if has_bias:  # bound to its values later
+            dtype = torch_dtype(self._slices[0].group.tensors[0].dtype)
+            self.bias = nn.Parameter(torch.empty(self.out_features, dtype=dtype, device="meta"), requires_grad=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., hidden] -> [..., vocabulary]."""
