@@ -15,7 +15,9 @@ def return_memory_early(threshold_nbytes: int = 1 << 20) -> bool:
     """
     if sys.platform != "linux":
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, threshold_nbytes)) and bool(mallopt(_M_TRIM_THRESHOLD, 16 << 20))
+    is_set = library.mallopt(_M_MMAP_THRESHOLD, threshold_nbytes) and library.mallopt(_M_TRIM_THRESHOLD, 16 << 20)
+    library.malloc_trim(0)  # what imports and the tokenizer have left
+    return bool(is_set)

@@ -66,7 +66,10 @@ def standard_config(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def build_empty(config: PreTrainedConfig, model_class: type[PreTrainedModel], dtype: torch.dtype) -> OffloadedModel:
-    """The model without any weight, but with real buffers; it is also an OffloadedModel."""
+    """The model without any weight, but with real buffers; it is also an OffloadedModel.
+
+    Raises ModelError where it looks ahead, or has buffers that are neither stored nor computed.
+    """
     offloaded = cast(
         "type[OffloadedModel]", type(f"Offloaded{model_class.__name__}", (OffloadedModel, model_class), {})
     )

@@ -115,7 +115,7 @@ def load_model(
     levels: list[Level] = []
     try:
         levels = make_kv_levels(plan, layout, config.nvme_dir, _nvme_blocks(prospect, plan, config, workload))
-        model = build_empty(prospect.config, prospect.model_class, torch_dtype(prospect.dtype))
+        model = _build(prospect)
         groups = {group.key.name: group for group in prospect.source.groups}
         resident = [groups[name] for name in dict.fromkeys((*prospect.sizes.rest_names, *plan.resident))]
         arena = ResidentArena("device", [group.nbytes for group in resident])
@@ -137,6 +137,13 @@ def load_model(
             level.tier.close()
         raise
     return model
+
+
+def _build(prospect: Prospect) -> OffloadedModel:
+    try:
+        return build_empty(prospect.config, prospect.model_class, torch_dtype(prospect.dtype))
+    except ModelError as error:
+        raise ModelError(f"{prospect.path}: {error}") from None
 
 
 def _fetch(

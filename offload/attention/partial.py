@@ -51,7 +51,7 @@ def attend_all(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Par
     # Query heads that share a KV head are folded into the query axis: the keys are read once for all of them.
     folded = query.reshape(kv_heads, 1, heads // kv_heads * queries, dim)
     output, logsumexp = _attend(folded, _by_head(keys), _by_head(values), scale, is_causal=False, mask=None)
-    return PartialAttention(output.reshape(heads, queries, -1), logsumexp.reshape(heads, queries))
+    return PartialAttention(output.reshape(heads, queries, values.shape[-1]), logsumexp.reshape(heads, queries))
 
 
 def attend_causal(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> PartialAttention:
@@ -99,7 +99,7 @@ def _attend_by_query(
     output, logsumexp = _attend(
         grouped, _by_head(keys).expand(shape), _by_head(values).expand(shape), scale, is_causal=mask is None, mask=mask
     )
-    return PartialAttention(output.reshape(heads, queries, -1), logsumexp.reshape(heads, queries))
+    return PartialAttention(output.reshape(heads, queries, values.shape[-1]), logsumexp.reshape(heads, queries))
 
 
 def _by_head(tokens: Tensor) -> Tensor:

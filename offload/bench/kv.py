@@ -47,6 +47,7 @@ class Sizes:
     block_context: int = 2048
     rounds: int = 3
     fio_s: float = 6.0
+    most_file_nbytes: int = 2**30
 
 
 def bench_kv(
@@ -169,7 +170,8 @@ class _Bench:
     def _drive_rate(self) -> float:
         """Bytes per second of random reads of 512 KiB, 16 deep: fio's, or ours where fio is not installed."""
         directory = self.nvme_dir / "bench"
-        tier = NVMeTier(directory, file_nbytes(self.nvme_dir) // FILL_NBYTES, FILL_NBYTES)
+        nbytes = min(file_nbytes(self.nvme_dir), self.sizes.most_file_nbytes)
+        tier = NVMeTier(directory, nbytes // FILL_NBYTES, FILL_NBYTES)
         try:
             nbytes = lay_down(tier, seconds=20)
             pattern = Pattern(512 * 1024, is_write=False, is_random=True)

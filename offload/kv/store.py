@@ -19,6 +19,8 @@ from tiers.errors import TierFullError
 from tiers.manager import LookupResult, TieredMemoryManager
 from tiers.memory_tier import MemoryTier
 
+_MOST_NBYTES_AHEAD = 32 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -56,7 +58,7 @@ class KVStore:
         manager: TieredMemoryManager,
         *,
         num_layers: int,
-        lookahead: int = 2,
+        lookahead: int = 6,
         selector: KVSelector | None = None,
     ) -> None:
         self.layout = layout
@@ -80,13 +82,18 @@ class KVStore:
         """One that follows the layers of a model; None where nothing ever leaves the device."""
         if not self._lookahead or len(self.manager.levels) == 1:
             return None
-        predictor = NextLayerPredictor(blocks_of_layer, self.num_layers, self._lookahead)
-        # Half of the arena for what is on its way, half for what is in use. What is predicted here is certain, so the
-        # budget never asks the link what it could deliver.
+        # Enough to keep a fast drive busy over some layers, at most half of the arena: what is on its way takes the
+        # place of what could stay. All of it is certain, so the budget never asks what the link could deliver.
+        most = max(1, min(self.num_slots // 2, _MOST_NBYTES_AHEAD // self.layout.block_nbytes))
         estimate = LinkEstimate(bytes_per_s=1e9, step_s=1e-3)
-        budget: PrefetchBudget[BlockKey] = PrefetchBudget(
-            estimate, self.layout.block_nbytes, max_blocks=self.num_slots // 2
-        )
+        budget: PrefetchBudget[BlockKey] = PrefetchBudget(estimate, self.layout.block_nbytes, max_blocks=most)
+        lookup, outstanding = self.manager.lookup, budget.outstanding
+
+        def missing(layer: int) -> list[BlockKey]:
+            # Some layers ahead may lie on the device wholly; looking past them keeps the drive busy meanwhile.
+            return [key for key in blocks_of_layer(layer) if key in outstanding or lookup(key) is not LookupResult.HIT]
+
+        predictor = NextLayerPredictor(missing, self.num_layers, self._lookahead)
         prefetcher = Prefetcher(self.manager, predictor, budget)
         self._prefetchers.add(prefetcher)
         return prefetcher

@@ -33,8 +33,12 @@ class RowReader:
             self._queue = self._source.open_queue(_ROWS_IN_FLIGHT)
             self._scratch = memoryview(mmap.mmap(-1, self._room * _ROWS_IN_FLIGHT))
         raw = target.view(torch.uint8)
-        for start in range(0, len(row_ids), _ROWS_IN_FLIGHT):
-            self._read_some(self._queue, row_ids[start : start + _ROWS_IN_FLIGHT], raw[start:])
+        try:
+            for start in range(0, len(row_ids), _ROWS_IN_FLIGHT):
+                self._read_some(self._queue, row_ids[start : start + _ROWS_IN_FLIGHT], raw[start:])
+        except BaseException:
+            self.close()  # what an interrupted read leaves in flight must not end up in the next one
+            raise
 
     def close(self) -> None:
         """Idempotent."""

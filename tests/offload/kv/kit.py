@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,9 +17,6 @@ from tiers.memory_tier import MemoryTier
 from tiers.nvme_tier import NVMeTier
 from tiers.pool import BlockPool
 from tiers.transfer import TransferEngine
-
-if TYPE_CHECKING:
-    from tiers.tier import Tier
 
 BLOCK = 4
 HEADS = 2
@@ -42,11 +38,11 @@ def open_store(
     """Levels of so many slots each; a drive wants blocks of whole pages, so ``block`` must be 64 there."""
     layout = KVLayout(block, HEADS, DIM, DIM, "F32")
     arena = MemoryTier("device", device, layout.block_nbytes)
-    tiers: list[Tier] = [arena]
-    if host:
-        tiers.append(MemoryTier("host", host, layout.block_nbytes))
-    if nvme_dir is not None:
-        tiers.append(NVMeTier(nvme_dir, nvme, layout.block_nbytes))
+    tiers = [
+        arena,
+        *([MemoryTier("host", host, layout.block_nbytes)] if host else []),
+        *([NVMeTier(nvme_dir, nvme, layout.block_nbytes)] if nvme_dir is not None else []),
+    ]
     engine = TransferEngine()
     levels = [Level(tier, BlockPool(tier.num_slots), MRUPolicy(tier.num_slots)) for tier in tiers]
     manager = TieredMemoryManager(engine, levels)

@@ -18,8 +18,10 @@ def test_alignment(tokens: int, aligned: bool) -> None:
 def test_blocks_in_neighbouring_slots_are_one_tensor() -> None:
     """Token after token, keys of all heads before values of all heads; what is left over at the end is not touched."""
     layout = KVLayout(block_tokens=2, num_kv_heads=2, key_dim=3, value_dim=1, dtype="F32")
-    numbers = torch.arange(3 * 2 * 8 + 5, dtype=torch.float32)
-    keys, values = layout.tokens(memoryview(numbers.numpy()).cast("B"), num_slots=3)
+    buffer = bytearray((3 * 2 * 8 + 5) * 4)
+    numbers = torch.frombuffer(buffer, dtype=torch.float32)
+    numbers.copy_(torch.arange(len(numbers)))
+    keys, values = layout.tokens(memoryview(buffer), num_slots=3)
     assert keys.shape == (6, 2, 3)
     assert values.shape == (6, 2, 1)
     for token in range(6):
