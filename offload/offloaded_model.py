@@ -84,9 +84,17 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
         self, inputs: Tensor | None, kwargs: dict[str, Any], given: GenerationConfig | None
     ) -> int | None:
         chosen: int | None = self._option("prefill_chunk_size", kwargs, given) or self.runtime.prefill_chunk_tokens
-        for prompt in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")):
-            if prompt is not None:
-                check_pieces(self.config, prompt.shape[1], chosen)
+        embeddings = kwargs.get("inputs_embeds")
+        if embeddings is not None and chosen is not None:
+            if embeddings.shape[1] > chosen:
+                raise InvalidOptionError(
+                    f"inputs_embeds of {embeddings.shape[1]} tokens: this budget takes {chosen} at a time, which only "
+                    "input_ids allow; pass those or raise --device-memory"
+                )
+            return None
+        prompt = inputs if inputs is not None else kwargs.get("input_ids")
+        if prompt is not None:
+            check_pieces(self.config, prompt.shape[1], chosen)
         return chosen
 
 

@@ -1,20 +1,18 @@
 """Tokens are sacred: greedy generation equals plain transformers in float32, whatever the budget."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-import offload
-from offload.offloaded_model import OffloadedModel
-from tiers.errors import BudgetError
+from tests.offload.zoo import generate, loaded, make_inputs, plain_model, smallest_budget
 
 NEW_TOKENS = 6
 PROMPTS = (1, 15, 16, 17, 512, 4000)
+BATCHES = (1, 4)
+FACTORS = (1.0, 1.1, 1.5, 2.5)
 
 
 @pytest.fixture(scope="module")
@@ -22,85 +20,64 @@ def tiny(tiny_llama: Path) -> PreTrainedModel:
     return plain_model(tiny_llama)
 
 
-def plain_model(path: Path) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    model.eval()
-    return model
+@pytest.fixture(scope="module")
+def real(smollm2: Path) -> PreTrainedModel:
+    return plain_model(smollm2)
 
 
-def load(path: Path, prompt: int, batch: int, budget: dict[str, Any]) -> OffloadedModel:
-    return offload.load(path, prompt_tokens=prompt, new_tokens=NEW_TOKENS, batch=batch, **budget)
+def inputs_for(plain: PreTrainedModel, prompt: int, batch: int) -> dict[str, Any]:
+    """Every row but the first of a batch is padded on the left, each by another length."""
+    padding = tuple(min(prompt - 1, row * prompt // 5) for row in range(batch))
+    return make_inputs(prompt, padding, vocabulary=int(plain.config.vocab_size))
 
 
-def make_inputs(vocabulary: int, prompt: int, batch: int) -> dict[str, Tensor]:
-    """Random tokens; every row but the first of a batch is padded on the left, each by another length."""
-    generator = torch.Generator().manual_seed(prompt * 10 + batch)
-    ids = torch.randint(2, vocabulary, (batch, prompt), generator=generator)
-    mask = torch.ones_like(ids)
-    for row in range(1, batch):
-        mask[row, : min(prompt - 1, row * prompt // 5)] = 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def generate(model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int = NEW_TOKENS) -> list[list[int]]:
-    with torch.inference_mode():
-        output: Tensor = model.generate(  # type: ignore[operator]  # transformers hides it behind a mixin
-            **inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, pad_token_id=0
-        )
-    return output[:, inputs["input_ids"].shape[1] :].tolist()
-
-
-def budgets(path: Path, nvme_dir: Path, prompt: int, batch: int) -> Iterator[dict[str, object]]:
-    """Everything resident; the smallest budget there is; and some between them, with a host tier and without."""
+def budgets(path: Path, nvme_dir: Path, workload: dict[str, Any], factors: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """Everything resident; so many times the smallest budget there is; and one with a host tier too."""
     yield {}
-    try:
-        load(path, prompt, batch, {"device_memory": 0, "nvme_dir": nvme_dir})
-    except BudgetError as error:
-        least = error.wanted_bytes
-    for factor in (1.0, 1.1, 1.5, 2.5):
+    least = smallest_budget(path, nvme_dir, **workload)
+    for factor in factors:
         yield {"device_memory": int(least * factor), "nvme_dir": nvme_dir}
     yield {"device_memory": int(least * 1.2), "host_memory": "64KiB", "nvme_dir": nvme_dir}
 
 
-def check(path: Path, plain: PreTrainedModel, nvme_dir: Path, prompt: int, batch: int) -> None:
-    inputs = make_inputs(plain.config.vocab_size, prompt, batch)
-    expected = generate(plain, inputs)
-    for budget in budgets(path, nvme_dir, prompt, batch):
-        model = load(path, prompt, batch, budget)
-        try:
-            assert generate(model, inputs) == expected, budget
-            manager = model.runtime.kv.manager
-            manager.check()
-            assert manager.levels[0].pool.num_used == 0, "every block was given back"
-        finally:
-            model.close()
+def check(
+    path: Path, plain: PreTrainedModel, nvme_dir: Path, prompt: int, batch: int, factors: Sequence[float] = FACTORS
+) -> None:
+    inputs = inputs_for(plain, prompt, batch)
+    expected = generate(plain, inputs, NEW_TOKENS)
+    workload = {"prompt_tokens": prompt, "new_tokens": NEW_TOKENS, "batch": batch}
+    for budget in budgets(path, nvme_dir, workload, factors):
+        with loaded(path, **workload, **budget) as model:
+            assert generate(model, inputs, NEW_TOKENS) == expected, budget
     assert not nvme_dir.exists()
 
 
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_tiny_model_at_every_budget(
     tiny_llama: Path, tiny: PreTrainedModel, tmp_path: Path, prompt: int, batch: int
 ) -> None:
-    check(tiny_llama, tiny, tmp_path / "nvme", prompt, batch)
+    check(tiny_llama, tiny, tmp_path / "nvme", prompt, batch, FACTORS if prompt * batch < 10000 else FACTORS[::3])
 
 
-@pytest.mark.parametrize(("prompt", "batch"), [(17, 1), (300, 1), (40, 4)])
-def test_real_model_at_a_quarter_of_its_weights(smollm2: Path, tmp_path: Path, prompt: int, batch: int) -> None:
-    """Weights are streamed and the KV cache spills to the drive."""
-    plain = plain_model(smollm2)
-    inputs = make_inputs(plain.config.vocab_size, prompt, batch)
-    expected = generate(plain, inputs)
-    model = load(smollm2, prompt, batch, {"device_memory": "128MiB", "nvme_dir": tmp_path / "nvme"})
-    try:
-        assert model.plan.streamed
-        assert generate(model, inputs) == expected
-    finally:
-        model.close()
+@pytest.mark.parametrize(("prompt", "batch"), [(17, 1), (512, 1), (40, 4)])
+def test_real_model_at_a_quarter_of_its_weights(
+    smollm2: Path, real: PreTrainedModel, tmp_path: Path, prompt: int, batch: int
+) -> None:
+    """Weights are streamed, and where there are more blocks than one for each row, the KV cache spills to the drive."""
+    inputs = inputs_for(real, prompt, batch)
+    workload = {"prompt_tokens": prompt, "new_tokens": NEW_TOKENS, "batch": batch}
+    budget = max(128 * 2**20, smallest_budget(smollm2, tmp_path / "nvme", **workload))
+    with loaded(smollm2, device_memory=budget, nvme_dir=tmp_path / "nvme", **workload) as model:
+        assert model.plan.streamed_nbytes > 0.5 * model.plan.resident_nbytes
+        assert bool(model.plan.kv_nvme_blocks) == (prompt > 64)
+        assert generate(model, inputs, NEW_TOKENS) == generate(real, inputs, NEW_TOKENS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_real_model_at_every_budget(smollm2: Path, tmp_path: Path, prompt: int, batch: int) -> None:
-    check(smollm2, plain_model(smollm2), tmp_path / "nvme", prompt, batch)
+def test_real_model_at_every_budget(
+    smollm2: Path, real: PreTrainedModel, tmp_path: Path, prompt: int, batch: int
+) -> None:
+    check(smollm2, real, tmp_path / "nvme", prompt, batch)

@@ -51,7 +51,7 @@ def plain_model(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMod
     return model
 
 
-def make_inputs(prompt: int, padding: tuple[int, ...] = (0,), vocabulary: int = VOCABULARY) -> dict[str, Tensor]:
+def make_inputs(prompt: int, padding: tuple[int, ...] = (0,), vocabulary: int = VOCABULARY) -> dict[str, Any]:
     """Random tokens, one row for each length of the padding on its left."""
     generator = torch.Generator().manual_seed(prompt)
     ids = torch.randint(3, vocabulary, (len(padding), prompt), generator=generator)
@@ -61,9 +61,7 @@ def make_inputs(prompt: int, padding: tuple[int, ...] = (0,), vocabulary: int = 
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def generate(
-    model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int = 8, **options: object
-) -> list[list[int]]:
+def generate(model: PreTrainedModel, inputs: dict[str, Any], new_tokens: int = 8, **options: Any) -> list[list[int]]:
     """The new tokens, greedily; not fewer where one of them ends a sequence."""
     settings = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 2}
     with torch.inference_mode():
