@@ -85,6 +85,8 @@ def run(
 
     ``prompt_tokens`` cuts the prompt to its first tokens. Raises as ``offload.load``.
     """
+    if max_new_tokens < 1:
+        raise InvalidOptionError(f"new tokens {max_new_tokens}: must be at least 1")
     profile = profile or load_profile()
     tokenizer = _load_tokenizer(model)
     ids = _prompt_ids(tokenizer, prompt, prompt_ids, prompt_tokens)

@@ -1,5 +1,6 @@
 """The arena of KV blocks and the manager above it, shared by all layers and rows of all caches of a model."""
 
+import gc
 import itertools
 import weakref
 from collections import deque
@@ -100,7 +101,10 @@ class KVStore:
 
     def make_way(self) -> bool:
         """Let go of what is not needed: blocks prefetched and not used, blocks of dropped caches. False if none is."""
-        return self.reclaim() + sum(prefetcher.stop() for prefetcher in self._prefetchers) > 0
+        if self.reclaim() + sum(prefetcher.stop() for prefetcher in self._prefetchers) > 0:
+            return True
+        gc.collect()  # a dropped cache may hang in a cycle, such as that of an error and its traceback
+        return self.reclaim() > 0
 
     def abandon(self, owners: Sequence[Sequence[Owner]]) -> None:
         """A cache is gone that was not closed. Called by the garbage collector at any moment: only takes note."""
@@ -110,9 +114,10 @@ class KVStore:
         """Give the blocks of dropped caches back; returns of how many rows."""
         count = 0
         while self._abandoned:
-            for owner in itertools.chain.from_iterable(self._abandoned.popleft()):
+            for owner in itertools.chain.from_iterable(self._abandoned[0]):
                 owner.clear()
                 count += 1
+            self._abandoned.popleft()  # not before: clearing may be interrupted
         return count
 
     def write(self, slot: int, offset: int, keys: Tensor, values: Tensor) -> None:

@@ -24,6 +24,7 @@ class BlockTable:
         self._sequence = store.new_sequence()
         self._next_index = 0
         self._open_slot: int | None = None
+        self._leaving: list[KVBlockKey] = []
         self.blocks: list[KVBlockKey] = []
         self.origin: int | None = None
         """The token of the arena at which position 0 lies or would lie; None where blocks move or are no neighbours."""
@@ -80,9 +81,10 @@ class BlockTable:
         """Forget the blocks whose tokens all lie before ``position``: a sliding window has passed them."""
         count = min(position // self._store.layout.block_tokens, self._next_index) - self.num_dropped
         if count > 0:
-            self._store.manager.discard(self.blocks[:count])
+            self._leaving += self.blocks[:count]
             del self.blocks[:count]
             self.num_dropped += count
+            self._give_back()
 
     def crop(self, num_tokens: int) -> None:
         """Keep the first ``num_tokens`` tokens, of which a sliding window must not have dropped any."""
@@ -144,13 +146,20 @@ class BlockTable:
 
     def _cut(self, kept: int) -> None:
         """Give back all but the first ``kept`` blocks, and the tokens in them."""
-        self._store.manager.discard(self.blocks[kept:])
+        self._leaving += self.blocks[kept:]
         del self.blocks[kept:]
         self._next_index = self.num_dropped + kept
         self.num_tokens = min(self.num_tokens, self._next_index * self._store.layout.block_tokens)
         self._open_slot = None
         # Another row may live on in the blocks that had the next names.
         self._sequence = self._store.new_sequence()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """One by one: giving a block back may wait for it, and what interrupts that must not lose the others."""
+        while self._leaving:
+            self._store.manager.discard(self._leaving[-1:])
+            del self._leaving[-1]
 
     def _reopen_last(self, filled: int) -> None:
         """Make the last block writable again, with its first ``filled`` tokens; another row may still read it."""

@@ -21,7 +21,6 @@ _LONG_ROPE = {
     "rope_theta": 1e4,
     "short_factor": [1.0] * 8,
     "long_factor": [2.0] * 8,
-    "original_max_position_embeddings": 400,
 }
 _OWN_NAMES = {"n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 512}
 
@@ -48,7 +47,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("gemma", {"head_dim": 16}),
     "gemma3": ("gemma3_text", {"head_dim": 16, "sliding_window": 70, "layer_types": _MIXED}),
     "phi": ("phi", {}),
-    "phi3": ("phi3", {"rope_parameters": _LONG_ROPE}),
+    "phi3": ("phi3", {"rope_parameters": _LONG_ROPE, "original_max_position_embeddings": 400}),
     "opt": ("opt", {"ffn_dim": 96, "word_embed_proj_dim": 32, "do_layer_norm_before": False}),
     "gpt2": ("gpt2", _OWN_NAMES),
     "gpt_bigcode": ("gpt_bigcode", _OWN_NAMES),

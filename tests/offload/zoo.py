@@ -76,7 +76,8 @@ def loaded(path: Path, **options: Any) -> Iterator[OffloadedModel]:
     try:
         yield model
         manager = model.runtime.kv.manager
-        model.runtime.kv.reclaim()
+        if any(level.pool.num_used for level in manager.levels):
+            model.runtime.kv.make_way()  # a cache that was dropped, not closed
         manager.check()
         assert not any(level.pool.num_used for level in manager.levels), "every block was given back"
     finally:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -188,6 +189,32 @@ def test_an_interrupted_append_leaves_a_table_that_works(start: int, failing_cal
         check(store, table, [*range(kept), *range(30, 35)])
         table.clear()
         assert used_slots(store) == [0]
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("act", ["clear", "crop", "drop_before"])
+def test_interrupted_while_blocks_are_given_back(act: str, calls: int) -> None:
+    """Ctrl-C while a block on its way is waited for: the table is what it was or shorter, and can be cleared again."""
+    with open_store(3, host=20) as store:
+        table = BlockTable(store, 0)
+        table.append(*tokens(0, 18))
+        wait, count = store.manager.mover.wait, 0
+
+        def interrupted(transfer: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == calls:
+                raise KeyboardInterrupt
+            wait(transfer)
+
+        arguments = {"clear": (), "crop": (0,), "drop_before": (16,)}[act]
+        with patch.object(store.manager.mover, "wait", interrupted), pytest.raises(KeyboardInterrupt):
+            getattr(table, act)(*arguments)
+        check(store, table, list(range(table.num_tokens)), first=table.num_dropped * BLOCK)
+        table.append(*tokens(table.num_tokens, 3))
+        check(store, table, list(range(table.num_tokens)), first=table.num_dropped * BLOCK)
+        table.clear()
+        assert used_slots(store) == [0, 0]
 
 
 def test_no_room_for_the_copy_of_a_tail() -> None:
