@@ -1,7 +1,7 @@
 """The seam of prediction: what will be needed, how surely and how soon."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -10,13 +10,14 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Prediction(Generic[K]):
-    """``key`` will be needed with this ``probability`` (1 is certain) when ``needed_in_steps`` more steps have begun.
+    """Each of ``keys`` will be needed with this ``probability`` (1 is certain) when so many more steps have begun.
 
-    The step that is being computed now is 0 steps away, the next one 1. Write ``Prediction(...)`` and leave the type to
+    Keys come in groups, since a step may need thousands of blocks, all as surely and as soon as each other. The step
+    that is being computed now is 0 steps away, the next one 1. Write ``Prediction(...)`` and leave the type to
     inference: a frozen slotted dataclass cannot be called as ``Prediction[K](...)`` on every Python that we support.
     """
 
-    key: K
+    keys: Sequence[K]
     probability: float
     needed_in_steps: int
 

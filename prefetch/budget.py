@@ -1,6 +1,6 @@
 """How much of what is predicted is worth asking for."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Generic
@@ -55,30 +55,34 @@ class PrefetchBudget(Generic[K]):
         """The keys asked for and not settled, a live view in the order of their admission."""
         return self._outstanding.keys()
 
-    def admit(self, predictions: Iterable[Prediction[K]]) -> list[K]:
+    def admit(
+        self, predictions: Iterable[Prediction[K]], missing: Callable[[Sequence[K]], Iterable[K]] = lambda keys: keys
+    ) -> list[K]:
         """The keys to request now, in this order: by need, then by probability. They are outstanding from here on.
 
-        Leave out what is in fast memory already: the budget does not know what is.
+        ``missing`` says which keys of a group are not in fast memory: the budget does not know. It is asked about no
+        more groups than there is room for.
         """
         outstanding = self._outstanding
         room = self._max_blocks - len(outstanding)
-        if room <= 0:
-            return []
-        bytes_per_step = self.link.bytes_per_step
         admitted: list[K] = []
-        for prediction in sorted((p for p in predictions if p.key not in outstanding), key=_by_need):
-            key = prediction.key
-            # Once more, since one key may be predicted for several steps.
-            if key in outstanding:
-                continue
-            if prediction.probability < 1.0:
-                nbytes = (len(outstanding) + 1) * self._block_nbytes
-                if nbytes > bytes_per_step * prediction.needed_in_steps:
-                    continue
-            outstanding[key] = None
-            admitted.append(key)
-            if len(admitted) == room:
+        for prediction in sorted(predictions, key=_by_need):
+            if room <= 0:
                 break
+            in_time = room
+            if prediction.probability < 1.0:
+                arriving = self.link.bytes_per_step * prediction.needed_in_steps
+                in_time = min(room, int(arriving // self._block_nbytes) - len(outstanding))
+            for key in missing(prediction.keys) if in_time > 0 else ():
+                # It may be outstanding, and one key may be predicted for several steps.
+                if key in outstanding:
+                    continue
+                if in_time <= 0:
+                    break
+                outstanding[key] = None
+                admitted.append(key)
+                in_time -= 1
+                room -= 1
         return admitted
 
     def settle(self, key: K) -> None:
@@ -89,7 +93,7 @@ class PrefetchBudget(Generic[K]):
         """Outstanding keys that no prediction names any more. Cancel them, then settle them."""
         if not self._outstanding:
             return []
-        named = {prediction.key for prediction in predictions}
+        named = set[K]().union(*(prediction.keys for prediction in predictions))
         return [key for key in self._outstanding if key not in named]
 
 

@@ -25,7 +25,6 @@ class NextLayerPredictor(Predictor[K]):
 
     def predict(self, step: int) -> list[Prediction[K]]:
         return [
-            Prediction(key, 1.0, ahead)
+            Prediction(self._keys_of_step((step + ahead) % self._num_steps), 1.0, ahead)
             for ahead in range(1, self._lookahead + 1)
-            for key in self._keys_of_step((step + ahead) % self._num_steps)
         ]

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from prefetch.base import Prediction, Predictor
+from prefetch.base import Predictor
 from prefetch.budget import PrefetchBudget
 from tiers.block import BlockKey
-from tiers.manager import LookupResult, TieredMemoryManager
+from tiers.manager import TieredMemoryManager
 
 
 class Prefetcher:
@@ -28,8 +28,8 @@ class Prefetcher:
         """``step`` is being computed, or just was: request what follows, give up what no longer will be needed."""
         predictions = self._predictor.predict(step)
         self._give_up(self._budget.stale(predictions))
-        wanted = self._budget.admit(p for p in predictions if self._is_missing(p))
-        accepted = set(self._manager.prefetch(wanted))
+        wanted = self._budget.admit(predictions, self._manager.missing)
+        accepted = set(self._manager.prefetch(wanted)) if wanted else ()
         for key in wanted:
             if key not in accepted:
                 self._budget.settle(key)
@@ -39,9 +39,6 @@ class Prefetcher:
         outstanding = list(self._budget.outstanding)
         self._give_up(outstanding)
         return bool(outstanding)
-
-    def _is_missing(self, prediction: Prediction[BlockKey]) -> bool:
-        return self._manager.lookup(prediction.key) is LookupResult.BELOW
 
     def _give_up(self, keys: Iterable[BlockKey]) -> None:
         keys = list(keys)

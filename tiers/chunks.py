@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tiers.tier import Extent, SupportsDirectIO, SupportsView
 
@@ -9,8 +10,7 @@ from tiers.tier import Extent, SupportsDirectIO, SupportsView
 _MAX_BUFFERS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(NamedTuple):
     """One block from a slot of the source tier to a slot of the target tier."""
 
     source_slot: int
@@ -32,51 +32,49 @@ def plan_chunks(
     files: SupportsDirectIO, memory: SupportsView, moves: Sequence[Move], max_nbytes: int, *, is_write: bool
 ) -> list[Chunk]:
     """Cut blocks larger than ``max_nbytes`` and join blocks that are neighbours in the file, in file order."""
-    pieces = sorted(_pieces(files, memory, moves, max_nbytes, is_write=is_write), key=_file_order)
+    pieces = sorted(_pieces(files, memory, moves, max_nbytes, is_write=is_write), key=_extent_of)
     chunks: list[Chunk] = []
-    extents: list[Extent] = []
     buffers: list[memoryview] = []
-    nbytes = 0
+    fd = start = end = required = 0
     for extent, buffer in pieces:
-        if extents and not (
-            extents[-1].fd == extent.fd
-            and extents[-1].offset + extents[-1].nbytes == extent.offset
-            and extents[-1].required == extents[-1].nbytes
-            and nbytes + extent.nbytes <= max_nbytes
+        is_next = (
+            extent.offset == end
+            and extent.fd == fd
+            and required == end - start  # what is there already is whole, so that bytes can follow it
+            and end - start + extent.nbytes <= max_nbytes
             and len(buffers) < _MAX_BUFFERS
-        ):
-            chunks.append(_chunk(extents, buffers))
-            extents, buffers, nbytes = [], [], 0
-        extents.append(extent)
+        )
+        if not is_next:
+            if buffers:
+                chunks.append(Chunk(fd, start, tuple(buffers), required))
+            fd, start, end, required, buffers = extent.fd, extent.offset, extent.offset, 0, []
         buffers.append(buffer)
-        nbytes += extent.nbytes
-    if extents:
-        chunks.append(_chunk(extents, buffers))
+        end += extent.nbytes
+        required += extent.required
+    if buffers:
+        chunks.append(Chunk(fd, start, tuple(buffers), required))
     return chunks
 
 
-def _file_order(piece: tuple[Extent, memoryview]) -> tuple[int, int]:
-    return piece[0].fd, piece[0].offset
-
-
-def _chunk(extents: list[Extent], buffers: list[memoryview]) -> Chunk:
-    required = sum(extent.required for extent in extents)
-    return Chunk(extents[0].fd, extents[0].offset, tuple(buffers), required)
+def _extent_of(piece: tuple[Extent, memoryview]) -> Extent:
+    return piece[0]  # which sorts by file, then offset
 
 
 def _pieces(
     files: SupportsDirectIO, memory: SupportsView, moves: Sequence[Move], max_nbytes: int, *, is_write: bool
 ) -> Iterator[tuple[Extent, memoryview]]:
-    for move in moves:
-        file_slot = move.target_slot if is_write else move.source_slot
-        view = memory.view(move.source_slot if is_write else move.target_slot)
+    for source_slot, target_slot in moves:
+        file_slot, memory_slot = (target_slot, source_slot) if is_write else (source_slot, target_slot)
+        view = memory.view(memory_slot)
         position = 0
         for extent in files.extents(file_slot):
+            if extent.nbytes <= max_nbytes:
+                yield extent, view[position : position + extent.nbytes]
+                position += extent.nbytes
+                continue
             for start in range(0, extent.nbytes, max_nbytes):
                 nbytes = min(max_nbytes, extent.nbytes - start)
                 required = max(0, min(nbytes, extent.required - start))
-                yield (
-                    Extent(extent.fd, extent.offset + start, nbytes, required),
-                    view[position : position + nbytes],
-                )
+                part = Extent(extent.fd, extent.offset + start, nbytes, required)
+                yield part, view[position : position + nbytes]
                 position += nbytes

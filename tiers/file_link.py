@@ -22,7 +22,10 @@ class FileLink(Link):
         timeline: Timeline | None,
         queue: IOQueue,
         chunk_nbytes: int,
+        *,
+        is_write: bool,
     ) -> None:
+        self._is_write = is_write
         self._queue = queue
         self._chunk_nbytes = chunk_nbytes
         self._in_flight: dict[int, tuple[Transfer, Chunk, float]] = {}
@@ -62,8 +65,7 @@ class FileLink(Link):
                 transfer.num_in_flight += 1
                 if not transfer.chunks:
                     self._queues[transfer.priority].popleft()
-            is_write = isinstance(transfer.target, SupportsDirectIO)
-            requests.append(IORequest(self._next_tag, chunk.fd, chunk.offset, chunk.buffers, is_write))
+            requests.append(IORequest(self._next_tag, chunk.fd, chunk.offset, chunk.buffers, self._is_write))
             self._in_flight[self._next_tag] = (transfer, chunk, time.perf_counter())
             self._next_tag += 1
         if requests:
@@ -72,15 +74,15 @@ class FileLink(Link):
     def _plan(self, transfer: Transfer) -> bool:
         """Cut a transfer into chunks when its turn has come; False if it is over: that failed, or there are none."""
         source, target = transfer.source, transfer.target
-        is_write = isinstance(target, SupportsDirectIO)
-        files, memory = (target, source) if is_write else (source, target)
+        files, memory = (target, source) if self._is_write else (source, target)
         assert isinstance(files, SupportsDirectIO)
         assert isinstance(memory, SupportsView)
         try:
-            if is_write and isinstance(target, SupportsChecksum):
+            if self._is_write and isinstance(target, SupportsChecksum):
                 for move in transfer.moves:
                     target.seal(move.target_slot, memory.view(move.source_slot))
-            transfer.chunks.extend(plan_chunks(files, memory, transfer.moves, self._chunk_nbytes, is_write=is_write))
+            chunks = plan_chunks(files, memory, transfer.moves, self._chunk_nbytes, is_write=self._is_write)
+            transfer.chunks.extend(chunks)
             failure = None
         except Exception as error:  # noqa: BLE001
             failure = as_world_error(error, transfer)

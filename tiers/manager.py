@@ -51,6 +51,11 @@ class TieredMemoryManager:
             return LookupResult.HIT if is_done else LookupResult.PENDING
         return LookupResult.BELOW if entry.slots[0] is None else LookupResult.HIT
 
+    def missing(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
+        """The blocks that a level below holds and that are not on their way to level 0: what there is to prefetch."""
+        entries = self._entries
+        return [key for key in keys if (entry := entries.get(key)) is not None and entry.is_below]
+
     def prepare_load(self, keys: Sequence[BlockKey]) -> None:
         """Pin blocks for use and start bringing those that are not on level 0. All or nothing.
 

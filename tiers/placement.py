@@ -67,28 +67,29 @@ class Placement:
 
     def fetch(self, keys: Sequence[BlockKey], priority: Priority) -> None:
         """Allocate on level 0 and start transfers, one for each tier that they come from; every key gets a pin."""
-        for key in keys:
-            self.pin(key, self.entries[key])  # before room is made: no policy may choose their copies below
+        entries = [self.entries[key] for key in keys]
+        for key, entry in zip(keys, entries, strict=True):
+            self.pin(key, entry)  # before room is made: no policy may choose their copies below
         try:
             slots = self.allocate(0, len(keys))
         except BaseException:
-            for key in keys:
-                self.unpin(key, self.entries[key])
+            for key, entry in zip(keys, entries, strict=True):
+                self.unpin(key, entry)
             raise
-        moves: dict[int, list[tuple[BlockKey, Move]]] = {}
-        for key, slot in zip(keys, slots, strict=True):
-            source = self.entries[key].highest_copy()
-            source_slot = self.entries[key].slots[source]
-            assert source_slot is not None
-            moves.setdefault(source, []).append((key, Move(source_slot, slot)))
-        for source, pairs in moves.items():
-            transfer = self.mover.submit(self._tier(source), self.levels[0].tier, [move for _, move in pairs], priority)
-            for key, move in pairs:
-                entry = self.entries[key]
+        by_source: dict[int, list[tuple[BlockKey, Entry, Move]]] = {}
+        for key, entry, slot in zip(keys, entries, slots, strict=True):
+            source, source_slot = entry.highest_copy()
+            by_source.setdefault(source, []).append((key, entry, Move(source_slot, slot)))
+        insert = self.levels[0].policy.insert
+        for source, fetched in by_source.items():
+            moves = [move for _, _, move in fetched]
+            transfer = self.mover.submit(self._tier(source), self.levels[0].tier, moves, priority)
+            for key, entry, move in fetched:
                 entry.slots[0], entry.arrival = move.target_slot, transfer
                 # What it costs to bring a block back grows with the number of levels that it has to climb.
-                self.levels[0].policy.insert(key, float(source))
-                if source < len(self.levels):
+                insert(key, float(source))
+            if source < len(self.levels):
+                for key, _, _ in fetched:
                     self.levels[source].policy.touch(key)
 
     def land(self, key: BlockKey, entry: Entry) -> None:
@@ -242,11 +243,13 @@ class Placement:
 
     def _write_back(self, index: int, victims: Sequence[BlockKey]) -> None:
         """See to it that each victim has a readable copy on another level than ``index``."""
-        for key in victims:
-            self.settle(key, self.entries[key])
-        self.copy_down(index, [key for key in victims if not self.entries[key].has_other_copy(index)])
-        for key in victims:
-            self._settle_departure(key, self.entries[key])
+        entries = [(key, self.entries[key]) for key in victims]
+        for key, entry in entries:
+            if entry.arrival is not None or entry.departure is not None:
+                self.settle(key, entry)
+        self.copy_down(index, [key for key, entry in entries if not entry.has_other_copy(index)])
+        for key, entry in entries:
+            self._settle_departure(key, entry)
 
     def _allocate_below(self, index: int, n: int) -> tuple[int, list[int]]:
         """Slots on the next level below that has them free; where none has, on the lowest that can make room."""

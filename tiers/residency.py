@@ -92,17 +92,23 @@ class Entry:
     is_open: bool = False
     """Between prepare_store and complete_store: being written by its owner."""
 
+    @property
+    def is_below(self) -> bool:
+        """Whether it is neither on level 0 nor on its way there."""
+        return self.slots[0] is None or (self.arrival is not None and self.arrival.error is not None)
+
     def has_other_copy(self, index: int) -> bool:
         """Whether a level other than ``index`` holds it, or will as soon as a transfer has ended."""
-        return any(slot is not None and i != index for i, slot in enumerate(self.slots))
+        here = self.slots[index] is not None
+        return len(self.slots) - self.slots.count(None) > here
 
-    def highest_copy(self) -> int:
-        """The level from which it is best fetched to level 0."""
+    def highest_copy(self) -> tuple[int, int]:
+        """The level from which it is best fetched to level 0, and its slot there."""
         for index, slot in enumerate(self.slots):
             if index and slot is not None:
                 # A copy on its way down has its source above it until it has arrived.
-                assert self.is_readable(index), "the only copy below has not arrived"
-                return index
+                assert self.departure is None or self.is_readable(index), "the only copy below has not arrived"
+                return index, slot
         raise AssertionError("a block without any copy")
 
     def is_readable(self, index: int) -> bool:

@@ -2,8 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from tiers.io_queue import IOQueue
 
@@ -21,8 +20,7 @@ def align_down(nbytes: int, alignment: int = ALIGNMENT) -> int:
     return nbytes // alignment * alignment
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """A range of an open file; ``required`` is less than ``nbytes`` only where alignment reaches past its end."""
 
     fd: int

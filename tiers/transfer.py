@@ -117,11 +117,12 @@ class TransferEngine:
         name = f"{source.name}->{target.name}"
         if isinstance(source, SupportsView) and isinstance(target, SupportsView):
             return MemoryLink(name, self._finished, self.timeline, self.config.chunk_nbytes)
-        files, memory = (source, target) if isinstance(source, SupportsDirectIO) else (target, source)
+        is_write = not isinstance(source, SupportsDirectIO)
+        files, memory = (target, source) if is_write else (source, target)
         if not (isinstance(files, SupportsDirectIO) and isinstance(memory, SupportsView)):
             raise OffloadError(f"no way to move blocks over {name}")
         queue = files.open_queue(self.config.queue_depth)
-        return FileLink(name, self._finished, self.timeline, queue, self.config.chunk_nbytes)
+        return FileLink(name, self._finished, self.timeline, queue, self.config.chunk_nbytes, is_write=is_write)
 
 
 def _ends(transfer: Transfer) -> tuple[str, str]:

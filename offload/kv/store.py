@@ -88,13 +88,7 @@ class KVStore:
         most = max(1, min(self.num_slots // 2, _MOST_NBYTES_AHEAD // self.layout.block_nbytes))
         estimate = LinkEstimate(bytes_per_s=1e9, step_s=1e-3)
         budget: PrefetchBudget[BlockKey] = PrefetchBudget(estimate, self.layout.block_nbytes, max_blocks=most)
-        lookup, outstanding = self.manager.lookup, budget.outstanding
-
-        def missing(layer: int) -> list[BlockKey]:
-            # Some layers ahead may lie on the device wholly; looking past them keeps the drive busy meanwhile.
-            return [key for key in blocks_of_layer(layer) if key in outstanding or lookup(key) is not LookupResult.HIT]
-
-        predictor = NextLayerPredictor(missing, self.num_layers, self._lookahead)
+        predictor = NextLayerPredictor(blocks_of_layer, self.num_layers, self._lookahead)
         prefetcher = Prefetcher(self.manager, predictor, budget)
         self._prefetchers.add(prefetcher)
         return prefetcher

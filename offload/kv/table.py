@@ -53,9 +53,10 @@ class BlockTable:
         first, last = begin // size, -(-end // size)
         assert first >= self.num_dropped, "these tokens are gone"
         keys = self.blocks[first - self.num_dropped : last - self.num_dropped]
-        spans = [
-            Span(max(begin - i * size, 0), min(end - i * size, size), max(begin, i * size)) for i in range(first, last)
-        ]
+        spans = [Span(0, size, i * size) for i in range(first, last)]
+        if spans:
+            spans[-1] = Span(0, end - (last - 1) * size, (last - 1) * size)
+            spans[0] = Span(begin - first * size, spans[0].stop, begin)
         return keys, spans
 
     def fork(self) -> "BlockTable":

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given
@@ -18,11 +18,11 @@ def make(max_blocks: int = 100) -> PrefetchBudget[str]:
 
 
 def certain(keys: Iterable[str], steps: int) -> list[Prediction[str]]:
-    return [Prediction(key, 1.0, steps) for key in keys]
+    return [Prediction(tuple(keys), 1.0, steps)]
 
 
 def guess(key: str, probability: float, steps: int) -> Prediction[str]:
-    return Prediction(key, probability, steps)
+    return Prediction((key,), probability, steps)
 
 
 def test_one_token() -> None:
@@ -81,6 +81,18 @@ def test_a_guess_that_is_too_late_now_may_be_certain_later() -> None:
     assert budget.admit([guess("C", 0.5, 1), guess("C", 1.0, 4)]) == ["C"]
 
 
+def test_asks_only_for_what_is_missing_and_no_further_than_there_is_room() -> None:
+    asked: list[str] = []
+
+    def missing(keys: Sequence[str]) -> list[str]:
+        asked.extend(keys)
+        return [key for key in keys if key != "B"]
+
+    predictions = certain("AB", 1) + certain("CD", 2) + certain("EF", 3)
+    assert make(max_blocks=2).admit(predictions, missing) == ["A", "C"]
+    assert asked == ["A", "B", "C", "D"]
+
+
 def test_without_room_nothing_is_asked_for() -> None:
     assert make(max_blocks=0).admit(certain("AB", 1)) == []
 
@@ -113,8 +125,9 @@ def test_refuses_sizes_that_make_no_sense(block_nbytes: int, max_blocks: int, va
         PrefetchBudget(TWO_BLOCKS_PER_STEP, block_nbytes, max_blocks)
 
 
+KEYS = st.lists(st.integers(0, 12), max_size=4)
 PREDICTIONS = st.lists(
-    st.builds(Prediction, st.integers(0, 12), st.sampled_from([0.0, 0.3, 0.9, 1.0]), st.integers(0, 6)), max_size=20
+    st.builds(Prediction, KEYS, st.sampled_from([0.0, 0.3, 0.9, 1.0]), st.integers(0, 6)), max_size=10
 )
 
 
@@ -131,12 +144,12 @@ def test_never_promises_more_than_room_and_link_allow(
         assert len(admitted) == len(set(admitted))
         assert expected.isdisjoint(admitted)
         for place, key in enumerate(admitted, start=ahead + 1):
-            assert any(p.probability == 1.0 or place <= 2 * p.needed_in_steps for p in predictions if p.key == key), (
+            assert any(p.probability == 1.0 or place <= 2 * p.needed_in_steps for p in predictions if key in p.keys), (
                 "a guess that comes too late"
             )
         expected |= set(admitted)
         assert len(expected) <= max_blocks
-        assert set(budget.stale(predictions)) == expected - {p.key for p in predictions}
+        assert set(budget.stale(predictions)) == expected.difference(*(p.keys for p in predictions))
         for key in used:
             budget.settle(key)
         expected -= used

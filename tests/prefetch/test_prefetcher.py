@@ -28,7 +28,7 @@ class Fixed(Predictor[BlockKey]):
         self.keys: Sequence[BlockKey] = ()
 
     def predict(self, step: int) -> list[Prediction[BlockKey]]:
-        return [Prediction(wanted, 1.0, 1) for wanted in self.keys]
+        return [Prediction(self.keys, 1.0, 1)]
 
 
 @contextmanager
