@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from offload.loader import Prospect, load_model, open_prospect, plan_for
 from offload.meter import Reading, Stretch
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +74,72 @@ def generate_timed(model: PreTrainedModel, prompt: list[int], new_tokens: int) -
     return Timed(tuple(output[0, len(prompt) :].tolist()), first - start, (last - first) / steps, stretch)
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Decode steps in a row. ``nbytes_missed`` came from the drive, per step."""
+
+    step_s: float
+    nbytes_missed: float
+
+
+class _Windows(BaseStreamer):
+    """Cuts a decode into windows with breaks before, between and after them."""
+
+    def __init__(self, model: OffloadedModel, steps: int, in_break: Callable[[], None]) -> None:
+        self._runtime = model.runtime
+        self._steps = steps
+        self._in_break = in_break
+        self._count = -1  # the first put is the prompt
+        self._start: Reading | None = None
+        self.windows: list[Window] = []
+
+    def put(self, value: Tensor) -> None:
+        self._count += 1
+        place = (self._count - 1) % (1 + self._steps)
+        if self._count and place == 0:
+            if self._start:
+                stretch = Stretch(self._start, Reading.of(self._runtime), self._steps)
+                nbytes = stretch.nbytes("nvme->device")
+                self.windows.append(Window(stretch.seconds / self._steps, nbytes / self._steps))
+            self._in_break()
+        elif self._count and place == 1:
+            self._start = Reading.of(self._runtime)
+
+    def end(self) -> None:
+        """Nothing to note."""
+
+
+def decode_in_windows(
+    model: OffloadedModel, prompt: list[int], *, windows: int, steps: int, in_break: Callable[[], None]
+) -> tuple[tuple[int, ...], list[Window]]:
+    """Greedy tokens, decoded in ``windows`` of so many steps; ``in_break`` is called before, between and after them.
+
+    One more step, which nobody times, opens each window: it finds what was read ahead in the break.
+    """
+    inputs = torch.tensor([prompt])
+    streamer = _Windows(model, steps, in_break)
+    new_tokens = 1 + windows * (1 + steps)
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            do_sample=False,
+            streamer=streamer,
+        )
+    return tuple(output[0, len(prompt) :].tolist()), streamer.windows
+
+
 def with_tiers(
     model: Path,
     config: RunConfig,
     workload: Workload,
-    use: Callable[[OffloadedModel], Timed],
+    use: Callable[[OffloadedModel], T],
     *,
     change: Callable[[Prospect, Plan], Plan] | None = None,
     block_tokens: int = 64,
-) -> tuple[Timed, Plan]:
+) -> tuple[T, Plan]:
     """Load ``model`` within a budget, use it, close it. ``change`` may set up a placement that no budget would give."""
     prospect = open_prospect(model, config.dtype, block_tokens=block_tokens)
     try:
