@@ -9,7 +9,7 @@ from offload.kv.store import KVStore
 from offload.plan import Plan
 from offload.weights.arena import ResidentArena
 from offload.weights.streamer import WeightStreamer
-from tiers.eviction.mru import MRUPolicy
+from tiers.eviction.spaced import SpacedPolicy
 from tiers.manager import Level, TieredMemoryManager
 from tiers.memory_tier import MemoryTier
 from tiers.nvme_tier import NVMeTier
@@ -87,7 +87,7 @@ def make_kv_levels(plan: Plan, layout: KVLayout, nvme_dir: Path | None, nvme_blo
     if nvme_blocks and nvme_dir is not None:
         tiers.append(NVMeTier(nvme_dir, nvme_blocks, block))
     # Exact attention goes through all blocks of all layers for every token: a loop, for which this policy is best.
-    return [Level(tier, BlockPool(tier.num_slots), MRUPolicy(tier.num_slots)) for tier in tiers]
+    return [Level(tier, BlockPool(tier.num_slots), SpacedPolicy(tier.num_slots)) for tier in tiers]
 
 
 def make_kv_store(engine: TransferEngine, levels: list[Level], layout: KVLayout, num_layers: int) -> KVStore:

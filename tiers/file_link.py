@@ -41,12 +41,16 @@ class FileLink(Link):
                     busy_since = time.perf_counter()
                     if self._is_closed and self._next() is None:
                         break
+            ended: list[Transfer] = []
             try:
                 self._start_chunks()
                 for completion in self._queue.reap():
-                    self._complete(completion.tag, completion.nbytes, completion.error)
+                    ended += self._complete(completion.tag, completion.nbytes, completion.error)
+                self._start_chunks()  # so that the drive has work while checksums are compared
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
                 self._fail_all(error)
+            for transfer in ended:
+                self._finish(transfer, None if transfer.error else self._verify(transfer))
             now = time.perf_counter()
             self.stats.busy_s += now - busy_since
             busy_since = now
@@ -70,6 +74,11 @@ class FileLink(Link):
             self._next_tag += 1
         if requests:
             self._queue.submit(requests)
+        with self._changed:
+            # While the drive is busy: then the next transfer starts at once when there is room for it.
+            transfer = self._next()
+            if transfer is not None and not transfer.chunks and transfer.num_in_flight == 0:
+                self._plan(transfer)
 
     def _plan(self, transfer: Transfer) -> bool:
         """Cut a transfer into chunks when its turn has come; False if it is over: that failed, or there are none."""
@@ -92,9 +101,10 @@ class FileLink(Link):
         self._finish(transfer, failure)
         return False
 
-    def _complete(self, tag: int, nbytes: int, error: OSError | None) -> None:
+    def _complete(self, tag: int, nbytes: int, error: OSError | None) -> list[Transfer]:
+        """Note how a chunk has ended; returns its transfer if that was the last of it."""
         if tag not in self._in_flight:
-            return  # of a transfer that ``_fail_all`` has ended
+            return []  # of a transfer that ``_fail_all`` has ended
         transfer, chunk, start = self._in_flight.pop(tag)
         self.stats.nbytes += nbytes
         if self._timeline:
@@ -114,8 +124,7 @@ class FileLink(Link):
                     transfer.chunks.clear()
                     self._queues[transfer.priority].remove(transfer)
             is_last = transfer.num_in_flight == 0 and not transfer.chunks
-        if is_last:
-            self._finish(transfer, None if transfer.error else self._verify(transfer))
+        return [transfer] if is_last else []
 
     def _verify(self, transfer: Transfer) -> WorldError | None:
         self.stats.num_blocks += len(transfer.moves)

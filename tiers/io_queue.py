@@ -166,15 +166,22 @@ class LinuxAIOQueue(IOQueue):
 
     def _prepare(self, request: IORequest, index: int) -> object:
         """Fill in an iocb; returns the iovec that it points to, if any."""
-        buffers = request.buffers
+        # Neighbours in memory become one range: the kernel pays for each.
+        ranges: list[tuple[int, int]] = []
+        for buffer in request.buffers:
+            address, nbytes = _address(buffer, request), buffer.nbytes
+            if ranges and ranges[-1][0] + ranges[-1][1] == address:
+                address, before = ranges.pop()
+                nbytes += before
+            ranges.append((address, nbytes))
         vectors = None
-        if len(buffers) == 1:
-            opcode, buf, nbytes = _PREAD, _address(buffers[0], request), buffers[0].nbytes
+        if len(ranges) == 1:
+            opcode, (buf, nbytes) = _PREAD, ranges[0]
         else:
-            vectors = ctypes.create_string_buffer(len(buffers) * _IOVEC.size)
-            for i, buffer in enumerate(buffers):
-                _IOVEC.pack_into(vectors, i * _IOVEC.size, _address(buffer, request), buffer.nbytes)
-            opcode, buf, nbytes = _PREADV, ctypes.addressof(vectors), len(buffers)
+            vectors = ctypes.create_string_buffer(len(ranges) * _IOVEC.size)
+            for i, (address, nbytes) in enumerate(ranges):
+                _IOVEC.pack_into(vectors, i * _IOVEC.size, address, nbytes)
+            opcode, buf, nbytes = _PREADV, ctypes.addressof(vectors), len(ranges)
         opcode += request.is_write
         _IOCB.pack_into(
             self._iocbs, index * _IOCB.size, index, 0, 0, opcode, 0, request.fd, buf, nbytes, request.offset, 0, 0, 0

@@ -134,11 +134,9 @@ class Placement:
         if not keys:
             return
         below, slots = self._allocate_below(index, len(keys))
-        moves = []
-        for key, slot in zip(keys, slots, strict=True):
-            source_slot = self.entries[key].slots[index]
-            assert source_slot is not None
-            moves.append(Move(source_slot, slot))
+        # In the order of their slots: neighbours stay neighbours, so that they come back in one request.
+        keys = sorted(keys, key=lambda key: self._slot(key, index))
+        moves = [Move(self._slot(key, index), slot) for key, slot in zip(keys, slots, strict=True)]
         transfer = self.mover.submit(self.levels[index].tier, self.levels[below].tier, moves, Priority.WRITE_BACK)
         for key, slot in zip(keys, slots, strict=True):
             entry = self.entries[key]
@@ -265,6 +263,11 @@ class Placement:
             except TierFullError as error:
                 full = error
         raise full
+
+    def _slot(self, key: BlockKey, index: int) -> int:
+        slot = self.entries[key].slots[index]
+        assert slot is not None
+        return slot
 
     def _settle_departure(self, key: BlockKey, entry: Entry) -> None:
         """Wait for a block on its way down, and make its copy there count; a failed copy is dropped and raised."""

@@ -12,6 +12,7 @@ from tiers.eviction.lfu import LFUPolicy
 from tiers.eviction.lru import LRUPolicy
 from tiers.eviction.mru import MRUPolicy
 from tiers.eviction.s3fifo import S3FIFOPolicy
+from tiers.eviction.spaced import SpacedPolicy
 
 POLICIES: MappingProxyType[str, type[EvictionPolicy[Any]]] = MappingProxyType(
     {
@@ -22,6 +23,7 @@ POLICIES: MappingProxyType[str, type[EvictionPolicy[Any]]] = MappingProxyType(
         "lru": LRUPolicy,
         "mru": MRUPolicy,
         "s3fifo": S3FIFOPolicy,
+        "spaced": SpacedPolicy,
     }
 )
 
