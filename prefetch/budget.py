@@ -61,28 +61,25 @@ class PrefetchBudget(Generic[K]):
         """The keys to request now, in this order: by need, then by probability. They are outstanding from here on.
 
         ``missing`` says which keys of a group are not in fast memory: the budget does not know. It is asked about no
-        more groups than there is room for.
+        more groups than there is room for. A certain group of at most half of all room is admitted whole or not yet:
+        blocks that come together lie side by side.
         """
-        outstanding = self._outstanding
-        room = self._max_blocks - len(outstanding)
         admitted: list[K] = []
         for prediction in sorted(predictions, key=_by_need):
+            room = self._max_blocks - len(self._outstanding)
             if room <= 0:
                 break
-            in_time = room
+            # They may be outstanding, and one key may be predicted for several steps.
+            wanted = [key for key in missing(prediction.keys) if key not in self._outstanding]
             if prediction.probability < 1.0:
                 arriving = self.link.bytes_per_step * prediction.needed_in_steps
-                in_time = min(room, int(arriving // self._block_nbytes) - len(outstanding))
-            for key in missing(prediction.keys) if in_time > 0 else ():
-                # It may be outstanding, and one key may be predicted for several steps.
-                if key in outstanding:
-                    continue
-                if in_time <= 0:
-                    break
-                outstanding[key] = None
-                admitted.append(key)
-                in_time -= 1
-                room -= 1
+                room = min(room, int(arriving // self._block_nbytes) - len(self._outstanding))
+            elif room < len(wanted) <= self._max_blocks // 2:
+                break
+            for key in wanted[: max(0, room)]:
+                if key not in self._outstanding:
+                    self._outstanding[key] = None
+                    admitted.append(key)
         return admitted
 
     def settle(self, key: K) -> None:

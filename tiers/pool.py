@@ -1,8 +1,10 @@
 """Fixed-size slots of one tier: who is free, in flight or resident, and who is pinned."""
 
+import re
 from array import array
 
 _FREE, _IN_FLIGHT, _RESIDENT = 0, 1, 2
+_GAPS = re.compile(b"\\x00+")
 
 
 class BlockPool:
@@ -17,7 +19,7 @@ class BlockPool:
         self.num_slots = num_slots
         self.num_free = num_slots
         self.peak_used = 0
-        # One byte a slot, so that bytearray.find looks for a run of free slots at the speed of memchr.
+        # One byte a slot, so that a regular expression finds the gaps.
         self._states = bytearray(num_slots)
         self._pins = array("I", bytes(4 * num_slots))
 
@@ -28,8 +30,8 @@ class BlockPool:
     def allocate(self, n: int, prefer: int | None = None) -> list[int]:
         """Take ``n`` free slots, all or nothing: an empty list when fewer are free.
 
-        Neighbouring slots where there is a long enough gap, and from slot ``prefer`` on if those are free: attention
-        reads neighbours as one tensor and the disk reads them as one request.
+        From slot ``prefer`` on if those are free; else neighbours out of the smallest gap that holds them, else the
+        largest gaps: attention reads neighbours as one tensor and the disk reads them as one request.
         """
         if n > self.num_free or n == 0:
             return []
@@ -81,15 +83,13 @@ class BlockPool:
         assert all(self._states[slot] != _FREE for slot, pins in enumerate(self._pins) if pins), "a free slot is pinned"
 
     def _find(self, n: int, prefer: int | None) -> list[int]:
-        run = bytes(n)
-        if prefer is not None and self._states[prefer : prefer + n] == run:
+        if prefer is not None and self._states[prefer : prefer + n] == bytes(n):
             return list(range(prefer, prefer + n))
-        start = self._states.find(run)
-        if start >= 0:
-            return list(range(start, start + n))
+        gaps = [range(*match.span()) for match in _GAPS.finditer(self._states)]
+        best = min((gap for gap in gaps if len(gap) >= n), key=len, default=None)
+        if best is not None:
+            return list(best[:n])
         slots: list[int] = []
-        position = -1
-        while len(slots) < n:
-            position = self._states.find(_FREE, position + 1)
-            slots.append(position)
-        return slots
+        for gap in sorted(gaps, key=len, reverse=True):
+            slots += gap[: n - len(slots)]
+        return sorted(slots)

@@ -75,7 +75,7 @@ def bench_io(
     nvme_dir: Path,
     *,
     progress: Progress | None = None,
-    seconds_per_row: float = 5.0,
+    seconds_per_row: float = 18.0,
     sizes: Sequence[int] = SIZES,
     file_bytes: int | None = None,
     rounds: int = 3,

@@ -43,9 +43,9 @@ class Sizes:
     long_context: int = 8192
     block_context: int = 2048
     rounds: int = 3
-    windows: int = 5
-    window_steps: int = 8
-    fio_s: float = 2.0
+    windows: int = 4
+    window_steps: int = 16
+    fio_s: float = 5.0
     most_file_nbytes: int = 2**30
 
 

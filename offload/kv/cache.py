@@ -58,10 +58,13 @@ class TieredLayer(CacheLayerMixin):
                 f"{(layout.num_kv_heads, layout.key_dim, layout.value_dim)}; this architecture is not supported"
             )
         self.dtype, self.device = key_states.dtype, key_states.device
-        # A stretch of the arena of its own for each row: as long as all of them fit, every row stays one run of slots.
-        total = self.store.num_layers * batch
-        homes = [(self.index * batch + row) * self.store.num_slots // total for row in range(batch)]
-        self.rows[:] = [BlockTable(self.store, self.index, home) for home in homes]
+        slots, total = self.store.num_slots, self.store.num_layers * batch
+        places = [self.index * batch + row for row in range(batch)]
+        if self.store.is_still:
+            # A stretch of the arena of its own for each row: as long as all of them fit, each stays one run of slots.
+            self.rows[:] = [BlockTable(self.store, self.index, home=place * slots // total) for place in places]
+        else:
+            self.rows[:] = [BlockTable(self.store, self.index, open_home=max(0, slots - 1 - p)) for p in places]
         self.is_initialized = True
 
     def update(

@@ -15,12 +15,16 @@ class BlockTable:
     All blocks but the last are full and never change, so that rows may share them and copies below stay valid. The last
     one is *open* while it is not full: on the device, pinned, and owned by this row alone. What fails or is interrupted
     leaves fewer tokens than were asked for, in blocks that ``crop`` and ``clear`` can give back.
+
+    ``home`` is the slot that would suit the first block, ``open_home`` the one that would suit open blocks: apart from
+    the others where these come and go, since in their midst it would be in the way of longer runs.
     """
 
-    def __init__(self, store: KVStore, layer: int, home: int | None = None) -> None:
+    def __init__(self, store: KVStore, layer: int, home: int | None = None, open_home: int | None = None) -> None:
         self._store = store
         self._layer = layer
         self._home = home
+        self._open_home = open_home
         self._sequence = store.new_sequence()
         self._next_index = 0
         self._open_slot: int | None = None
@@ -34,11 +38,10 @@ class BlockTable:
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Add tokens: keys [tokens, heads, dim] and values alike. Raises TierFullError if no tier has room."""
-        size = self._store.layout.block_tokens
         position, end = 0, keys.shape[0]
         while position < end:
             if self._open_slot is None:
-                slots, blocks = self._open_blocks(-(-(end - position) // size))
+                slots, blocks = self._open_blocks(end - position)
             else:
                 slots, blocks = [self._open_slot], self.blocks[-1:]
             try:
@@ -110,11 +113,17 @@ class BlockTable:
         """The blocks that may be on a lower tier."""
         return self.blocks if self._open_slot is None else self.blocks[:-1]
 
-    def _open_blocks(self, wanted: int) -> tuple[list[int], list[KVBlockKey]]:
-        """Open new blocks at the end: as many as wanted, or as many as the device can take at once."""
+    def _open_blocks(self, num_tokens: int) -> tuple[list[int], list[KVBlockKey]]:
+        """Open new blocks at the end: for so many tokens, or as many as the device can take at once."""
+        full, rest = divmod(num_tokens, self._store.layout.block_tokens)
+        if self._open_home is None:
+            prefer = None if self._home is None else self._home + self._next_index
+            wanted = full + (rest > 0)
+        else:
+            prefer = None if full else self._open_home
+            wanted = full or 1
         while True:
             keys = [KVBlockKey(self._sequence, self._layer, self._next_index + i) for i in range(wanted)]
-            prefer = None if self._home is None else self._home + self._next_index
             try:
                 slots = self._store.manager.prepare_store(keys, prefer)
             except TierFullError:

@@ -1,5 +1,6 @@
 """Slots of one tier: never handed out twice, never lost."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +11,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tiers.pool import BlockPool
 
 CAPACITY = 7
+
+
+def gaps_of(slots: list[int]) -> list[list[int]]:
+    """Runs of neighbours in ascending slots."""
+    runs: list[list[int]] = []
+    for slot in slots:
+        if runs and slot == runs[-1][-1] + 1:
+            runs[-1].append(slot)
+        else:
+            runs.append([slot])
+    return runs
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -35,11 +47,16 @@ class PoolMachine(RuleBasedStateMachine):
             return
         assert len(set(slots)) == n
         assert set(slots) <= set(free)
-        runs = [start for start in free if set(range(start, start + n)) <= set(free)]
-        if n and prefer in runs:
+        gaps = gaps_of(free)
+        if n and prefer is not None and set(range(prefer, prefer + n)) <= set(free):
             assert slots == list(range(prefer, prefer + n)), "where the caller likes it best"
-        elif n and runs:
-            assert slots == list(range(runs[0], runs[0] + n)), "neighbours, if there are any"
+        elif n and max(len(gap) for gap in gaps) >= n:
+            start = min((gap for gap in gaps if len(gap) >= n), key=len)[0]
+            assert slots == list(range(start, start + n)), "neighbours, out of the smallest gap that holds them"
+        elif n:
+            largest = itertools.accumulate(sorted(map(len, gaps), reverse=True))
+            fewest = next(count for count, total in enumerate(largest, 1) if total >= n)
+            assert len(gaps_of(slots)) == fewest, "as few pieces as can be"
         self.is_resident.update(dict.fromkeys(slots, False))
         self.peak = max(self.peak, len(self.is_resident))
 
