@@ -1,6 +1,5 @@
 """One generation from prompt to figures: what ``offload run`` does."""
 
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from offload.doctor import load_profile
 from offload.loader import load_model, open_prospect, plan_for
 from offload.meter import Reading, Stretch
 from offload.offloaded_model import OffloadedModel
+from offload.peak_memory import peak_rss_nbytes
 from offload.plan import Plan, Workload
 from offload.trace import record_modules, write_trace
 from simulators.profile import HardwareProfile
@@ -223,7 +223,7 @@ def _summarise(
         stall_s=whole.stall_s,
         roofline_s=roofline_s,
         efficiency=roofline_s / decode.seconds if steps else 1.0,
-        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_rss_bytes=peak_rss_nbytes(),
         placement=runtime.plan.placement(),
         predicted_tokens_per_s=runtime.plan.predicted_tokens_per_s,
         bottleneck=runtime.plan.bottleneck,

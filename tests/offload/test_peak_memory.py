@@ -8,8 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from offload.peak_memory import peak_rss_nbytes
 from offload.sizes import parse_size
 from simulators.profile import DEFAULT, write_profile
 
@@ -56,3 +58,17 @@ def test_a_run_peaks_at_its_budget_and_the_libraries(
     result = json.loads(ran.stdout)
     assert result["links"]["nvme->device"]["bytes"] > 2**30
     assert result["peak_rss_bytes"] < parse_size(device) + parse_size(host) + INTERPRETER_AND_LIBRARIES
+
+
+def test_counts_what_was_touched_and_given_back() -> None:
+    """In a process of its own, which a larger one has started."""
+    ballast = np.ones(300 * 2**20, np.uint8)
+    program = (
+        "from offload.peak_memory import peak_rss_nbytes; before = peak_rss_nbytes(); "
+        "bytearray(b'1' * (64 << 20)); print(before, peak_rss_nbytes())"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    before, after = map(int, ran.stdout.split())
+    assert before < 100 * 2**20
+    assert after - before > 60 * 2**20
+    assert peak_rss_nbytes() > ballast.nbytes
