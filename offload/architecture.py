@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from offload.attention.interface import register
+from offload.experts.interface import register as register_experts
 from offload.kv.cache import layer_windows
 from offload.offloaded_model import OffloadedModel, give_cache
 from tiers.errors import ModelError
@@ -74,7 +75,9 @@ def build_empty(config: PreTrainedConfig, model_class: type[PreTrainedModel], dt
         "type[OffloadedModel]", type(f"Offloaded{model_class.__name__}", (OffloadedModel, model_class), {})
     )
     with torch.device("meta"):
-        model: OffloadedModel = offloaded._from_config(config, attn_implementation=register(), dtype=dtype)  # noqa: SLF001
+        model: OffloadedModel = offloaded._from_config(  # noqa: SLF001
+            config, attn_implementation=register(), experts_implementation=register_experts(), dtype=dtype
+        )
     if any(getattr(module, "is_causal", True) is False for module in model.modules()):
         raise ModelError(f"'{config.model_type}' looks ahead (is_causal=False); only causal models can be offloaded")
     _fill_buffers(model)

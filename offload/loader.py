@@ -15,6 +15,9 @@ from offload.checkpoint.source import open_source
 from offload.config import RunConfig
 from offload.device import available_bytes, require_device
 from offload.dtypes import torch_dtype
+from offload.experts.bind import bind_experts
+from offload.experts.names import CheckpointNames
+from offload.experts.store import ExpertStore
 from offload.kv.layout import KVLayout
 from offload.model_sizes import model_sizes
 from offload.offloaded_model import OffloadedModel
@@ -27,7 +30,6 @@ from offload.weights.binding import ParameterMap, is_obsolete, module_of, tensor
 from offload.weights.streamer import LayerHooks, WeightStreamer
 from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySlice, embedding_scale
 from simulators.profile import HardwareProfile
-from tiers.block import WeightGroupKey
 from tiers.chunks import Move
 from tiers.errors import BudgetError, InvalidOptionError, ModelError
 from tiers.link import Priority
@@ -35,7 +37,7 @@ from tiers.memory_tier import map_memory
 from tiers.tier import SupportsChecksum
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig, TransferEngine
-from tiers.weight_tier import WeightGroup, WeightTier
+from tiers.weight_tier import WeightGroup, WeightKey, WeightTier
 
 if TYPE_CHECKING:
     from tiers.manager import Level
@@ -123,10 +125,15 @@ def load_model(
         streamer = None
         if streamed:
             streamer = WeightStreamer(engine, prospect.source, streamed, max(1, plan.staging_slots))
+        routed = [group for group in prospect.source.groups if group.kind == "expert"]
+        experts = ExpertStore(engine, prospect.source, routed, plan.expert_slots) if routed else None
         kv = make_kv_store(engine, levels, layout, prospect.sizes.num_layers)
         model.generation_config = _generation_config(prospect.path, model)
-        model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, kv, levels, chunk)
-        _bind(model, prospect, arena, resident, streamer)
+        model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, chunk)
+        names = CheckpointNames(model)
+        if experts:
+            bind_experts(model, names, experts, routed)
+        _bind(model, prospect, names, arena, resident, streamer)
         _fetch(engine, prospect.source, arena, resident, progress)
         _verify_rows(prospect.source, plan)
         if streamer:
@@ -182,6 +189,7 @@ def _verify_rows(source: WeightTier, plan: Plan) -> None:
 def _bind(
     model: OffloadedModel,
     prospect: Prospect,
+    names: CheckpointNames,
     arena: ResidentArena,
     resident: Sequence[WeightGroup],
     streamer: WeightStreamer | None,
@@ -195,9 +203,9 @@ def _bind(
     model.set_output_embeddings(TieredHead(_slices(head, views), streamer, has_bias=has_bias))
     model.set_input_embeddings(TieredEmbedding(prospect.source, _slices(embedding, views), scale))
     ignored = model._keys_to_ignore_on_load_unexpected or ()  # noqa: SLF001 - as transformers itself does
-    parameters = ParameterMap(model, model.base_model_prefix, prospect.path, ignored, _cure(prospect.config))
+    parameters = ParameterMap(model, model.base_model_prefix, prospect.path, ignored, names.renamed)
     for group in prospect.source.groups:
-        if group.kind in ("head", "embedding"):
+        if group.kind in ("expert", "head", "embedding"):
             continue
         binding = parameters.bind(group)
         if group.key in views:
@@ -221,14 +229,7 @@ def _generation_config(path: Path, model: OffloadedModel) -> GenerationConfig:
     return settings
 
 
-def _cure(config: PreTrainedConfig) -> str:
-    """What to do about a checkpoint whose tensors are not those of the model."""
-    if any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")):
-        return f"'{config.model_type}' is a mixture of experts, and offloading of experts is not there yet"
-    return "is config.json its own?"
-
-
-def _slices(groups: Sequence[WeightGroup], views: Mapping[WeightGroupKey, memoryview]) -> list[VocabularySlice]:
+def _slices(groups: Sequence[WeightGroup], views: Mapping[WeightKey, memoryview]) -> list[VocabularySlice]:
     return [
         VocabularySlice(group, tensor_view(views[group.key], group.tensors[0]) if group.key in views else None)
         for group in groups

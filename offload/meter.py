@@ -16,18 +16,20 @@ class Reading:
     link_nbytes: dict[str, int]
     link_busy_s: dict[str, float]
     kv_blocks_used: int
+    experts_used: int
 
     @classmethod
     def of(cls, runtime: Runtime) -> "Reading":
         """The counters now."""
         links = runtime.engine.links
-        stats = runtime.kv.manager.stats
+        experts = runtime.experts.manager.stats.accesses if runtime.experts else 0
         return cls(
             time.perf_counter(),
             runtime.engine.stall_s,
             {name: link.nbytes for name, link in links.items()},
             {name: link.busy_s for name, link in links.items()},
-            stats.hits + stats.pending_hits + stats.misses,
+            runtime.kv.manager.stats.accesses,
+            experts,
         )
 
 
@@ -68,9 +70,11 @@ class Stretch:
         return bound
 
     def hit_ratio(self, runtime: Runtime) -> float:
-        """Share of the bytes used, weights and KV blocks, that lay on the device and did not have to be brought."""
+        """Share of the bytes used, weights, experts and KV blocks, that lay on the device and were not brought."""
         weights = sum(group.nbytes for group in runtime.source.groups if group.kind in ("layer", "head", "rest"))
         blocks = self.end.kv_blocks_used - self.start.kv_blocks_used
+        experts = self.end.experts_used - self.start.experts_used
         used = self.passes * weights + blocks * runtime.kv.layout.block_nbytes
+        used += experts * runtime.plan.expert_slot_nbytes
         brought = sum(self.nbytes(link) for link in self.end.link_nbytes if link.endswith("->device"))
         return max(0.0, 1.0 - brought / used) if used else 1.0

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from offload.plan import ModelSizes
+from tiers.block import ExpertKey
 from tiers.errors import ModelError
 from tiers.tier import ALIGNMENT
-from tiers.weight_tier import WeightGroup
+from tiers.weight_tier import GroupKind, WeightGroup
 
 _DTYPE_NBYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -35,7 +36,7 @@ def model_sizes(groups: Iterable[WeightGroup], config: Mapping[str, Any], *, min
     A KV block holds at least ``min_block_tokens`` tokens, see ``block_tokens``. Keys and values have the checkpoint's
     dtype. Raises ModelError on a config that lacks a key, or on weights that are not its decoder's.
     """
-    by_kind: dict[str, list[WeightGroup]] = {"layer": [], "head": [], "embedding": [], "rest": []}
+    by_kind: dict[str, list[WeightGroup]] = {kind: [] for kind in get_args(GroupKind)}
     for group in groups:
         by_kind[group.kind].append(group)
     shape = _read_shape(config)
@@ -43,7 +44,13 @@ def model_sizes(groups: Iterable[WeightGroup], config: Mapping[str, Any], *, min
         found = len(by_kind["layer"])
         raise ModelError(f"config.json: 'num_hidden_layers' is {shape.num_layers}, but the weights have {found} layers")
     kv_nbytes = 2 * shape.kv * shape.itemsize
-    weights = sum(math.prod(spec.shape) for group in by_kind["layer"] + by_kind["head"] for spec in group.tensors)
+    experts = by_kind["expert"]
+    sparse_layers = {group.key.layer for group in experts if isinstance(group.key, ExpertKey)}
+    top_k = _top_k(shape.text) if experts else 0
+    visited = top_k * len(sparse_layers)
+    weights = _num_weights(by_kind["layer"]) + _num_weights(by_kind["head"])
+    if experts:
+        weights += _num_weights(experts) * visited // len(experts)
     return ModelSizes(
         layer_nbytes=_nbytes(by_kind["layer"]),
         head_nbytes=_nbytes(by_kind["head"]),
@@ -53,8 +60,8 @@ def model_sizes(groups: Iterable[WeightGroup], config: Mapping[str, Any], *, min
         kv_nbytes_per_token_layer=kv_nbytes,
         num_layers=shape.num_layers,
         kv_block_tokens=block_tokens(kv_nbytes, min_block_tokens),
-        flops_per_token=2.0 * max(0, weights - _idle_expert_weights(shape)),
-        workspace_nbytes_per_token=shape.itemsize * _activations(shape),
+        flops_per_token=2.0 * weights,
+        workspace_nbytes_per_token=shape.itemsize * _activations(shape, top_k),
         # Logits of one position as they come, in float32, and a copy that sampling makes.
         workspace_nbytes_fixed=_integer(shape.text, "vocab_size") * (shape.itemsize + 2 * 4),
         dtype=shape.dtype,
@@ -64,6 +71,10 @@ def model_sizes(groups: Iterable[WeightGroup], config: Mapping[str, Any], *, min
         head_names=_names(by_kind["head"]),
         embedding_names=_names(by_kind["embedding"]),
         rest_names=_names(by_kind["rest"]),
+        num_experts=len(experts),
+        experts_per_token=visited,
+        experts_per_layer_and_token=top_k,
+        expert_nbytes=max(_nbytes(experts), default=0),
     )
 
 
@@ -89,26 +100,32 @@ def _read_shape(config: Mapping[str, Any]) -> _Shape:
     )
 
 
-def _activations(shape: _Shape) -> int:
+def _activations(shape: _Shape, top_k: int) -> int:
     """Numbers alive per token at a layer's widest, counted as if all were alive at once.
 
     The residual, its norm and the layer's output; queries before and after rotation and the attention output; keys
-    before and after rotation and values; gate, up and their product in the feed-forward part.
+    before and after rotation and values; gate, up and their product in the feed-forward part; what each of ``top_k``
+    experts gives, before and after it is weighted.
     """
     dense = _integer(shape.text, "intermediate_size", 4 * shape.hidden)
-    routed = _integer(shape.text, "moe_intermediate_size", dense) * _integer(shape.text, "num_experts_per_tok", 1)
-    return 3 * (shape.hidden + shape.query + shape.kv + max(dense, routed))
+    routed = top_k * _integer(shape.text, "moe_intermediate_size", dense)
+    return 3 * (shape.hidden + shape.query + shape.kv + max(dense, routed)) + 2 * top_k * shape.hidden
 
 
-def _idle_expert_weights(shape: _Shape) -> int:
-    """Weights of the routed experts that a token does not visit; their multiplications are not done."""
-    text = shape.text
-    total = _integer(text, _first(("num_local_experts", "num_experts", "n_routed_experts"), text), 0)
-    if total == 0:
-        return 0
-    width = _integer(text, "moe_intermediate_size", _integer(text, "intermediate_size", 4 * shape.hidden))
-    sparse_layers = shape.num_layers - _integer(text, "first_k_dense_replace", 0)
-    return sparse_layers * (total - _integer(text, "num_experts_per_tok")) * 3 * shape.hidden * width
+_TOP_K = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k", "moe_top_k")
+
+
+def _top_k(text: Mapping[str, Any]) -> int:
+    """Routed experts that a token visits in one layer; the most where layers differ."""
+    value: Any = text.get(_first(_TOP_K, text))
+    counts = value if isinstance(value, list) and value else [value]
+    if not all(isinstance(count, int) and count > 0 for count in counts):
+        raise ModelError(f"config.json: '{_TOP_K[0]}' is missing, but the weights are of a mixture of experts")
+    return int(max(counts))
+
+
+def _num_weights(groups: list[WeightGroup]) -> int:
+    return sum(math.prod(spec.shape) for group in groups for spec in group.tensors)
 
 
 def _dtype(text: Mapping[str, Any], config: Mapping[str, Any]) -> str:

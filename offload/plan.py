@@ -34,6 +34,12 @@ class ModelSizes:
     # FLOPs in all layers for one query token against one earlier token.
     attention_flops_per_pair: float = 0.0
     embedding_row_nbytes: int = 0
+    # Routed experts: all of them, those that one token visits in all layers, and in one. None of their bytes is counted
+    # with the layers.
+    num_experts: int = 0
+    experts_per_token: int = 0
+    experts_per_layer_and_token: int = 0
+    expert_nbytes: int = 0
     layer_names: tuple[str, ...] = ()
     head_names: tuple[str, ...] = ()
     embedding_names: tuple[str, ...] = ("embedding.0",)
@@ -51,6 +57,11 @@ class ModelSizes:
     def slot_nbytes(self) -> int:
         """A staging slot holds any one layer or slice of the head."""
         return max(nbytes for _, nbytes in self.streamable)
+
+    @property
+    def expert_slot_nbytes(self) -> int:
+        """A slot of the device's cache of experts holds any one of them."""
+        return align_up(self.expert_nbytes)
 
     @property
     def kv_block_nbytes(self) -> int:
@@ -109,7 +120,8 @@ class Plan:
 
     ``resident`` and ``streamed`` name weight groups. ``kv_device_blocks`` counts the blocks that stay and the window
     through which the others stream; ``kv_nvme_blocks`` those that fit neither device nor host at the end of the run.
-    Missed bytes are those of one decode step at the mean context. ``predicted_tokens_per_s`` counts the whole batch.
+    Missed bytes are those of one decode step at the mean context, where every expert is as likely as any other.
+    ``predicted_tokens_per_s`` counts the whole batch.
     """
 
     resident: tuple[str, ...]
@@ -131,6 +143,9 @@ class Plan:
     bottleneck: Bottleneck
     missed_weight_bytes_per_token: int
     missed_kv_bytes_per_token: int
+    expert_slots: int = 0
+    expert_slot_nbytes: int = 0
+    missed_expert_bytes_per_token: int = 0
 
     def placement(self) -> dict[str, dict[str, object]]:
         """What each tier holds, ready for JSON."""
@@ -142,6 +157,8 @@ class Plan:
                 "weight_groups": list(self.resident),
                 "staging_bytes": self.staging_slots * self.slot_nbytes,
                 "staging_slots": self.staging_slots,
+                "expert_bytes": self.expert_slots * self.expert_slot_nbytes,
+                "expert_slots": self.expert_slots,
                 "kv_blocks": self.kv_device_blocks,
                 "kv_bytes": self.kv_device_blocks * block,
                 "workspace_bytes": self.workspace_bytes,

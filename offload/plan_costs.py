@@ -72,6 +72,11 @@ def workspace_nbytes(sizes: ModelSizes, workload: Workload, chunk_tokens: int) -
     return align_up(workload.batch * per_sequence)
 
 
+def least_expert_slots(sizes: ModelSizes) -> int:
+    """What one token visits in one layer."""
+    return min(sizes.num_experts, sizes.experts_per_layer_and_token)
+
+
 def rest_nbytes(sizes: ModelSizes) -> int:
     """What stays on the device in every plan."""
     return align_up(sizes.rest_nbytes)
@@ -91,6 +96,10 @@ class Missed:
     embedding: bool
     kv_nvme_blocks: int
     kv_host_blocks: int
+    expert_nbytes: int = 0
+    """Of a decode step."""
+    expert_chunk_nbytes: int = 0
+    """Of a chunk of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +126,9 @@ class Costs:
         context = mean_context(self.workload)
         flops = self.workload.batch * (self.sizes.flops_per_token + self.sizes.attention_flops_per_pair * context)
         kv_nbytes = kv_need(self.sizes, self.workload).mean * self.sizes.kv_block_nbytes
-        nbytes = sum(self.sizes.layer_nbytes) + sum(self.sizes.head_nbytes) + kv_nbytes
+        visited = min(self.sizes.num_experts, self.workload.batch * self.sizes.experts_per_token)
+        experts_nbytes = visited * self.sizes.expert_nbytes
+        nbytes = sum(self.sizes.layer_nbytes) + sum(self.sizes.head_nbytes) + kv_nbytes + experts_nbytes
         return max(flops / self._flops_per_s, nbytes / self.profile.memory_bytes_per_s)
 
     def compute_prefill_s(self, chunks: int) -> float:
@@ -145,7 +156,7 @@ class Costs:
     def step_s(self, slots: int, missed: Missed) -> tuple[float, Bottleneck]:
         """One decode step and the resource that bounds it."""
         drive = HAND_OVER[slots] * (
-            (missed.layer_nbytes + missed.head_nbytes) * self.weight_read_s
+            (missed.layer_nbytes + missed.head_nbytes + missed.expert_nbytes) * self.weight_read_s
             + missed.kv_nvme_blocks * self.kv_move_s("nvme->device")
         )
         host = missed.kv_host_blocks * self.kv_move_s("host->device")
@@ -156,7 +167,7 @@ class Costs:
     def prefill_s(self, slots: int, chunks: int, missed: Missed) -> float:
         """The prompt: weights that miss are read once a chunk, KV blocks that miss are written and read again."""
         drive = HAND_OVER[slots] * (
-            (chunks * missed.layer_nbytes + missed.head_nbytes) * self.weight_read_s
+            (chunks * (missed.layer_nbytes + missed.expert_chunk_nbytes) + missed.head_nbytes) * self.weight_read_s
             + missed.kv_nvme_blocks * self.kv_prefill_s("nvme", chunks)
         )
         host = missed.kv_host_blocks * self.kv_prefill_s("host", chunks)

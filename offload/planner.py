@@ -18,7 +18,17 @@ from offload.plan_choice import (
     smallest,
     total_s,
 )
-from offload.plan_costs import Costs, KVNeed, kv_need, kv_room, num_chunks, rest_nbytes, workspace_nbytes
+from offload.plan_costs import (
+    Costs,
+    KVNeed,
+    Missed,
+    kv_need,
+    kv_room,
+    least_expert_slots,
+    num_chunks,
+    rest_nbytes,
+    workspace_nbytes,
+)
 from offload.plan_program import Task, lower_bound_s, solve
 from simulators.profile import HardwareProfile
 from tiers.errors import BudgetError
@@ -36,16 +46,21 @@ _MIB = 2**20
 def make_plan(sizes: ModelSizes, budgets: Budgets, workload: Workload, profile: HardwareProfile) -> Plan:
     """The placement with the shortest predicted time for the whole workload, prefill and decode.
 
-    Everything stays on the device if it fits. Raises BudgetError, which names the smallest budget that works.
+    Everything stays on the device if it fits. Routed experts come last: of them a token needs few, of all else
+    everything. Raises BudgetError, which names the smallest budget that works.
     """
     costs, need = Costs(sizes, workload, profile), kv_need(sizes, workload)
     all_resident = everything(costs, need)
-    device_bytes = budgets.device_bytes
-    if device_bytes is None or device_nbytes(costs, need, all_resident) <= device_bytes:
-        return _plan(costs, need, all_resident)
+    if budgets.device_bytes is None:
+        return _plan(costs, need, all_resident, sizes.num_experts)
     wanted = smallest_device_bytes(sizes, budgets, workload)
-    if device_bytes < wanted:
-        raise _budget_error(sizes, budgets, workload, device_bytes, wanted)
+    if budgets.device_bytes < wanted:
+        raise _budget_error(sizes, budgets, workload, budgets.device_bytes, wanted)
+    experts, device_bytes = least_expert_slots(sizes), budgets.device_bytes - _least_experts_nbytes(sizes)
+    spare = device_bytes - device_nbytes(costs, need, all_resident)
+    if spare >= 0:
+        more = spare // sizes.expert_slot_nbytes if sizes.num_experts else 0
+        return _plan(costs, need, all_resident, min(sizes.num_experts, experts + more))
     room = kv_room(need, budgets, sizes.kv_block_nbytes)
     chunks, most_slots = _chunk_sizes(sizes, workload), min(_MOST_SLOTS, len(sizes.streamable))
     best = _best(
@@ -57,7 +72,7 @@ def make_plan(sizes: ModelSizes, budgets: Budgets, workload: Workload, profile: 
         ],
     )
     spare = device_bytes - device_nbytes(costs, need, best)
-    return _plan(costs, need, fill(best, need, room, spare // sizes.kv_block_nbytes))
+    return _plan(costs, need, fill(best, need, room, spare // sizes.kv_block_nbytes), experts)
 
 
 def smallest_device_bytes(sizes: ModelSizes, budgets: Budgets, workload: Workload) -> int:
@@ -102,10 +117,10 @@ def _chunk_sizes(sizes: ModelSizes, workload: Workload) -> tuple[int, ...]:
     return tuple({align_up(-(-workload.prompt_tokens // n), block) for n in parts})
 
 
-def _plan(costs: Costs, need: KVNeed, choice: Choice) -> Plan:
+def _plan(costs: Costs, need: KVNeed, choice: Choice, expert_slots: int) -> Plan:
     """Put names and predictions to a choice."""
     sizes, workload = costs.sizes, costs.workload
-    away = missed(costs, choice)
+    away = _with_experts(sizes, workload, missed(costs, choice), expert_slots)
     step_s, bottleneck = costs.step_s(choice.staging_slots, away)
     chunks = num_chunks(workload, choice.chunk_tokens)
     resident, streamed = _names(sizes, choice)
@@ -124,13 +139,29 @@ def _plan(costs: Costs, need: KVNeed, choice: Choice) -> Plan:
         kv_nvme_blocks=need.total - choice.kv_resident_blocks - choice.kv_host_blocks,
         prefill_chunk_tokens=choice.chunk_tokens,
         workspace_bytes=workspace_nbytes(sizes, workload, choice.chunk_tokens),
-        device_bytes_used=device_nbytes(costs, need, choice),
+        device_bytes_used=device_nbytes(costs, need, choice) + expert_slots * sizes.expert_slot_nbytes,
         predicted_tokens_per_s=workload.batch / step_s,
         predicted_prefill_s=costs.prefill_s(choice.staging_slots, chunks, away),
-        predicted_total_s=total_s(costs, choice),
+        predicted_total_s=costs.prefill_s(choice.staging_slots, chunks, away) + workload.new_tokens * step_s,
         bottleneck=bottleneck,
         missed_weight_bytes_per_token=away.layer_nbytes + away.head_nbytes,
         missed_kv_bytes_per_token=(away.kv_nvme_blocks + away.kv_host_blocks) * sizes.kv_block_nbytes,
+        expert_slots=expert_slots,
+        expert_slot_nbytes=sizes.expert_slot_nbytes,
+        missed_expert_bytes_per_token=away.expert_nbytes,
+    )
+
+
+def _with_experts(sizes: ModelSizes, workload: Workload, away: Missed, slots: int) -> Missed:
+    """A step misses its share if every expert is as likely as any other; a chunk of a prompt visits them all."""
+    if not sizes.num_experts:
+        return away
+    visited = min(sizes.num_experts, workload.batch * sizes.experts_per_token)
+    share = 1 - slots / sizes.num_experts
+    return replace(
+        away,
+        expert_nbytes=round(visited * share * sizes.expert_nbytes),
+        expert_chunk_nbytes=(sizes.num_experts - slots) * sizes.expert_nbytes,
     )
 
 
@@ -162,7 +193,13 @@ def _spread(groups: Iterable[tuple[str, int]], counts: Counter[int]) -> set[str]
 
 
 def _least_without_kv(sizes: ModelSizes, workload: Workload) -> int:
-    return sizes.slot_nbytes + rest_nbytes(sizes) + workspace_nbytes(sizes, workload, sizes.kv_block_tokens)
+    fixed = rest_nbytes(sizes) + workspace_nbytes(sizes, workload, sizes.kv_block_tokens)
+    return sizes.slot_nbytes + fixed + _least_experts_nbytes(sizes)
+
+
+def _least_experts_nbytes(sizes: ModelSizes) -> int:
+    """Device memory that experts take in every plan."""
+    return least_expert_slots(sizes) * sizes.expert_slot_nbytes
 
 
 def _budget_error(sizes: ModelSizes, budgets: Budgets, workload: Workload, device: int, wanted: int) -> BudgetError:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from offload.experts.store import ExpertStore
 from offload.kv.layout import KVLayout
 from offload.kv.store import KVStore
 from offload.plan import Plan
@@ -30,6 +31,7 @@ class Runtime:
     source: WeightTier
     resident: ResidentArena
     streamer: WeightStreamer | None
+    experts: ExpertStore | None
     kv: KVStore
     kv_levels: list[Level]
     prefill_chunk_tokens: int | None
@@ -38,7 +40,8 @@ class Runtime:
     @property
     def _fixed_device_nbytes(self) -> int:
         staging = self.streamer.arena.num_slots * self.streamer.arena.block_nbytes if self.streamer else 0
-        return self.resident.nbytes + self.plan.workspace_bytes + staging
+        experts = self.experts.pool.num_slots * self.experts.slot_nbytes if self.experts else 0
+        return self.resident.nbytes + self.plan.workspace_bytes + staging + experts
 
     def tier_occupancy(self) -> dict[str, tuple[int, int]]:
         """Bytes in use now and bytes that may be used, by tier."""
@@ -73,6 +76,8 @@ class Runtime:
         self.engine.close()
         if self.streamer:
             self.streamer.close()
+        if self.experts:
+            self.experts.close()
         for level in self.kv_levels:
             level.tier.close()
         self.source.close()

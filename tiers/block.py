@@ -24,6 +24,11 @@ class ExpertKey:
     expert: int
     precision: str
 
+    @property
+    def name(self) -> str:
+        """As a packed store spells it."""
+        return f"layers.{self.layer}.experts.{self.expert}"
+
 
 @dataclass(frozen=True, slots=True)
 class WeightGroupKey:

@@ -13,9 +13,9 @@ from typing import Any, get_args
 import google_crc32c
 import numpy as np
 
-from tiers.block import WeightGroupKey
+from tiers.block import ExpertKey, WeightGroupKey
 from tiers.tier import ALIGNMENT
-from tiers.weight_tier import DTYPE_NBYTES, GroupKind, TensorSpec, WeightGroup
+from tiers.weight_tier import DTYPE_NBYTES, STORED, GroupKind, TensorSpec, WeightGroup, WeightKey
 
 FORMAT = 1
 CHECKSUMS = "crc32c"
@@ -23,11 +23,12 @@ CHECKSUMS = "crc32c"
 
 _BYTES_LE = {"name": "bytes", "configuration": {"endian": "little"}}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
+_EXPERT = re.compile(r"layers\.(\d+)\.experts\.(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class PackedArray:
-    """Groups that share one shard file: a layer alone, or all slices of the output head. One block per group."""
+    """Groups that share one shard file: a layer, all its experts, or all slices of the head. One block per group."""
 
     name: str
     groups: tuple[WeightGroup, ...]
@@ -48,12 +49,17 @@ class PackedArray:
 
 
 def arrays_of(groups: Sequence[WeightGroup]) -> tuple[PackedArray, ...]:
-    """Head and embedding slices share an array each, every other group has its own; slots follow this order."""
+    """Slices of head and embedding share an array each, and so do a layer's experts; slots follow this order."""
     by_name: dict[str, list[WeightGroup]] = {}
     for group in groups:
-        name = group.kind if group.kind in ("head", "embedding") else group.key.name
-        by_name.setdefault(name, []).append(group)
+        by_name.setdefault(_array_name(group), []).append(group)
     return tuple(PackedArray(name, tuple(members)) for name, members in by_name.items())
+
+
+def _array_name(group: WeightGroup) -> str:
+    if isinstance(group.key, ExpertKey):
+        return f"layers.{group.key.layer}.experts"
+    return group.kind if group.kind in ("head", "embedding") else group.key.name
 
 
 def shard_index(array: PackedArray) -> bytes:
@@ -165,9 +171,8 @@ def _parse_array(name: str, node: Mapping[str, Any]) -> PackedArray:
 
 def _parse_group(node: Mapping[str, Any]) -> WeightGroup:
     tensors = tuple(_parse_tensor(tensor) for tensor in node["tensors"])
-    group = WeightGroup(
-        WeightGroupKey(str(node["key"])), node["kind"], tensors, int(node["nbytes"]), int(node["first_row"])
-    )
+    key = _parse_key(str(node["key"]), node["kind"])
+    group = WeightGroup(key, node["kind"], tensors, int(node["nbytes"]), int(node["first_row"]))
     if group.kind not in get_args(GroupKind) or group.nbytes % ALIGNMENT or group.nbytes <= 0 or group.first_row < 0:
         raise ValueError(f"group {group.key.name} is not well formed")
     for spec in tensors:
@@ -176,6 +181,15 @@ def _parse_group(node: Mapping[str, Any]) -> WeightGroup:
         if spec.offset < 0 or min(spec.shape, default=1) < 0 or spec.offset + spec.nbytes > group.nbytes:
             raise ValueError(f"tensor {spec.name} lies outside its group")
     return group
+
+
+def _parse_key(name: str, kind: str) -> WeightKey:
+    if kind != "expert":
+        return WeightGroupKey(name)
+    match = _EXPERT.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name} does not name an expert")
+    return ExpertKey(int(match[1]), int(match[2]), STORED)
 
 
 def _parse_tensor(node: Mapping[str, Any]) -> TensorSpec:

@@ -70,10 +70,14 @@ class ManagerStats:
     write_backs: int = 0
 
     @property
+    def accesses(self) -> int:
+        """All of them."""
+        return self.hits + self.pending_hits + self.misses
+
+    @property
     def hit_ratio(self) -> float:
         """Share of blocks for which no demand transfer had to be started."""
-        total = self.hits + self.pending_hits + self.misses
-        return (self.hits + self.pending_hits) / total if total else 1.0
+        return (self.hits + self.pending_hits) / self.accesses if self.accesses else 1.0
 
 
 @dataclass(slots=True, eq=False)

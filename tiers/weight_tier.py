@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tiers.block import WeightGroupKey
+from tiers.block import ExpertKey, WeightGroupKey
 from tiers.direct_file import DirectFile
 from tiers.errors import TierError
 from tiers.io_queue import IOQueue, open_queue
@@ -21,7 +21,13 @@ DTYPE_NBYTES = {
 }  # fmt: skip
 """Bytes per element of the types that a tensor may have, in the spelling of safetensors."""
 
-GroupKind = Literal["layer", "head", "embedding", "rest"]
+GroupKind = Literal["layer", "expert", "head", "embedding", "rest"]
+
+STORED = "stored"
+"""The precision in the key of an expert that is kept as the checkpoint has it."""
+
+
+WeightKey = WeightGroupKey | ExpertKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +56,16 @@ class TensorSpec:
 class WeightGroup:
     """Tensors that move together and fill ``nbytes`` bytes of a slot, a multiple of ALIGNMENT.
 
-    * ``layer``: everything of one decoder layer, key ``layers.<i>``
+    * ``layer``: everything of one decoder layer but its routed experts, key ``layers.<i>``
+    * ``expert``: one routed expert, whose key is an ExpertKey. Checkpoints that stack experts have tensors of all of
+      them: then a spec is the one row ``first_row``, which is the expert
     * ``head``: rows of the output projection from vocabulary row ``first_row`` on, key ``head.<j>``; its one tensor
       bears the name under which the checkpoint stores it, which is the input embedding's where the two are tied
     * ``embedding``: rows of the input embedding where it is not tied, key ``embedding.<j>``
     * ``rest``: everything else, key ``rest``
     """
 
-    key: WeightGroupKey
+    key: WeightKey
     kind: GroupKind
     tensors: tuple[TensorSpec, ...]
     nbytes: int
@@ -90,7 +98,7 @@ class WeightTier(Tier):
         self._slots = {group.key: slot for slot, group in enumerate(self.groups)}
         self._rows = _index_rows(self.groups)
 
-    def slot_of(self, key: WeightGroupKey) -> int:
+    def slot_of(self, key: WeightKey) -> int:
         """The slot of a group; KeyError if there is none of that name."""
         return self._slots[key]
 

@@ -2,32 +2,39 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from offload.checkpoint.base import TensorInfo
-from tiers.block import WeightGroupKey
+from tiers.block import ExpertKey, WeightGroupKey
 from tiers.errors import ModelError
 from tiers.tier import align_up
-from tiers.weight_tier import GroupKind, TensorSpec, WeightGroup
+from tiers.weight_tier import STORED, GroupKind, TensorSpec, WeightGroup
 
 TENSOR_ALIGNMENT = 256
 """Bytes. What CUDA kernels like best, and more than any CPU asks for."""
 
 _LAYER = re.compile(r"^(?P<stack>|.*?\.)(?:layers|layer|h|blocks|block)\.(?P<index>\d+)\.")
+_EXPERT = re.compile(r"\.experts\.(?P<index>\d+)\.")
+_STACKED = re.compile(r"\.experts\.[^.]+(?:\.weight|\.bias)?$|\.block_sparse_moe\.(?:input|output)_linear\.weight$")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|embeddings?)\.weight$")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output|output_layer)\.weight$")
 
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """Tensor names by role. ``embedding`` is None where it is tied, that is, where ``head`` serves for both."""
+    """Tensor names by role. ``embedding`` is None where it is tied, that is, where ``head`` serves for both.
+
+    ``experts`` are the routed experts of the layers; of tensors in ``stacked`` each expert has one row.
+    """
 
     layers: tuple[tuple[str, ...], ...]
     head: str
     embedding: str | None
     rest: tuple[str, ...]
+    experts: Mapping[ExpertKey, tuple[str, ...]] = field(default_factory=dict)
+    stacked: frozenset[str] = frozenset()
 
 
 def group_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], path: Path) -> Grouping:
@@ -50,13 +57,17 @@ def group_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], 
     others = [name for name in tensors if name not in in_layers]
     head, embedding = _find_ends(config, tensors, others, path)
     rest = tuple(name for name in others if name not in (head, embedding))
-    return Grouping(tuple(tuple(layers[i]) for i in range(count)), head, embedding, rest)
+    experts, stacked = _find_experts([layers[i] for i in range(count)], tensors)
+    routed = {name for names in experts.values() for name in names}
+    dense = tuple(tuple(name for name in layers[i] if name not in routed) for i in range(count))
+    return Grouping(dense, head, embedding, rest, experts, stacked)
 
 
 def packed_groups(grouping: Grouping, tensors: Mapping[str, TensorInfo]) -> list[WeightGroup]:
     """Groups laid out for a packed store: every tensor at a multiple of TENSOR_ALIGNMENT."""
     groups = [_laid_out(f"layers.{i}", names, tensors) for i, names in enumerate(grouping.layers)]
     largest = max(group.nbytes for group in groups)
+    groups += [_expert(key, names, grouping.stacked, tensors) for key, names in grouping.experts.items()]
     groups += _sliced("head", tensors[grouping.head], largest)
     if grouping.embedding is not None:
         groups += _sliced("embedding", tensors[grouping.embedding], largest)
@@ -66,15 +77,32 @@ def packed_groups(grouping: Grouping, tensors: Mapping[str, TensorInfo]) -> list
 
 
 def _laid_out(key: str, names: tuple[str, ...], tensors: Mapping[str, TensorInfo]) -> WeightGroup:
+    specs, nbytes = _lay_out([tensors[name] for name in names])
+    return WeightGroup(WeightGroupKey(key), "rest" if key == "rest" else "layer", specs, nbytes)
+
+
+def _expert(
+    key: ExpertKey, names: tuple[str, ...], stacked: frozenset[str], tensors: Mapping[str, TensorInfo]
+) -> WeightGroup:
+    is_stacked = names[0] in stacked
+    specs, nbytes = _lay_out([row_of(tensors[name]) if is_stacked else tensors[name] for name in names])
+    return WeightGroup(key, "expert", specs, nbytes, key.expert if is_stacked else 0)
+
+
+def row_of(info: TensorInfo) -> TensorInfo:
+    """One row of a tensor, still with the first dimension."""
+    return TensorInfo(info.name, info.dtype, (1, *info.shape[1:]))
+
+
+def _lay_out(infos: list[TensorInfo]) -> tuple[tuple[TensorSpec, ...], int]:
+    """Tensors one after the other, and the bytes that they take."""
     specs = []
     position = 0
-    for name in names:
-        info = tensors[name]
+    for info in infos:
         position = align_up(position, TENSOR_ALIGNMENT)
-        specs.append(TensorSpec(name, info.dtype, info.shape, position))
+        specs.append(TensorSpec(info.name, info.dtype, info.shape, position))
         position += info.nbytes
-    kind: GroupKind = "rest" if key == "rest" else "layer"
-    return WeightGroup(WeightGroupKey(key), kind, tuple(specs), max(align_up(1), align_up(position)))
+    return tuple(specs), max(align_up(1), align_up(position))
 
 
 def _sliced(kind: GroupKind, info: TensorInfo, max_nbytes: int) -> Iterator[WeightGroup]:
@@ -93,6 +121,31 @@ def _find_stacks(tensors: Mapping[str, TensorInfo]) -> dict[str, dict[int, list[
         if match := _LAYER.match(name):
             stacks.setdefault(match["stack"], {}).setdefault(int(match["index"]), []).append(name)
     return stacks
+
+
+def _find_experts(
+    layers: list[list[str]], tensors: Mapping[str, TensorInfo]
+) -> tuple[dict[ExpertKey, tuple[str, ...]], frozenset[str]]:
+    """Routed experts: tensors of one expert each, by their names, or tensors in which all of a layer are stacked.
+
+    Shared experts are called otherwise and belong to the layer.
+    """
+    experts: dict[ExpertKey, list[str]] = {}
+    stacked: set[str] = set()
+    for layer, names in enumerate(layers):
+        for name in names:
+            shape = tensors[name].shape
+            if match := _EXPERT.search(name):
+                experts.setdefault(ExpertKey(layer, int(match["index"]), STORED), []).append(name)
+            elif len(shape) >= 2 and _STACKED.search(name):
+                stacked.add(name)
+                for expert in range(shape[0]):
+                    experts.setdefault(ExpertKey(layer, expert, STORED), []).append(name)
+    return {key: tuple(experts[key]) for key in sorted(experts, key=_by_place)}, frozenset(stacked)
+
+
+def _by_place(key: ExpertKey) -> tuple[int, int]:
+    return key.layer, key.expert
 
 
 def _layer_count(config: Mapping[str, Any]) -> int | None:

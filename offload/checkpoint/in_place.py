@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offload.checkpoint.base import TensorInfo
-from offload.checkpoint.groups import Grouping, group_tensors
+from offload.checkpoint.groups import Grouping, group_tensors, row_of
 from offload.checkpoint.safetensors_dir import SafetensorsDir
-from tiers.block import WeightGroupKey
+from tiers.block import ExpertKey, WeightGroupKey
 from tiers.direct_file import DirectFile
 from tiers.errors import ModelError
 from tiers.tier import ALIGNMENT, Extent, align_down, align_up
@@ -66,6 +66,11 @@ def _plan(checkpoint: SafetensorsDir, grouping: Grouping) -> Iterator[tuple[Weig
         planned = _group(f"layers.{i}", "layer", [_whole(checkpoint, name) for name in names])
         largest = max(largest, planned[0].nbytes)
         yield planned
+    for key, names in grouping.experts.items():
+        if names[0] in grouping.stacked:
+            yield _group(key, "expert", [_row(checkpoint, name, key.expert) for name in names], key.expert)
+        else:
+            yield _group(key, "expert", [_whole(checkpoint, name) for name in names])
     yield from _slices("head", _whole(checkpoint, grouping.head), largest)
     if grouping.embedding is not None:
         yield from _slices("embedding", _whole(checkpoint, grouping.embedding), largest)
@@ -86,7 +91,9 @@ def _slices(kind: GroupKind, whole: _Piece, max_nbytes: int) -> Iterator[tuple[W
         index += 1
 
 
-def _group(key: str, kind: GroupKind, pieces: list[_Piece], first_row: int = 0) -> tuple[WeightGroup, list[_Run]]:
+def _group(
+    key: str | ExpertKey, kind: GroupKind, pieces: list[_Piece], first_row: int = 0
+) -> tuple[WeightGroup, list[_Run]]:
     runs = _merge(pieces)
     specs = []
     position = 0
@@ -95,7 +102,8 @@ def _group(key: str, kind: GroupKind, pieces: list[_Piece], first_row: int = 0) 
             offset = position + piece.begin - run.start
             specs.append(TensorSpec(piece.info.name, piece.info.dtype, piece.info.shape, offset))
         position += run.stop - run.start
-    return WeightGroup(WeightGroupKey(key), kind, tuple(specs), position, first_row), runs
+    named = WeightGroupKey(key) if isinstance(key, str) else key
+    return WeightGroup(named, kind, tuple(specs), position, first_row), runs
 
 
 def _merge(pieces: Sequence[_Piece]) -> list[_Run]:
@@ -113,6 +121,11 @@ def _merge(pieces: Sequence[_Piece]) -> list[_Run]:
 
 def _whole(checkpoint: SafetensorsDir, name: str) -> _Piece:
     return _Piece(checkpoint.tensors[name], *checkpoint.place(name))
+
+
+def _row(checkpoint: SafetensorsDir, name: str, row: int) -> _Piece:
+    whole = _whole(checkpoint, name)
+    return _Piece(row_of(whole.info), whole.file, whole.begin + row * whole.info.row_nbytes)
 
 
 def _extent(run: _Run, file: DirectFile) -> Extent:

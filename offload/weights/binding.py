@@ -1,7 +1,7 @@
 """Parameters of a model as views of memory that we manage."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -50,6 +50,7 @@ class Binding:
         return [tensor_view(buffer, spec) for spec in self.group.tensors]
 
 
+_CURE = "is config.json its own?"
 _OBSOLETE = r"rotary_emb\.inv_freq$|(^|\.)position_ids$"
 
 
@@ -62,18 +63,25 @@ class ParameterMap:
     """Finds the place of a checkpoint tensor in a model: by name, with or without the prefix of the base model.
 
     Made while the parameters still have their shapes; ``places`` empties them, ready to be bound. Buffers that are
-    stored count as parameters. ``ignored`` are patterns of names that have no place and need none, ``cure`` is what a
-    person can do about a tensor that should have one.
+    stored count as parameters. ``ignored`` are patterns of names that have no place and need none; ``renamed`` tells
+    the model's name of a tensor that its checkpoint calls otherwise.
     """
 
-    def __init__(self, model: nn.Module, prefix: str, path: object, ignored: Iterable[str], cure: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        prefix: str,
+        path: object,
+        ignored: Iterable[str],
+        renamed: Callable[[str], str] = str,
+    ) -> None:
         self._shapes = {name: tuple(place.shape) for name, place in _places(model).items()}
         empty_parameters(model)
         self._places = _places(model)
         self._prefix = f"{prefix}."
         self._path = path
         self._ignored = re.compile("|".join((_OBSOLETE, *ignored)))
-        self._cure = cure
+        self._renamed = renamed
         self._bound: set[str] = set()
 
     def bind(self, group: WeightGroup) -> Binding:
@@ -85,10 +93,11 @@ class ParameterMap:
         missing = [name for name in self._places if name not in self._bound]
         if missing:
             some = ", ".join(missing[:3])
-            raise ModelError(f"{self._path}: {len(missing)} weights are missing, such as {some}; {self._cure}")
+            raise ModelError(f"{self._path}: {len(missing)} weights are missing, such as {some}; {_CURE}")
 
     def _find(self, spec: TensorSpec) -> Tensor:
-        for name in (spec.name, self._prefix + spec.name, spec.name.removeprefix(self._prefix)):
+        own = self._prefix + spec.name, spec.name.removeprefix(self._prefix)
+        for name in (spec.name, *own, self._renamed(spec.name)):
             if name not in self._places:
                 continue
             self._bound.add(name)
@@ -100,7 +109,7 @@ class ParameterMap:
             return self._places[name]
         if self._ignored.search(spec.name):
             return torch.empty(0)
-        raise ModelError(f"{self._path}: the model has no place for the tensor {spec.name}; {self._cure}")
+        raise ModelError(f"{self._path}: the model has no place for the tensor {spec.name}; {_CURE}")
 
 
 def _places(model: nn.Module) -> dict[str, Tensor]:

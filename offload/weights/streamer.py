@@ -9,14 +9,14 @@ from offload.weights.binding import Binding
 from prefetch.budget import LinkEstimate, PrefetchBudget
 from prefetch.next_layer import NextLayerPredictor
 from prefetch.prefetcher import Prefetcher
-from tiers.block import BlockKey, WeightGroupKey
+from tiers.block import BlockKey
 from tiers.errors import TierFullError
 from tiers.eviction.mru import MRUPolicy
 from tiers.manager import Level, TieredMemoryManager
 from tiers.memory_tier import MemoryTier
 from tiers.pool import BlockPool
 from tiers.transfer import TransferEngine
-from tiers.weight_tier import WeightGroup, WeightTier
+from tiers.weight_tier import WeightGroup, WeightKey, WeightTier
 
 
 class WeightStreamer:
@@ -43,9 +43,9 @@ class WeightStreamer:
             LinkEstimate(bytes_per_s=1e9, step_s=1e-3), slot_nbytes, max_blocks=staging_slots
         )
         self._prefetcher = Prefetcher(self.manager, predictor, budget)
-        self._held: set[WeightGroupKey] = set()
+        self._held: set[WeightKey] = set()
 
-    def acquire(self, key: WeightGroupKey) -> int:
+    def acquire(self, key: WeightKey) -> int:
         """The staging slot of a group, once it is there. Raises TransferError, CorruptBlockError."""
         for left in list(self._held):  # by a forward pass that was interrupted; modules run one after the other
             self._held.remove(left)
@@ -61,7 +61,7 @@ class WeightStreamer:
         self._held.add(key)
         return slot
 
-    def release(self, key: WeightGroupKey) -> None:
+    def release(self, key: WeightKey) -> None:
         """The group has been used; its slot goes to one that comes later. Nothing happens if it was not acquired."""
         if key not in self._held:
             return

@@ -31,7 +31,7 @@ def grouping_of(config: dict[str, Any], *names: str) -> Grouping:
         ("gpt_neox.layers.{}.mlp.weight", "gpt_neox.embed_in.weight", "embed_out.weight"),
         ("transformer.blocks.{}.ffn.weight", "transformer.wte.weight", "lm_head.weight"),
         ("model.decoder.layers.{}.fc1.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"),
-        ("model.layers.{}.mlp.experts.3.w1.weight", "model.embed_tokens.weight", "lm_head.weight"),
+        ("model.layers.{}.mlp.shared_experts.w1.weight", "model.embed_tokens.weight", "lm_head.weight"),
         ("model.language_model.layers.{}.mlp.weight", "model.language_model.embed_tokens.weight", "lm_head.weight"),
     ],
 )
@@ -39,6 +39,37 @@ def test_families(layer: str, embedding: str, head: str) -> None:
     names = [layer.format(i) for i in range(12)]
     found = grouping_of({"num_hidden_layers": 12}, embedding, *names, "model.norm.weight", head)
     assert found == Grouping(tuple((name,) for name in names), head, embedding, ("model.norm.weight",))
+
+
+@pytest.mark.parametrize(
+    ("names", "is_stacked"),
+    [
+        (("mlp.experts.{}.gate_proj.weight", "mlp.experts.{}.down_proj.weight"), False),
+        (("block_sparse_moe.experts.{}.w1.weight", "block_sparse_moe.experts.{}.w2.weight"), False),
+        (("mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_bias"), True),
+        (("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"), True),
+    ],
+)
+def test_routed_experts(names: tuple[str, ...], is_stacked: bool) -> None:
+    """Each is a group of its own; the router and shared experts belong to the layer."""
+    dense = ("mlp.gate.weight", "mlp.shared_experts.up_proj.weight", "mlp.shared_expert_gate.weight")
+    layers = [f"model.layers.{i}.{name}" for i in range(2) for name in dense]
+    if is_stacked:
+        routed = [f"model.layers.1.{name}" for name in names]
+        shapes = dict(zip(routed, ((3, 8, 4), (3, 8)), strict=True))
+    else:
+        routed = [f"model.layers.1.{name.format(expert)}" for expert in range(3) for name in names]
+        shapes = {}
+    everything = ["model.embed_tokens.weight", *layers, *routed]
+    tensors = {name: TensorInfo(name, "F32", shapes.get(name, (8, 4))) for name in everything}
+    found = group_tensors({"num_hidden_layers": 2}, tensors, Path("MODEL"))
+    assert found.layers == (tuple(layers[:3]), tuple(layers[3:]))
+    assert [(key.layer, key.expert) for key in found.experts] == [(1, 0), (1, 1), (1, 2)]
+    assert found.stacked == (frozenset(routed) if is_stacked else frozenset())
+    packed = [group for group in packed_groups(found, tensors) if group.kind == "expert"]
+    assert [group.first_row for group in packed] == ([0, 1, 2] if is_stacked else [0, 0, 0])
+    expected = [(1, *shapes[name][1:]) for name in routed] if is_stacked else [(8, 4), (8, 4)]
+    assert [spec.shape for spec in packed[2].tensors] == expected
 
 
 LAYERS = ("model.layers.0.a", "model.layers.1.a")

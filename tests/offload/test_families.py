@@ -99,11 +99,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "falcon": ({"alibi": True}, "FalconForCausalLM does not use the attention interface"),
     "mamba": ({"state_size": 8}, "MambaForCausalLM does not use the attention interface"),
     "gemma2": ({"head_dim": 16}, r"soft-capped scores \(attn_logit_softcapping=50.0\) is not supported"),
-    "mixtral": ({}, r"'mixtral' is a mixture of experts, and offloading of experts is not there yet"),
-    "qwen3_moe": (
-        {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
-        r"'qwen3_moe' is a mixture of experts, and offloading of experts is not there yet",
-    ),
     "bert": ({}, r"'bert' looks ahead \(is_causal=False\)"),
     "minicpm3": ({"kv_lora_rank": 16, "q_lora_rank": 16}, r"latent attention \(kv_lora_rank\) is not supported"),
     "llama4_text": ({"head_dim": 16, "intermediate_size_mlp": 96}, "layers of type 'chunked_attention'"),

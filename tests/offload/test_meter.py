@@ -8,7 +8,7 @@ from offload.meter import Reading, Stretch
 from simulators.profile import DEFAULT
 from tests.offload.zoo import generate, loaded, make_inputs, save_model, smallest_budget
 
-START = Reading(10.0, 1.0, {"nvme->device": 1000}, {"nvme->device": 0.5}, 5)
+START = Reading(10.0, 1.0, {"nvme->device": 1000}, {"nvme->device": 0.5}, 5, 0)
 
 
 def stretch(**changes: Any) -> Stretch:
@@ -73,3 +73,23 @@ def test_hits_of_a_real_run(tmp_path: Path) -> None:
                 assert 0 < ratio < 0.5
                 assert found.nbytes("nvme->device") >= (chunks + 6) * (weights - model.plan.slot_nbytes)
                 assert 0 < found.roofline_s(DEFAULT) <= found.seconds
+
+
+def test_hits_of_experts(tmp_path: Path) -> None:
+    """What the device's cache holds counts as found, and the rest as brought."""
+    path = save_model(tmp_path / "model", "mixtral", num_local_experts=6, num_experts_per_tok=2)
+    workload: dict[str, Any] = {"prompt_tokens": 20, "new_tokens": 8}
+    ratios = []
+    for slots in (2, 24):
+        with loaded(path, **workload) as model:
+            most = model.plan.device_bytes_used - (24 - slots) * model.plan.expert_slot_nbytes
+        with loaded(path, device_memory=most, nvme_dir=tmp_path / "nvme", **workload) as model:
+            assert model.plan.expert_slots == slots
+            generate(model, make_inputs(20), 8)  # finds the experts that are used
+            start = Reading.of(model.runtime)
+            generate(model, make_inputs(20), 8)
+            end = Reading.of(model.runtime)
+            assert end.experts_used - start.experts_used >= 7 * 4 * 2
+            ratios.append(Stretch(start, end, 8).hit_ratio(model.runtime))
+    assert 0 < ratios[0] < 0.8
+    assert ratios[1] == 1.0

@@ -6,9 +6,9 @@ import pytest
 
 from offload.model_sizes import block_tokens, model_sizes
 from offload.plan import ModelSizes
-from tiers.block import WeightGroupKey
+from tiers.block import ExpertKey, WeightGroupKey
 from tiers.errors import ModelError
-from tiers.weight_tier import GroupKind, TensorSpec, WeightGroup
+from tiers.weight_tier import STORED, GroupKind, TensorSpec, WeightGroup
 
 CONFIG = {
     "hidden_size": 576,
@@ -66,11 +66,31 @@ def test_defaults_are_those_of_the_families() -> None:
     assert _sizes({**plain, "head_dim": 128}).kv_nbytes_per_token_layer == 2 * 9 * 128 * 4
 
 
-def test_experts_that_a_token_does_not_visit_cost_no_arithmetic() -> None:
-    experts = {"num_local_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "hidden_size": 9}
-    layers = [_group(f"layers.{i}", "layer", 1000 + 4 * 3 * 9 * 8, 4096) for i in range(2)]
-    sizes = model_sizes(layers, {**CONFIG, **experts})
-    assert sizes.flops_per_token == 2 * 2 * (1000 + 3 * 9 * 8)
+def _expert(layer: int, expert: int) -> WeightGroup:
+    spec = TensorSpec("w", "BF16", (300,), 0)
+    return WeightGroup(ExpertKey(layer, expert, STORED), "expert", (spec,), 4096 * (1 + expert % 2))
+
+
+def test_experts() -> None:
+    """Those that a token does not visit cost no arithmetic; a slot holds the largest."""
+    experts = [_expert(1, expert) for expert in range(8)]
+    sizes = _sizes({**CONFIG, "num_experts_per_tok": 2, "moe_intermediate_size": 8}, *experts)
+    assert sizes.flops_per_token == 2 * (2600 + 2 * 300)
+    assert (sizes.num_experts, sizes.experts_per_token, sizes.experts_per_layer_and_token) == (8, 2, 2)
+    assert sizes.expert_slot_nbytes == 8192
+    assert sizes.layer_nbytes == (4096, 4096)
+    assert sizes.workspace_nbytes_per_token > _sizes(CONFIG).workspace_nbytes_per_token
+
+
+@pytest.mark.parametrize("top_k", [{"moe_k": 3}, {"moe_topk": [2, 3]}, {"num_experts_per_tok": 3}])
+def test_experts_that_a_token_visits_by_the_names_of_families(top_k: dict[str, Any]) -> None:
+    assert _sizes(CONFIG | top_k, *(_expert(0, expert) for expert in range(4))).experts_per_layer_and_token == 3
+
+
+@pytest.mark.parametrize("top_k", [{}, {"moe_k": 0}, {"moe_topk": ["2"]}])
+def test_experts_without_a_number_to_visit(top_k: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="'num_experts_per_tok' is missing"):
+        _sizes(CONFIG | top_k, _expert(0, 0))
 
 
 @pytest.mark.parametrize(

@@ -303,3 +303,29 @@ def test_a_workload_is_checked(wrong: dict[str, int]) -> None:
 def test_a_negative_budget_is_refused() -> None:
     with pytest.raises(InvalidOptionError, match="--host-memory -1"):
         Budgets(None, -1)
+
+
+def test_experts_get_what_is_left() -> None:
+    """Never fewer than a token visits in a layer, never over the budget, and more of them the more there is."""
+    sizes = replace(
+        SMALL, num_experts=64, experts_per_token=8, experts_per_layer_and_token=2, expert_nbytes=SMALL.slot_nbytes
+    )
+    workload = Workload(1, 100, 20)
+    least = smallest_device_bytes(sizes, Budgets(), workload)
+    assert least == smallest_device_bytes(SMALL, Budgets(), workload) + 2 * SMALL.slot_nbytes
+    every = make_plan(sizes, Budgets(), workload, DEFAULT)
+    assert every.expert_slots == 64
+    assert every.missed_expert_bytes_per_token == 0
+    slots, missed = [], []
+    for step in range(9):
+        budget = least + step * (every.device_bytes_used - least) // 8
+        plan = make_plan(sizes, Budgets(device_bytes=budget), workload, DEFAULT)
+        assert plan.device_bytes_used <= budget
+        slots.append(plan.expert_slots)
+        missed.append(plan.missed_expert_bytes_per_token)
+        assert plan.missed_expert_bytes_per_token == round(8 * (1 - plan.expert_slots / 64) * sizes.expert_nbytes)
+    assert slots == sorted(slots)
+    assert (slots[0], slots[-1]) == (2, 64)
+    assert len(set(slots)) > 4
+    with pytest.raises(BudgetError):
+        make_plan(sizes, Budgets(device_bytes=least - 1), workload, DEFAULT)

@@ -45,7 +45,7 @@ def layer_group(index: int, prefix: str = "model.") -> WeightGroup:
 
 
 def make_map(model: nn.Module, *ignored: str) -> ParameterMap:
-    return ParameterMap(model, "model", "PATH", ignored, "do this")
+    return ParameterMap(model, "model", "PATH", ignored)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "I64", "U8"])
@@ -92,7 +92,7 @@ def test_an_unbound_parameter_cannot_be_used_by_mistake() -> None:
 
 
 def test_a_tensor_without_a_place() -> None:
-    with pytest.raises(ModelError, match=r"PATH: the model has no place for the tensor model.layers.0.other; do this"):
+    with pytest.raises(ModelError, match=r"PATH: the model has no place for the tensor model.layers.0.other; is"):
         make_map(Model()).bind(group(("model.layers.0.other", (2,))))
 
 
@@ -111,7 +111,7 @@ def test_a_tensor_of_another_shape() -> None:
 def test_missing_weights() -> None:
     parameters = make_map(Model())
     parameters.bind(layer_group(0))
-    with pytest.raises(ModelError, match=r"3 weights are missing, such as model.layers.1.linear.weight, .*; do this"):
+    with pytest.raises(ModelError, match=r"3 weights are missing, such as model.layers.1.linear.weight, .*; is"):
         parameters.check_complete()
 
 

@@ -178,9 +178,9 @@ def hooked(streamer: WeightStreamer, source: WeightTier) -> tuple[list[Scaled], 
         (spec,) = (spec for spec in group.tensors if spec.name.endswith("input_layernorm.weight"))
         spec = type(spec)(f"layers.{index}.weight", spec.dtype, spec.shape, spec.offset)
         groups.append(WeightGroup(group.key, "layer", (spec,), align_up(group.nbytes)))
-        stored = torch.frombuffer(bytearray(content(source, group.key)), dtype=torch.float32, offset=spec.offset)
+        stored = torch.frombuffer(bytearray(content(source, layer(index))), dtype=torch.float32, offset=spec.offset)
         expected.append(stored[:64])
-    parameters = ParameterMap(model, "none", "PATH", (), "")
+    parameters = ParameterMap(model, "none", "PATH", ())
     for index, group in enumerate(groups):
         LayerHooks(streamer, parameters.bind(group), model.scaled[index])
     return model.scaled, expected

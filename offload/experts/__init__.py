@@ -1,0 +1,1 @@
+"""Mixture-of-experts: routed experts as blocks under the memory manager."""

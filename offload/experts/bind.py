@@ -1,0 +1,59 @@
+"""Connects the routed experts of a checkpoint with the modules of a model that compute them."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from offload.experts.interface import ExpertLayer
+from offload.experts.layout import ExpertLayout, is_experts_module
+from offload.experts.names import CheckpointNames
+from offload.experts.store import ExpertStore
+from tiers.block import ExpertKey
+from tiers.errors import ModelError
+from tiers.weight_tier import WeightGroup
+
+_INDEX = re.compile(r"\.(\d+)\.")
+
+
+def bind_experts(
+    model: PreTrainedModel, names: CheckpointNames, store: ExpertStore, groups: Sequence[WeightGroup]
+) -> None:
+    """Tell every experts module where its experts are, and take its own parameters away: nobody may fill those.
+
+    Raises ModelError where the model computes its experts otherwise, or where experts are missing.
+    """
+    layers: dict[int, list[tuple[ExpertKey, WeightGroup]]] = {}
+    for group in groups:
+        assert isinstance(group.key, ExpertKey)
+        layers.setdefault(group.key.layer, []).append((group.key, group))
+    modules = {_layer_of(name): (name, module) for name, module in model.named_modules() if is_experts_module(module)}
+    for layer, members in layers.items():
+        if layer not in modules:
+            raise ModelError(
+                f"'{model.config.model_type}' does not compute its experts through the experts interface of "
+                "transformers; it cannot be offloaded"
+            )
+        name, module = modules[layer]
+        _check_count(name, module, len(members))
+        store.describe({key: ExpertLayout.of(group, name, module, names) for key, group in members})
+        module.tiered_experts = ExpertLayer(store, layer)
+    for layer, (name, module) in modules.items():
+        if layer not in layers:
+            raise ModelError(f"{name}: the checkpoint has no experts for it; is config.json its own?")
+        for parameter in list(module._parameters):  # noqa: SLF001 - torch has no other way to list one module's own
+            module.register_parameter(parameter, None)
+
+
+def _layer_of(module_name: str) -> int:
+    match = _INDEX.search(f"{module_name}.")
+    assert match, f"{module_name} is in no layer"
+    return int(match[1])
+
+
+def _check_count(name: str, module: Any, found: int) -> None:
+    assert isinstance(module, nn.Module)
+    if found != module.num_experts:
+        raise ModelError(f"{name} has {module.num_experts} experts, the checkpoint {found}; is config.json its own?")

@@ -1,0 +1,50 @@
+"""Our experts function, registered with transformers under a name of its own."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from offload.experts.store import ExpertStore
+from tiers.block import ExpertKey
+from tiers.weight_tier import STORED
+
+NAME = "offload_tiered"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLayer:
+    """What an experts module needs to find its experts."""
+
+    store: ExpertStore
+    index: int
+
+
+def register() -> str:
+    """Make the function known to transformers; returns the name for ``experts_implementation``. Idempotent."""
+    ALL_EXPERTS_FUNCTIONS.register(NAME, tiered_experts)
+    return NAME
+
+
+def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """The experts interface of transformers.
+
+    hidden_states [tokens, hidden], top_k_index and top_k_weights [tokens, k] -> [tokens, hidden]. An index of
+    ``num_experts`` or more marks a choice that was masked. The order of the sums does not depend on what is cached:
+    the same tokens come out whatever the budget.
+    """
+    layer: ExpertLayer = module.tiered_experts
+    num_tokens, k = top_k_index.shape
+    chosen, order = torch.sort(top_k_index.reshape(-1), stable=True)
+    experts, counts = torch.unique_consecutive(chosen, return_counts=True)
+    rows = dict(zip(experts.tolist(), torch.split(order, counts.tolist()), strict=True))
+    outputs = hidden_states.new_zeros(num_tokens * k, hidden_states.shape[-1])
+    keys = [ExpertKey(layer.index, expert, STORED) for expert in rows if expert < module.num_experts]
+    for key, weights in layer.store.visit(keys):
+        places = rows[key.expert]
+        tokens = hidden_states if num_tokens == 1 else hidden_states[places // k]
+        outputs[places] = weights.apply(module, tokens)
+    weighted = outputs * top_k_weights.reshape(-1, 1)
+    return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
