@@ -22,7 +22,12 @@ class ExpertStore:
     """
 
     def __init__(
-        self, engine: TransferEngine, source: WeightTier, groups: Sequence[WeightGroup], slots: int, policy: str = "lfu"
+        self,
+        engine: TransferEngine,
+        source: WeightTier,
+        groups: Sequence[WeightGroup],
+        slots: int,
+        policy: str = "expected_use",
     ) -> None:
         assert slots > 0, "an expert needs a slot to be used"
         self.slot_nbytes = max(group.nbytes for group in groups)

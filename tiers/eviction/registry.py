@@ -7,6 +7,7 @@ from tiers.errors import InvalidOptionError
 from tiers.eviction.arc import ARCPolicy
 from tiers.eviction.base import EvictionPolicy, K
 from tiers.eviction.cost_aware import CostAwarePolicy
+from tiers.eviction.expected_use import ExpectedUsePolicy
 from tiers.eviction.fifo import FIFOPolicy
 from tiers.eviction.lfu import LFUPolicy
 from tiers.eviction.lru import LRUPolicy
@@ -18,6 +19,7 @@ POLICIES: MappingProxyType[str, type[EvictionPolicy[Any]]] = MappingProxyType(
     {
         "arc": ARCPolicy,
         "cost_aware": CostAwarePolicy,
+        "expected_use": ExpectedUsePolicy,
         "fifo": FIFOPolicy,
         "lfu": LFUPolicy,
         "lru": LRUPolicy,

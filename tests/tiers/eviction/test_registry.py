@@ -17,7 +17,8 @@ def test_names_what_may_be_chosen() -> None:
     with pytest.raises(InvalidOptionError) as error:
         make_policy("belady", 8)
     assert str(error.value) == (
-        "eviction policy 'belady' is unknown; choose one of arc, cost_aware, fifo, lfu, lru, mru, s3fifo, spaced"
+        "eviction policy 'belady' is unknown; choose one of "
+        "arc, cost_aware, expected_use, fifo, lfu, lru, mru, s3fifo, spaced"
     )
 
 
