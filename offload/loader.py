@@ -15,7 +15,7 @@ from offload.checkpoint.source import open_source
 from offload.config import RunConfig
 from offload.device import available_bytes, require_device
 from offload.dtypes import torch_dtype
-from offload.experts.bind import bind_experts
+from offload.experts.bind import bind_experts, predict_experts
 from offload.experts.names import CheckpointNames
 from offload.experts.store import ExpertStore
 from offload.kv.layout import KVLayout
@@ -136,6 +136,8 @@ def load_model(
         _bind(model, prospect, names, arena, resident, streamer)
         _fetch(engine, prospect.source, arena, resident, progress)
         _verify_rows(prospect.source, plan)
+        if experts:
+            predict_experts(model, experts, prospect.sizes.experts_per_layer_and_token)
         if streamer:
             streamer.start()
     except BaseException:

@@ -36,10 +36,13 @@ class PrefetchBudget(Generic[K]):
 
     What is certain is asked for even if it comes late, since it is needed all the same and every byte that is under way
     shortens the wait. What is not certain takes bandwidth from better guesses, so it must fit in what the link delivers
-    before the need, behind everything outstanding.
+    before the need, behind everything outstanding, and it must be at least ``least_probability``: a wrong guess costs
+    the same bytes as a right one saves.
     """
 
-    def __init__(self, link: LinkEstimate, block_nbytes: int, max_blocks: int) -> None:
+    def __init__(
+        self, link: LinkEstimate, block_nbytes: int, max_blocks: int, *, least_probability: float = 0.0
+    ) -> None:
         if block_nbytes < 1:
             raise InvalidOptionError(f"a block of {block_nbytes} bytes cannot be prefetched; it needs at least 1")
         if max_blocks < 0:
@@ -47,6 +50,7 @@ class PrefetchBudget(Generic[K]):
         self.link = link
         self._block_nbytes = block_nbytes
         self._max_blocks = max_blocks
+        self._least_probability = least_probability
         # A dict for its order: what is stale is reported, and cancelled, in the order in which it was admitted.
         self._outstanding: dict[K, None] = {}
 
@@ -69,6 +73,8 @@ class PrefetchBudget(Generic[K]):
             room = self._max_blocks - len(self._outstanding)
             if room <= 0:
                 break
+            if prediction.probability < self._least_probability:
+                continue
             # They may be outstanding, and one key may be predicted for several steps.
             wanted = [key for key in missing(prediction.keys) if key not in self._outstanding]
             if prediction.probability < 1.0:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -11,9 +12,10 @@ from offload.experts.interface import ExpertLayer
 from offload.experts.layout import ExpertLayout, is_experts_module
 from offload.experts.names import CheckpointNames
 from offload.experts.store import ExpertStore
-from tiers.block import ExpertKey
+from prefetch.next_gate import Matrix, NextGatePredictor
+from tiers.block import BlockKey, ExpertKey
 from tiers.errors import ModelError
-from tiers.weight_tier import WeightGroup
+from tiers.weight_tier import STORED, WeightGroup
 
 _INDEX = re.compile(r"\.(\d+)\.")
 
@@ -57,3 +59,28 @@ def _check_count(name: str, module: Any, found: int) -> None:
     assert isinstance(module, nn.Module)
     if found != module.num_experts:
         raise ModelError(f"{name} has {module.num_experts} experts, the checkpoint {found}; is config.json its own?")
+
+
+def predict_experts(model: PreTrainedModel, store: ExpertStore, top_k: int) -> None:
+    """Fetch experts ahead by the gates of the layers, ``top_k`` each, where all gates can be found on the device.
+
+    A gate is the one matrix beside the experts with a row for each of them. A copy of it is kept, in float32.
+    """
+    gates: list[Matrix] = []
+    keys: list[list[BlockKey]] = []
+    for name, module in model.named_modules():
+        if not is_experts_module(module):
+            continue
+        block = model.get_submodule(name.rpartition(".")[0])
+        rows = module.num_experts
+        found = [p for p in block.parameters() if p.dim() == 2 and p.shape[0] == rows and p.shape[1] > rows]
+        if len(found) != 1:
+            return
+        layer = _layer_of(name)
+        while len(gates) < layer:
+            gates.append(np.empty((0, 0), np.float32))
+            keys.append([])
+        gates.append(found[0].detach().float().numpy().copy())
+        keys.append([ExpertKey(layer, expert, STORED) for expert in range(rows)])
+    if gates:
+        store.predict_with(NextGatePredictor(gates, keys, top_k))

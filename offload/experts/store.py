@@ -1,10 +1,14 @@
 """The device's cache of experts: slots, the manager over them, and the way from a router's choice to weights."""
 
+import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 
 from offload.experts.layout import ExpertLayout, ExpertWeights
-from tiers.block import ExpertKey
+from prefetch.budget import LinkEstimate, PrefetchBudget
+from prefetch.next_gate import NextGatePredictor
+from prefetch.prefetcher import Prefetcher
+from tiers.block import BlockKey, ExpertKey
 from tiers.errors import TierFullError
 from tiers.eviction.registry import make_policy
 from tiers.manager import Level, LookupResult, TieredMemoryManager
@@ -12,6 +16,9 @@ from tiers.memory_tier import MemoryTier
 from tiers.pool import BlockPool
 from tiers.transfer import TransferEngine
 from tiers.weight_tier import WeightGroup, WeightTier
+
+_LEAST_PROBABILITY = 0.8
+"""Guesses that come true less often are not worth their bytes on a link that is the bottleneck."""
 
 
 class ExpertStore:
@@ -35,12 +42,26 @@ class ExpertStore:
         self.pool = BlockPool(slots)
         self.manager = TieredMemoryManager(engine, [Level(self.arena, self.pool, make_policy(policy, slots))], source)
         self.manager.adopt({group.key: source.slot_of(group.key) for group in groups})
+        self.predictor: NextGatePredictor[BlockKey] | None = None
+        """Wants to be told what a gate is given and chooses, before those experts are visited."""
+        self._prefetcher: Prefetcher | None = None
+        self._budget: PrefetchBudget[BlockKey] | None = None
+        self._engine = engine
+        self._visited_at = 0.0
         self._layouts: dict[ExpertKey, ExpertLayout] = {}
         self._views: dict[ExpertKey, tuple[int, ExpertWeights]] = {}
 
     def describe(self, layouts: Mapping[ExpertKey, ExpertLayout]) -> None:
         """Say where the weights of some experts lie in their slots."""
         self._layouts.update(layouts)
+
+    def predict_with(self, predictor: NextGatePredictor[BlockKey]) -> None:
+        """From now on fetch ahead what ``predictor`` names, as much as the link was seen to deliver in a step."""
+        self.predictor = predictor
+        most = max(1, self.pool.num_slots // 8)
+        link = LinkEstimate(bytes_per_s=1e9, step_s=5e-3)
+        self._budget = PrefetchBudget(link, self.slot_nbytes, most, least_probability=_LEAST_PROBABILITY)
+        self._prefetcher = Prefetcher(self.manager, predictor, self._budget)
 
     def visit(self, keys: Sequence[ExpertKey]) -> Generator[tuple[ExpertKey, ExpertWeights]]:
         """Each of these experts once, with its weights, which stay where they are until the next is asked for.
@@ -49,12 +70,18 @@ class ExpertStore:
         TransferError, CorruptBlockError.
         """
         manager = self.manager
+        if self._prefetcher:
+            self._note_pace()
+            self._prefetcher.used(keys)
         here = deque(key for key in keys if manager.lookup(key) is LookupResult.HIT)
         missing = deque(key for key in keys if key not in set(here))
         held: deque[ExpertKey] = deque()
         try:
             manager.prepare_load(here)
             held.extend(here)
+            self._start(missing, held)
+            if self._prefetcher and keys:
+                self._prefetcher.advance(keys[0].layer)
             while held or missing:
                 self._start(missing, held)
                 key = held.popleft()  # complete_load gives the pin back by itself if it fails
@@ -76,10 +103,21 @@ class ExpertStore:
             try:
                 self.manager.prepare_load([missing[0]])
             except TierFullError:
-                if not held:
+                if held:
+                    return
+                # What was fetched ahead and is not wanted now may be all that is in the way.
+                if not (self._prefetcher and self._prefetcher.stop()):
                     raise
-                return
+                continue
             held.append(missing.popleft())
+
+    def _note_pace(self) -> None:
+        """What the link has delivered so far, and how long a layer takes now."""
+        now, link = time.perf_counter(), self._engine.links.get("nvme->device")
+        if self._budget and link and link.busy_s:
+            step_s = 0.75 * self._budget.link.step_s + 0.25 * min(now - self._visited_at, 1.0)
+            self._budget.link = LinkEstimate(link.nbytes / link.busy_s, step_s)
+        self._visited_at = now
 
     def _weights(self, key: ExpertKey, slot: int) -> ExpertWeights:
         known = self._views.get(key)

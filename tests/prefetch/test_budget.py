@@ -69,6 +69,11 @@ def test_a_better_estimate_takes_effect_at_once() -> None:
     assert budget.admit([guess(key, 0.5, 1) for key in "ABCD"]) == ["A", "B", "C"]
 
 
+def test_a_guess_that_is_more_often_wrong_than_it_is_worth() -> None:
+    budget: PrefetchBudget[str] = PrefetchBudget(TWO_BLOCKS_PER_STEP, BLOCK, 10, least_probability=0.8)
+    assert budget.admit([guess("A", 0.79, 1), guess("B", 0.8, 1), guess("C", 1.0, 2)]) == ["B", "C"]
+
+
 def test_asks_once_for_a_key_that_is_predicted_twice() -> None:
     budget = make()
     assert budget.admit([guess("A", 1.0, 2), guess("A", 0.5, 1), guess("B", 1.0, 1)]) == ["B", "A"]

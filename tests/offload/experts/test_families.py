@@ -68,6 +68,27 @@ def test_tokens_at_several_sizes_of_the_cache(model_type: str, tmp_path: Path) -
         raise AssertionError("was loaded")
 
 
+@pytest.mark.parametrize("model_type", ["mixtral", "glm4_moe", "gpt_oss"])
+def test_guesses_change_no_token(model_type: str, tmp_path: Path) -> None:
+    """Fetched ahead by the next gate, right or wrong, from the first token on and in little room."""
+    path = save_model(tmp_path / "model", model_type, **FAMILIES[model_type])
+    inputs = make_inputs(PROMPT)
+    expected = generate(plain_model(path), inputs, 24)
+    with loaded(path, **WORKLOAD) as model:
+        most, every = model.plan.device_bytes_used, model.plan.expert_slots
+    for slots in (4, 9):
+        budget = most - (every - slots) * model.plan.expert_slot_nbytes
+        with loaded(path, device_memory=budget, nvme_dir=tmp_path / "nvme", **WORKLOAD) as model:
+            experts = model.runtime.experts
+            assert experts is not None
+            assert experts.predictor is not None
+            experts.predictor.accuracy = [1.0, 1.0]
+            assert generate(model, inputs, 24) == expected
+            assert experts.manager.stats.pending_hits + experts.manager.stats.hits > 0
+            assert experts.manager.stats.evictions > 0
+            experts.manager.check()
+
+
 @pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
 def test_packed(model_type: str, tmp_path: Path) -> None:
     """Checkpoints that split experts and those that stack them become the same kind of store: a block an expert."""
