@@ -15,6 +15,7 @@ from offload.config import RunConfig
 from offload.doctor import load_profile
 from offload.loader import load_model, open_prospect, plan_for
 from offload.meter import Reading, Stretch
+from offload.numbers import Numbers, has_tokenizer
 from offload.offloaded_model import OffloadedModel
 from offload.peak_memory import peak_rss_nbytes
 from offload.plan import Plan, Workload
@@ -88,13 +89,14 @@ def run(
     if max_new_tokens < 1:
         raise InvalidOptionError(f"new tokens {max_new_tokens}: must be at least 1")
     profile = profile or load_profile()
-    tokenizer = _load_tokenizer(model)
+    tokenizer = Numbers() if prompt is None and not has_tokenizer(model) else _load_tokenizer(model)
     ids = _prompt_ids(tokenizer, prompt, prompt_ids, prompt_tokens)
     workload = Workload(config.batch, len(ids), max_new_tokens)
     timeline = Timeline() if trace_out else None
     start = time.perf_counter()
     prospect = open_prospect(model, config.dtype)
     try:
+        _check_ids(ids, prospect.config.vocab_size)
         plan = plan_for(prospect, config, workload, profile)
         if on_plan:
             on_plan(plan)
@@ -122,7 +124,7 @@ class _Observer(BaseStreamer):
     def __init__(
         self,
         model: OffloadedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | Numbers,
         max_new_tokens: int,
         on_text: Callable[[str], None] | None,
         on_status: Callable[[Status], None] | None,
@@ -195,7 +197,7 @@ def _generate(
 
 def _summarise(
     model: OffloadedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | Numbers,
     sequences: list[list[int]],
     ids: list[int],
     observer: _Observer,
@@ -211,7 +213,7 @@ def _summarise(
     roofline_s = decode.roofline_s(profile)
     return RunResult(
         token_ids=sequences,
-        text=tokenizer.batch_decode(sequences, skip_special_tokens=True),
+        text=[str(tokenizer.decode(row, skip_special_tokens=True)) for row in sequences],
         prompt_tokens=len(ids),
         load_s=load_s,
         prefill_s=first.time_s - begin.time_s,
@@ -242,14 +244,23 @@ def _load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
 
 
 def _prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | None, prompt_ids: list[int] | None, limit: int | None
+    tokenizer: PreTrainedTokenizerBase | Numbers, prompt: str | None, prompt_ids: list[int] | None, limit: int | None
 ) -> list[int]:
     if (prompt is None) == (prompt_ids is None):
         raise InvalidOptionError("give the prompt either as text or as token ids")
-    ids = list(prompt_ids) if prompt_ids is not None else _first_tokens(tokenizer, prompt or "", limit)
+    if prompt_ids is not None or isinstance(tokenizer, Numbers):
+        ids = list(prompt_ids or ())
+    else:
+        ids = _first_tokens(tokenizer, prompt or "", limit)
     if not ids:
         raise InvalidOptionError("the prompt is empty; give at least one character")
     return ids[:limit]
+
+
+def _check_ids(ids: list[int], vocabulary: int) -> None:
+    unknown = next((token for token in ids if not 0 <= token < vocabulary), None)
+    if unknown is not None:
+        raise InvalidOptionError(f"token id {unknown} is not in the vocabulary of {vocabulary}; is it another model's?")
 
 
 def _first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, limit: int | None) -> list[int]:

@@ -11,6 +11,7 @@ from offload.commands.output import Data, answering, say
 from offload.commands.prompt import read_prompt
 from offload.commands.view import make_view
 from offload.config import load_config
+from offload.numbers import parse_ids
 from offload.runnable import runnable_model
 from tiers.errors import InvalidOptionError
 
@@ -23,6 +24,7 @@ def run(
     *,
     prompt: Annotated[str | None, typer.Option(help="Text to continue.", metavar="TEXT")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="File with that text; - is stdin.", metavar="FILE")] = None,
+    prompt_ids: Annotated[str | None, typer.Option(help="Token ids to continue, 1,2,3.", metavar="IDS")] = None,
     prompt_tokens: Annotated[str | None, typer.Option(help="Use its first N tokens only.", metavar="N")] = None,
     max_new_tokens: Annotated[str, typer.Option(help="Tokens to generate.", metavar="N")] = "128",
     trace_out: Annotated[Path | None, typer.Option(help="Write a timeline of the run here.", metavar="FILE")] = None,
@@ -49,7 +51,10 @@ def run(
         "batch": batch,
     }
     settings = load_config(explicit, file=config, as_options=True)
-    text = read_prompt(prompt, prompt_file)
+    ids = None if prompt_ids is None else parse_ids("--prompt-ids", prompt_ids)
+    if ids is not None and (prompt is not None or prompt_file is not None):
+        raise InvalidOptionError("--prompt-ids: a text is given too; give one of them")
+    text = read_prompt(prompt, prompt_file) if ids is None else None
     limit = None if prompt_tokens is None else options.read_count("--prompt-tokens", prompt_tokens)
     new_tokens = options.read_count("--max-new-tokens", max_new_tokens)
     _check_trace_out(trace_out)
@@ -62,6 +67,7 @@ def run(
                 settings,
                 path,
                 prompt=text,
+                prompt_ids=ids,
                 prompt_tokens=limit,
                 max_new_tokens=new_tokens,
                 on_text=None if as_json else view.on_text,

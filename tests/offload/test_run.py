@@ -151,6 +151,7 @@ def test_writes_a_trace(tiny_llama: Path, tmp_path: Path) -> None:
         ({"prompt_ids": [1], "max_new_tokens": -1}, "new tokens -1"),
         ({"prompt_ids": [1], "prompt_tokens": 0}, "prompt tokens 0: must be at least 1"),
         ({"prompt_ids": [1], "max_new_tokens": 10**6}, "exceed the context of 8192"),
+        ({"prompt_ids": [1, 512]}, "token id 512 is not in the vocabulary of 512"),
     ],
 )
 def test_refused(tiny_llama: Path, options: dict[str, Any], reason: str) -> None:
@@ -161,6 +162,17 @@ def test_refused(tiny_llama: Path, options: dict[str, Any], reason: str) -> None
 def test_no_model_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="give a Hugging Face model directory"):
         run(RunConfig(), tmp_path, prompt="Hello")
+
+
+def test_token_ids_need_no_tokenizer(tiny_llama: Path, tmp_path: Path, plain: PreTrainedModel) -> None:
+    """The text is then the ids."""
+    for file in tiny_llama.iterdir():
+        if not file.name.startswith("tokenizer"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    pieces: list[str] = []
+    result = run(RunConfig(), tmp_path, prompt_ids=[7, 8, 9], max_new_tokens=4, on_text=pieces.append)
+    assert result.token_ids == [expected(plain, [7, 8, 9], 4)]
+    assert result.text == ["".join(f" {token}" for token in result.token_ids[0])] == ["".join(pieces)]
 
 
 def test_no_tokenizer_there(tiny_llama: Path, tmp_path: Path) -> None:
