@@ -10,6 +10,7 @@ from typing import Final
 
 import typer
 
+from offload.commands import interrupts
 from offload.commands.bench import bench_app
 from offload.commands.doctor import doctor
 from offload.commands.pack import pack
@@ -48,8 +49,10 @@ def main() -> int:
     is_debug = len(arguments) < len(sys.argv) - 1
     _prepare_streams(is_debug)
     wait_politely()
+    interrupts.watch()
     try:
         status = app(args=arguments, prog_name="offload", standalone_mode=False) or OK
+        interrupts.check()
     except KeyboardInterrupt:
         status = INTERRUPTED
     except Exception as error:  # noqa: BLE001  # the last line of defence: a person never sees a traceback unasked

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from offload.commands import interrupts
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
@@ -83,6 +85,7 @@ def progress_bar(what: str, *, in_bytes: bool = False) -> Iterator[ProgressCallb
 
     def update(done: int, total: int) -> None:
         nonlocal bar
+        interrupts.check()
         if bar is None and sys.stderr.isatty() and time.monotonic() - started > _QUIET_S:
             bar = _make_bar(what, in_bytes=in_bytes)
             bar.start()

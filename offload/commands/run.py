@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from offload.commands import options
+from offload.commands import interrupts, options
 from offload.commands.output import Data, answering, say
 from offload.commands.prompt import read_prompt
 from offload.commands.view import make_view
@@ -17,6 +17,8 @@ from tiers.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from offload.session import Status
 
 
 def run(
@@ -63,6 +65,11 @@ def run(
         from offload.session import run as run_model
 
         with make_view(as_json) as view:
+
+            def on_status(status: "Status") -> None:
+                interrupts.check()
+                view.on_status(status)
+
             result = run_model(
                 settings,
                 path,
@@ -71,7 +78,7 @@ def run(
                 prompt_tokens=limit,
                 max_new_tokens=new_tokens,
                 on_text=None if as_json else view.on_text,
-                on_status=view.on_status,
+                on_status=on_status,
                 on_plan=view.on_plan,
                 progress=view.on_load,
                 trace_out=trace_out,
