@@ -7,7 +7,7 @@ import pytest
 
 from offload.pack import pack
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
-from tiers.errors import BudgetError, ModelError
+from tiers.errors import BudgetError, CorruptBlockError, ModelError
 
 PROMPT, NEW = 40, 6
 WORKLOAD: dict[str, Any] = {"prompt_tokens": PROMPT, "new_tokens": NEW, "batch": 2}
@@ -123,3 +123,20 @@ def test_an_expert_is_missing(tmp_path: Path) -> None:
         loaded(path, **WORKLOAD),
     ):
         raise AssertionError("was loaded")
+
+
+def test_an_expert_that_changed_on_disk(tmp_path: Path) -> None:
+    """Found when it is fetched; the others go on working, and no block is lost."""
+    path = save_model(tmp_path / "model", "mixtral", **FAMILIES["mixtral"])
+    pack(path, tmp_path / "packed")
+    budget = smallest_budget(tmp_path / "packed", tmp_path / "nvme", **WORKLOAD)
+    shard = next((tmp_path / "packed").rglob("layers.2.experts/c/0/0"))
+    content = bytearray(shard.read_bytes())
+    content[4096] ^= 1  # in the first expert
+    shard.write_bytes(content)
+    with loaded(tmp_path / "packed", device_memory=budget, nvme_dir=tmp_path / "nvme", **WORKLOAD) as model:
+        with pytest.raises(CorruptBlockError, match=r"layers\.2\.experts\.0"):
+            generate(model, make_inputs(PROMPT, (0, 11)), NEW)
+        assert model.runtime.experts is not None
+        model.runtime.experts.manager.check()
+        assert not model.runtime.experts.manager._placement.pinned
