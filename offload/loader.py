@@ -136,7 +136,7 @@ def load_model(
         _bind(model, prospect, names, arena, resident, streamer)
         _fetch(engine, prospect.source, arena, resident, progress)
         _verify_rows(prospect.source, plan)
-        if experts:
+        if experts and plan.expert_slots < len(routed):
             predict_experts(model, experts, prospect.sizes.experts_per_layer_and_token)
         if streamer:
             streamer.start()

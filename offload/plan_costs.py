@@ -77,6 +77,11 @@ def least_expert_slots(sizes: ModelSizes) -> int:
     return min(sizes.num_experts, sizes.experts_per_layer_and_token)
 
 
+def experts_visited(sizes: ModelSizes, workload: Workload) -> int:
+    """Experts of all layers that a decode step takes at most."""
+    return min(sizes.num_experts, workload.batch * sizes.experts_per_token)
+
+
 def rest_nbytes(sizes: ModelSizes) -> int:
     """What stays on the device in every plan."""
     return align_up(sizes.rest_nbytes)
@@ -126,8 +131,7 @@ class Costs:
         context = mean_context(self.workload)
         flops = self.workload.batch * (self.sizes.flops_per_token + self.sizes.attention_flops_per_pair * context)
         kv_nbytes = kv_need(self.sizes, self.workload).mean * self.sizes.kv_block_nbytes
-        visited = min(self.sizes.num_experts, self.workload.batch * self.sizes.experts_per_token)
-        experts_nbytes = visited * self.sizes.expert_nbytes
+        experts_nbytes = experts_visited(self.sizes, self.workload) * self.sizes.expert_nbytes
         nbytes = sum(self.sizes.layer_nbytes) + sum(self.sizes.head_nbytes) + kv_nbytes + experts_nbytes
         return max(flops / self._flops_per_s, nbytes / self.profile.memory_bytes_per_s)
 

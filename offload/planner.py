@@ -22,6 +22,7 @@ from offload.plan_costs import (
     Costs,
     KVNeed,
     Missed,
+    experts_visited,
     kv_need,
     kv_room,
     least_expert_slots,
@@ -156,11 +157,10 @@ def _with_experts(sizes: ModelSizes, workload: Workload, away: Missed, slots: in
     """A step misses its share if every expert is as likely as any other; a chunk of a prompt visits them all."""
     if not sizes.num_experts:
         return away
-    visited = min(sizes.num_experts, workload.batch * sizes.experts_per_token)
     share = 1 - slots / sizes.num_experts
     return replace(
         away,
-        expert_nbytes=round(visited * share * sizes.expert_nbytes),
+        expert_nbytes=round(experts_visited(sizes, workload) * share * sizes.expert_nbytes),
         expert_chunk_nbytes=(sizes.num_experts - slots) * sizes.expert_nbytes,
     )
 

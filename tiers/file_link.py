@@ -63,7 +63,7 @@ class FileLink(Link):
                 transfer = self._next()
                 if transfer is None:
                     break
-                if not transfer.chunks and transfer.num_in_flight == 0 and not self._plan(transfer):
+                if not self._is_planned(transfer):
                     continue
                 chunk = transfer.chunks.popleft()
                 transfer.num_in_flight += 1
@@ -77,8 +77,12 @@ class FileLink(Link):
         with self._changed:
             # While the drive is busy: then the next transfer starts at once when there is room for it.
             transfer = self._next()
-            if transfer is not None and not transfer.chunks and transfer.num_in_flight == 0:
-                self._plan(transfer)
+            if transfer is not None:
+                self._is_planned(transfer)
+
+    def _is_planned(self, transfer: Transfer) -> bool:
+        """Whether a transfer is cut into chunks, which is done now if it was not; False if it is over."""
+        return bool(transfer.chunks) or transfer.num_in_flight > 0 or self._plan(transfer)
 
     def _plan(self, transfer: Transfer) -> bool:
         """Cut a transfer into chunks when its turn has come; False if it is over: that failed, or there are none."""

@@ -55,9 +55,17 @@ class _Clock(BaseStreamer):
 
 def generate_timed(model: PreTrainedModel, prompt: list[int], new_tokens: int) -> Timed:
     """Exactly ``new_tokens`` tokens, greedily."""
-    inputs = torch.tensor([prompt])
     clock = _Clock(model)
     start = time.perf_counter()
+    tokens = _generate(model, prompt, new_tokens, clock)
+    first, last = clock.times[1], clock.times[-1]
+    steps = new_tokens - 1
+    stretch = Stretch(clock.readings[1], clock.readings[-1], steps) if clock.readings else None
+    return Timed(tokens, first - start, (last - first) / steps, stretch)
+
+
+def _generate(model: PreTrainedModel, prompt: list[int], new_tokens: int, streamer: BaseStreamer) -> tuple[int, ...]:
+    inputs = torch.tensor([prompt])
     with torch.inference_mode():
         generate = cast("Callable[..., Tensor]", model.generate)
         output = generate(
@@ -66,12 +74,9 @@ def generate_timed(model: PreTrainedModel, prompt: list[int], new_tokens: int) -
             max_new_tokens=new_tokens,
             min_new_tokens=new_tokens,
             do_sample=False,
-            streamer=clock,
+            streamer=streamer,
         )
-    first, last = clock.times[1], clock.times[-1]
-    steps = new_tokens - 1
-    stretch = Stretch(clock.readings[1], clock.readings[-1], steps) if clock.readings else None
-    return Timed(tuple(output[0, len(prompt) :].tolist()), first - start, (last - first) / steps, stretch)
+    return tuple(output[0, len(prompt) :].tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +121,9 @@ def decode_in_windows(
 
     One more step, which nobody times, opens each window: it finds what was read ahead in the break.
     """
-    inputs = torch.tensor([prompt])
     streamer = _Windows(model, steps, in_break)
-    new_tokens = 1 + windows * (1 + steps)
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=new_tokens,
-            min_new_tokens=new_tokens,
-            do_sample=False,
-            streamer=streamer,
-        )
-    return tuple(output[0, len(prompt) :].tolist()), streamer.windows
+    tokens = _generate(model, prompt, 1 + windows * (1 + steps), streamer)
+    return tokens, streamer.windows
 
 
 def with_tiers(

@@ -2,10 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from torch import nn
 from transformers import PreTrainedModel
 
 from offload.experts.interface import ExpertLayer
@@ -39,7 +37,9 @@ def bind_experts(
                 "transformers; it cannot be offloaded"
             )
         name, module = modules[layer]
-        _check_count(name, module, len(members))
+        if len(members) != module.num_experts:
+            found = f"has {module.num_experts} experts, the checkpoint {len(members)}"
+            raise ModelError(f"{name} {found}; is config.json its own?")
         store.describe({key: ExpertLayout.of(group, name, module, names) for key, group in members})
         module.tiered_experts = ExpertLayer(store, layer)
     for layer, (name, module) in modules.items():
@@ -53,12 +53,6 @@ def _layer_of(module_name: str) -> int:
     match = _INDEX.search(f"{module_name}.")
     assert match, f"{module_name} is in no layer"
     return int(match[1])
-
-
-def _check_count(name: str, module: Any, found: int) -> None:
-    assert isinstance(module, nn.Module)
-    if found != module.num_experts:
-        raise ModelError(f"{name} has {module.num_experts} experts, the checkpoint {found}; is config.json its own?")
 
 
 def predict_experts(model: PreTrainedModel, store: ExpertStore, top_k: int) -> None:

@@ -85,7 +85,7 @@ class ExpertLayout:
 
 def _shape(module: nn.Module, role: str) -> tuple[int, ...]:
     """Of one expert's share of a parameter."""
-    parameter = module._parameters[role]  # noqa: SLF001 - it may have been taken out of sight already
+    parameter = module._parameters[role]  # noqa: SLF001 - this module's own, by name
     assert parameter is not None
     return tuple(parameter.shape[1:])
 

@@ -96,8 +96,8 @@ class ParameterMap:
             raise ModelError(f"{self._path}: {len(missing)} weights are missing, such as {some}; {_CURE}")
 
     def _find(self, spec: TensorSpec) -> Tensor:
-        own = self._prefix + spec.name, spec.name.removeprefix(self._prefix)
-        for name in (spec.name, *own, self._renamed(spec.name)):
+        renamed = self._renamed(spec.name)  # first: it refuses what has to be converted, also under the same name
+        for name in (spec.name, self._prefix + spec.name, spec.name.removeprefix(self._prefix), renamed):
             if name not in self._places:
                 continue
             self._bound.add(name)
