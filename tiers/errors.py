@@ -4,7 +4,8 @@
     ├── UsageError              the caller can mend it: exit status 2
     │   ├── InvalidOptionError      an option or a size that cannot be read            (ValueError)
     │   ├── ModelError              a model that is missing, incomplete or unsupported  (ValueError)
-    │   └── BudgetError             a budget in which the model cannot run             (ValueError)
+    │   ├── BudgetError             a budget in which the model cannot run             (ValueError)
+    │   └── TraceError              a trace that cannot be read or does not fit         (ValueError)
     └── WorldError              the machine or its disks failed: exit status 1
         ├── TierError               something is wrong with one tier
         │   ├── TierFullError           no slot can be freed
@@ -47,6 +48,10 @@ class BudgetError(UsageError, ValueError):
         super().__init__(message)
         self.wanted_bytes = wanted_bytes
         self.available_bytes = available_bytes
+
+
+class TraceError(UsageError, ValueError):
+    """A trace that is missing, damaged, of another format or of another model."""
 
 
 class WorldError(OffloadError):

@@ -11,7 +11,7 @@ from offload.experts.layout import ExpertLayout, is_experts_module
 from offload.experts.names import CheckpointNames
 from offload.experts.store import ExpertStore
 from prefetch.next_gate import Matrix, NextGatePredictor
-from tiers.block import BlockKey, ExpertKey
+from tiers.block import ExpertKey
 from tiers.errors import ModelError
 from tiers.weight_tier import STORED, WeightGroup
 
@@ -61,7 +61,7 @@ def predict_experts(model: PreTrainedModel, store: ExpertStore, top_k: int) -> N
     A gate is the one matrix beside the experts with a row for each of them. A copy of it is kept, in float32.
     """
     gates: list[Matrix] = []
-    keys: list[list[BlockKey]] = []
+    keys: list[list[ExpertKey]] = []
     for name, module in model.named_modules():
         if not is_experts_module(module):
             continue

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from offload.experts.store import ExpertStore
+from prefetch.expert_predictor import Routing
 from tiers.block import ExpertKey
 from tiers.weight_tier import STORED
 
@@ -43,10 +44,14 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     outputs = hidden_states.new_zeros(num_tokens * k, hidden_states.shape[-1])
     keys = [ExpertKey(layer.index, expert, STORED) for expert in rows if expert < module.num_experts]
     if layer.store.predictor is not None:
-        layer.store.predictor.observe(layer.index, hidden_states.float().numpy(), set(keys))
+        layer.store.predictor.observe(_routing(layer.index, hidden_states, top_k_index, top_k_weights))
     for key, weights in layer.store.visit(keys):
         places = rows[key.expert]
         tokens = hidden_states if num_tokens == 1 else hidden_states[places // k]
         outputs[places] = weights.apply(module, tokens)
     weighted = outputs * top_k_weights.reshape(-1, 1)
     return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
+
+
+def _routing(layer: int, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Routing:
+    return Routing(layer, hidden_states.float().numpy(), top_k_index.numpy(), top_k_weights.float().numpy())

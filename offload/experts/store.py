@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 
 from offload.experts.layout import ExpertLayout, ExpertWeights
 from prefetch.budget import LinkEstimate, PrefetchBudget
-from prefetch.next_gate import NextGatePredictor
+from prefetch.expert_predictor import ExpertPredictor
 from prefetch.prefetcher import Prefetcher
 from tiers.block import BlockKey, ExpertKey
 from tiers.errors import TierFullError
@@ -42,7 +42,7 @@ class ExpertStore:
         self.pool = BlockPool(slots)
         self.manager = TieredMemoryManager(engine, [Level(self.arena, self.pool, make_policy(policy, slots))], source)
         self.manager.adopt({group.key: source.slot_of(group.key) for group in groups})
-        self.predictor: NextGatePredictor[BlockKey] | None = None
+        self.predictor: ExpertPredictor | None = None
         """Wants to be told what a gate is given and chooses, before those experts are visited."""
         self._prefetcher: Prefetcher | None = None
         self._budget: PrefetchBudget[BlockKey] | None = None
@@ -55,7 +55,7 @@ class ExpertStore:
         """Say where the weights of some experts lie in their slots."""
         self._layouts.update(layouts)
 
-    def predict_with(self, predictor: NextGatePredictor[BlockKey]) -> None:
+    def predict_with(self, predictor: ExpertPredictor) -> None:
         """From now on fetch ahead what ``predictor`` names, as much as the link was seen to deliver in a step."""
         self.predictor = predictor
         most = max(1, self.pool.num_slots // 8)

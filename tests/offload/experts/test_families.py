@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from offload.pack import pack
+from prefetch.next_gate import NextGatePredictor
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
 from tiers.errors import BudgetError, CorruptBlockError, ModelError
 
@@ -81,7 +82,7 @@ def test_guesses_change_no_token(model_type: str, tmp_path: Path) -> None:
         with loaded(path, device_memory=budget, nvme_dir=tmp_path / "nvme", **WORKLOAD) as model:
             experts = model.runtime.experts
             assert experts is not None
-            assert experts.predictor is not None
+            assert isinstance(experts.predictor, NextGatePredictor)
             experts.predictor.accuracy = [1.0, 1.0]
             assert generate(model, inputs, 24) == expected
             assert experts.manager.stats.pending_hits + experts.manager.stats.hits > 0
