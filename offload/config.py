@@ -16,6 +16,9 @@ from tiers.errors import InvalidOptionError
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 """``auto`` keeps the type in which the model is stored."""
 
+EXPERTS: Final = ("auto", "stored", "int8", "int4", "int4-sparse", "int3-sparse", "int2-cold")
+"""``auto`` takes experts as the model has them, ``stored`` insists on those of the checkpoint."""
+
 _PREFIX: Final = "OFFLOAD_"
 _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
@@ -25,7 +28,8 @@ class RunConfig:
     """The memory that a model may use. Sizes are bytes; ``None`` leaves the size to the planner.
 
     ``device`` is ``cpu``, ``cuda`` or ``cuda:N``. ``nvme_dir`` is where the nvme tier keeps its files; without it there
-    is no nvme tier. ``csd`` counts computational drives, ``batch`` sequences. Raises InvalidOptionError.
+    is no nvme tier. ``csd`` counts computational drives, ``batch`` sequences. ``dtype`` and ``experts`` say what the
+    model must be stored in. Raises InvalidOptionError.
     """
 
     device: str = "cpu"
@@ -35,6 +39,7 @@ class RunConfig:
     nvme_memory: int | None = None
     csd: int = 0
     dtype: str = "auto"
+    experts: str = "auto"
     batch: int = 1
 
     def __post_init__(self) -> None:
@@ -135,6 +140,12 @@ def _read_dtype(value: object) -> str:
     raise InvalidOptionError(f"{value!r} is not a data type that a run can use; write one of {', '.join(DTYPES)}")
 
 
+def _read_experts(value: object) -> str:
+    if isinstance(value, str) and value in EXPERTS:
+        return value
+    raise InvalidOptionError(f"{value!r} is no precision of experts; write one of {', '.join(EXPERTS)}")
+
+
 def _read_csd(value: object) -> int:
     drives = _read_count(value, least=0)
     if drives:
@@ -163,6 +174,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
         "nvme_memory": _read_size,
         "csd": _read_csd,
         "dtype": _read_dtype,
+        "experts": _read_experts,
         "batch": _read_batch,
     }
 )

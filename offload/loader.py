@@ -17,6 +17,7 @@ from offload.device import available_bytes, require_device
 from offload.dtypes import torch_dtype
 from offload.experts.bind import bind_experts, predict_experts
 from offload.experts.names import CheckpointNames
+from offload.experts.note import ExpertNote
 from offload.experts.store import ExpertStore
 from offload.kv.layout import KVLayout
 from offload.model_sizes import model_sizes
@@ -30,6 +31,7 @@ from offload.weights.binding import ParameterMap, is_obsolete, module_of, tensor
 from offload.weights.streamer import LayerHooks, WeightStreamer
 from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySlice, embedding_scale
 from simulators.profile import HardwareProfile
+from tiers.block import ExpertKey
 from tiers.chunks import Move
 from tiers.errors import BudgetError, InvalidOptionError, ModelError
 from tiers.link import Priority
@@ -37,7 +39,7 @@ from tiers.memory_tier import map_memory
 from tiers.tier import SupportsChecksum
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig, TransferEngine
-from tiers.weight_tier import WeightGroup, WeightKey, WeightTier
+from tiers.weight_tier import STORED, WeightGroup, WeightKey, WeightTier
 
 if TYPE_CHECKING:
     from tiers.manager import Level
@@ -57,7 +59,7 @@ class Prospect:
     sizes: ModelSizes
 
 
-def open_prospect(path: Path, dtype: str = "auto", *, block_tokens: int = 64) -> Prospect:
+def open_prospect(path: Path, dtype: str = "auto", *, experts: str = "auto", block_tokens: int = 64) -> Prospect:
     """Open a checkpoint for planning; the caller closes ``source``. Raises ModelError, InvalidOptionError.
 
     ``block_tokens`` is the least size of a KV block, in tokens.
@@ -68,6 +70,7 @@ def open_prospect(path: Path, dtype: str = "auto", *, block_tokens: int = 64) ->
         stored = _stored_dtype(source)
         named = str(torch_dtype(stored)).removeprefix("torch.")
         _check_dtype(path, dtype, named)
+        _check_experts(path, experts)
         sizes = model_sizes(source.groups, {**standard_config(config), "dtype": named}, min_block_tokens=block_tokens)
     except BaseException:
         source.close()
@@ -239,8 +242,9 @@ def _slices(groups: Sequence[WeightGroup], views: Mapping[WeightKey, memoryview]
 
 
 def _stored_dtype(source: WeightTier) -> str:
-    """The type of the tensors; raises ModelError where they are of several."""
-    specs = (spec for group in source.groups for spec in group.tensors if not is_obsolete(spec.name))
+    """The type of the tensors, but for experts in fewer bits; raises ModelError where they are of several."""
+    groups = (g for g in source.groups if not isinstance(g.key, ExpertKey) or g.key.precision == STORED)
+    specs = (spec for group in groups for spec in group.tensors if not is_obsolete(spec.name))
     found = Counter(spec.dtype for spec in specs)
     if len(found) != 1:
         raise ModelError(f"{source.path}: tensors of several types ({', '.join(found)}); pack it with one --dtype")
@@ -253,6 +257,16 @@ def _check_dtype(path: Path, dtype: str, stored: str) -> None:
             f"--dtype {dtype}: {path} is stored as {stored} and read in place; "
             f"run 'offload pack {path} OUT --dtype {dtype}' and use OUT"
         )
+
+
+def _check_experts(path: Path, wanted: str) -> None:
+    note = ExpertNote.load(path)
+    found = note.precision if note else "stored"
+    if wanted not in ("auto", found):
+        cure = (
+            "use the checkpoint" if wanted == "stored" else f"run 'offload pack MODEL OUT --experts {wanted}', use OUT"
+        )
+        raise InvalidOptionError(f"--experts {wanted}: {path} keeps its experts in '{found}'; {cure}")
 
 
 def _kv_layout(prospect: Prospect) -> KVLayout:

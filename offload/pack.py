@@ -1,11 +1,13 @@
 """From a checkpoint to a packed store, streaming."""
 
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +16,28 @@ from offload.checkpoint.base import Checkpoint
 from offload.checkpoint.convert import convert, converted, parse_dtype
 from offload.checkpoint.groups import group_tensors, packed_groups
 from offload.checkpoint.source import fingerprint, open_checkpoint
+from offload.experts.note import ExpertNote
+from simulators.expert_trace import ExpertTrace
 from tiers.errors import ModelError
 from tiers.packed_store import PackedStore, PackedWriter, is_packed_store
 from tiers.weight_tier import DTYPE_NBYTES, TensorSpec, WeightGroup, WeightTier
 
+if TYPE_CHECKING:
+    from offload.experts.precision import Precisions
+    from offload.experts.quantise import GroupReader
+
 
 @dataclass(frozen=True, slots=True)
 class PackResult:
-    """What is in a packed store: bytes of weights as stored, with padding, and blocks; and how long it took."""
+    """What is in a packed store: bytes of weights as stored, with padding, and blocks; and how long it took.
+
+    ``expert_error`` is the error of experts in fewer bits relative to their size, root mean squares; None as stored.
+    """
 
     bytes: int
     blocks: int
     seconds: float
+    expert_error: float | None = None
 
 
 def pack(
@@ -33,32 +45,51 @@ def pack(
     out: Path,
     *,
     dtype: str | None = None,
+    experts: str | None = None,
+    trace: ExpertTrace | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PackResult:
     """Write the packed form of a checkpoint to ``out``, which becomes a model directory of its own.
 
-    ``dtype`` (float32, bfloat16, float16) converts, None keeps the types; ``progress`` is told (bytes done, bytes in
-    all). Takes a few MiB of memory, for a GGUF file twice its largest tensor. Does nothing where ``out`` is the packed
-    form of this checkpoint already; continues where a killed process stopped. Raises ModelError, InvalidOptionError,
-    DiskFullError, TierBusyError.
+    ``dtype`` (float32, bfloat16, float16) converts, None keeps the types. ``experts`` keeps routed experts in fewer
+    bits (one of ``offload.experts.precision.CHOICES``), for which ``trace`` may tell which are seldom chosen.
+    ``progress`` is told (bytes done, bytes in all). Takes a few MiB of memory, for a GGUF file twice its largest
+    tensor, to encode experts several times one of them. Does nothing where ``out`` is the packed form of this
+    checkpoint already; continues where a killed process stopped. Raises ModelError, InvalidOptionError, DiskFullError,
+    TierBusyError.
     """
     start = time.perf_counter()
     target = parse_dtype(dtype)
-    source = f"{fingerprint(model)}:{dtype or 'as stored'}"
+    precisions = _precisions(experts, trace) if experts else None
+    source = f"{fingerprint(model)}:{dtype or 'as stored'}" + (f":{precisions.tag}" if precisions else "")
     if existing := _existing(out, source):
         with closing(existing):
             return _result(existing, start)
     with closing(open_checkpoint(model)) as checkpoint:
         tensors = converted(checkpoint.tensors, target)
         groups = packed_groups(group_tensors(checkpoint.config, tensors, model), tensors)
-        reader = _Reader(checkpoint)
+        reader: GroupReader = _Reader(checkpoint)
+        if precisions:
+            from offload.experts.quantise import ExpertQuantiser  # brings torch, which nothing else here needs
+
+            quantiser = ExpertQuantiser(model, groups, precisions)
+            groups, reader = quantiser.groups, quantiser.reader(reader)
         with PackedWriter(out, groups, source=source) as writer:
             checkpoint.write_model_files(writer.directory)
             if dtype is not None:
                 _note_dtype(writer.directory / "config.json", dtype)
             writer.write(reader.read, _cumulative(writer, progress))
+            if precisions:
+                errors = quantiser.errors.values()
+                ExpertNote(precisions.name, statistics.fmean(errors) if errors else 0.0).save(writer.directory)
     with closing(PackedStore(out)) as store:
         return _result(store, start)
+
+
+def _precisions(experts: str, trace: ExpertTrace | None) -> "Precisions":
+    from offload.experts.precision import Precisions
+
+    return Precisions.parse(experts, trace)
 
 
 class _Reader:
@@ -109,4 +140,7 @@ def _note_dtype(path: Path, dtype: str) -> None:
 
 
 def _result(store: WeightTier, start: float) -> PackResult:
-    return PackResult(sum(group.nbytes for group in store.groups), store.num_slots, time.perf_counter() - start)
+    nbytes = sum(group.nbytes for group in store.groups)
+    note = ExpertNote.load(store.path)
+    error = note.relative_error if note else None
+    return PackResult(nbytes, store.num_slots, time.perf_counter() - start, error)

@@ -94,7 +94,7 @@ def run(
     workload = Workload(config.batch, len(ids), max_new_tokens)
     timeline = Timeline() if trace_out else None
     start = time.perf_counter()
-    prospect = open_prospect(model, config.dtype)
+    prospect = open_prospect(model, config.dtype, experts=config.experts)
     try:
         _check_ids(ids, prospect.config.vocab_size)
         plan = plan_for(prospect, config, workload, profile)

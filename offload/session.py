@@ -41,7 +41,7 @@ def load(
     Raises ModelError, BudgetError, InvalidOptionError (the caller's to mend), TierError (the machine's).
     """
     config = load_config(budget, file=config_file)
-    prospect = open_prospect(runnable_model(str(model)), config.dtype)
+    prospect = open_prospect(runnable_model(str(model)), config.dtype, experts=config.experts)
     try:
         default = DEFAULT_PROMPT_TOKENS + DEFAULT_NEW_TOKENS
         longest = getattr(prospect.config, "max_position_embeddings", None) or default
@@ -57,7 +57,7 @@ def load(
 
 def plan_model(config: RunConfig, model: Path, workload: Workload) -> Plan:
     """What would sit where, and how fast that should be; loads nothing. Raises as ``load``."""
-    prospect = open_prospect(model, config.dtype)
+    prospect = open_prospect(model, config.dtype, experts=config.experts)
     try:
         return plan_for(prospect, config, workload, load_profile())
     finally:

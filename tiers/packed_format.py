@@ -150,8 +150,10 @@ def _checksums_metadata(count: int) -> dict[str, Any]:
 
 
 def _group_to_json(group: WeightGroup) -> dict[str, Any]:
+    precision = {"precision": group.key.precision} if isinstance(group.key, ExpertKey) else {}
     return {
         "key": group.key.name,
+        **precision,
         "kind": group.kind,
         "nbytes": group.nbytes,
         "first_row": group.first_row,
@@ -171,7 +173,7 @@ def _parse_array(name: str, node: Mapping[str, Any]) -> PackedArray:
 
 def _parse_group(node: Mapping[str, Any]) -> WeightGroup:
     tensors = tuple(_parse_tensor(tensor) for tensor in node["tensors"])
-    key = _parse_key(str(node["key"]), node["kind"])
+    key = _parse_key(str(node["key"]), node["kind"], str(node.get("precision", STORED)))
     group = WeightGroup(key, node["kind"], tensors, int(node["nbytes"]), int(node["first_row"]))
     if group.kind not in get_args(GroupKind) or group.nbytes % ALIGNMENT or group.nbytes <= 0 or group.first_row < 0:
         raise ValueError(f"group {group.key.name} is not well formed")
@@ -183,13 +185,13 @@ def _parse_group(node: Mapping[str, Any]) -> WeightGroup:
     return group
 
 
-def _parse_key(name: str, kind: str) -> WeightKey:
+def _parse_key(name: str, kind: str, precision: str) -> WeightKey:
     if kind != "expert":
         return WeightGroupKey(name)
     match = _EXPERT.fullmatch(name)
     if match is None:
         raise ValueError(f"{name} does not name an expert")
-    return ExpertKey(int(match[1]), int(match[2]), STORED)
+    return ExpertKey(int(match[1]), int(match[2]), precision)
 
 
 def _parse_tensor(node: Mapping[str, Any]) -> TensorSpec:

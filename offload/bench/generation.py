@@ -136,7 +136,7 @@ def with_tiers(
     block_tokens: int = 64,
 ) -> tuple[T, Plan]:
     """Load ``model`` within a budget, use it, close it. ``change`` may set up a placement that no budget would give."""
-    prospect = open_prospect(model, config.dtype, block_tokens=block_tokens)
+    prospect = open_prospect(model, config.dtype, experts=config.experts, block_tokens=block_tokens)
     try:
         plan = plan_for(prospect, config, workload, load_profile())
         if change:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from offload.bench.drive import Drive
 from offload.bench.generation import Timed, Window, decode_in_windows, generate_timed, spill_kv, with_tiers
@@ -19,6 +19,7 @@ from offload.config import RunConfig
 from offload.loader import Prospect, open_prospect
 from offload.plan import Budgets, Plan, Workload
 from offload.planner import smallest_device_bytes
+from offload.texts import help_tokens
 from tiers.block import KVBlockKey
 from tiers.eviction.mru import MRUPolicy
 from tiers.manager import Level, TieredMemoryManager
@@ -214,13 +215,7 @@ class _Bench:
         return max(weights // 4, smallest_device_bytes(prospect.sizes, Budgets(), workload))
 
     def _prompt(self, num_tokens: int) -> list[int]:
-        """The beginning of a long real text: the help topics that come with Python."""
-        import pydoc_data.topics
-
-        tokenizer = AutoTokenizer.from_pretrained(self.model)
-        text = Path(pydoc_data.topics.__file__).read_text(encoding="utf-8")[: num_tokens * 12]
-        ids: list[int] = tokenizer(text, verbose=False).input_ids
-        return list(itertools.islice(itertools.cycle(ids), num_tokens))
+        return help_tokens(self.model, num_tokens)
 
 
 def lookup_row(num_blocks: int = 8, repeats: int = 2000) -> Row:

@@ -1,7 +1,7 @@
 """From tensor names to weight groups. Pure: works on what config.json and the headers say, no I/O."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def packed_groups(grouping: Grouping, tensors: Mapping[str, TensorInfo]) -> list
 
 
 def _laid_out(key: str, names: tuple[str, ...], tensors: Mapping[str, TensorInfo]) -> WeightGroup:
-    specs, nbytes = _lay_out([tensors[name] for name in names])
+    specs, nbytes = lay_out([tensors[name] for name in names])
     return WeightGroup(WeightGroupKey(key), "rest" if key == "rest" else "layer", specs, nbytes)
 
 
@@ -85,7 +85,7 @@ def _expert(
     key: ExpertKey, names: tuple[str, ...], stacked: frozenset[str], tensors: Mapping[str, TensorInfo]
 ) -> WeightGroup:
     is_stacked = names[0] in stacked
-    specs, nbytes = _lay_out([row_of(tensors[name]) if is_stacked else tensors[name] for name in names])
+    specs, nbytes = lay_out([row_of(tensors[name]) if is_stacked else tensors[name] for name in names])
     return WeightGroup(key, "expert", specs, nbytes, key.expert if is_stacked else 0)
 
 
@@ -94,8 +94,8 @@ def row_of(info: TensorInfo) -> TensorInfo:
     return TensorInfo(info.name, info.dtype, (1, *info.shape[1:]))
 
 
-def _lay_out(infos: list[TensorInfo]) -> tuple[tuple[TensorSpec, ...], int]:
-    """Tensors one after the other, and the bytes that they take."""
+def lay_out(infos: Sequence[TensorInfo]) -> tuple[tuple[TensorSpec, ...], int]:
+    """Tensors one after the other in a block, and the bytes that it takes."""
     specs = []
     position = 0
     for info in infos:

@@ -21,14 +21,17 @@ NvmeDir = Annotated[str | None, typer.Option(help="Directory, on a fast drive, o
 NvmeMemory = Annotated[str | None, typer.Option(help="Most bytes to use on that drive.", metavar="SIZE")]
 Csd = Annotated[str | None, typer.Option(help="Computational drives to use.", metavar="N")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.", metavar="DTYPE")]
+Experts = Annotated[
+    str | None, typer.Option(help="auto, or what experts must be kept in, such as int4.", metavar="PRECISION")
+]
 Batch = Annotated[str | None, typer.Option(help="Sequences side by side.", metavar="N")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML or YAML file with these settings.")]
 
 
-def read_count(option: str, text: str) -> int:
-    """The count from 1 up that was given for an option; InvalidOptionError names it."""
+def read_count(option: str, text: str, *, least: int = 1) -> int:
+    """The count from ``least`` up that was given for an option; InvalidOptionError names it."""
     try:
-        return parse_count(text, least=1)
+        return parse_count(text, least=least)
     except InvalidOptionError as error:
         raise InvalidOptionError(f"{option}: {error}") from None
 

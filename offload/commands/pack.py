@@ -1,14 +1,16 @@
 """``offload pack``: a checkpoint into a packed store."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from offload.commands import options
-from offload.commands.output import Data, answering, progress_bar
+from offload.commands.output import Data, answering, progress_bar, say
 from offload.zoo import resolve_model
+from simulators.expert_trace import ExpertTrace
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,16 +23,44 @@ def pack(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; as stored if not given.", metavar="DTYPE")
     ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep routed experts in fewer bits, at a loss: int8, int4, int4-sparse, int3-sparse or int2-cold.",
+            metavar="PRECISION",
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Recorded routing, which tells int2-cold what is seldom chosen.", metavar="FILE")
+    ] = None,
+    loss_tokens: Annotated[
+        str, typer.Option(help="Tokens of text to measure the loss on, 0 for none.", metavar="N")
+    ] = "512",
     as_json: options.Json = False,
 ) -> None:
     """Packs a checkpoint (safetensors directory or GGUF) for streaming."""
     with answering(as_json) as answer:
         path = resolve_model(model)
+        tokens = options.read_count("--loss-tokens", loss_tokens, least=0)
+        recorded = ExpertTrace.load(trace) if trace else None
         from offload.pack import pack as pack_model
 
         with progress_bar("packing", in_bytes=True) as progress:
-            result = pack_model(path, out, dtype=dtype, progress=progress)
-        answer.show({"bytes": result.bytes, "blocks": result.blocks, "seconds": result.seconds}, _tables)
+            result = pack_model(path, out, dtype=dtype, experts=experts, trace=recorded, progress=progress)
+        data: dict[str, object] = {"bytes": result.bytes, "blocks": result.blocks, "seconds": result.seconds}
+        if experts is not None:
+            data["experts"] = _measured(path, out, tokens)
+        answer.show(data, _tables)
+
+
+def _measured(model: Path, packed: Path, num_tokens: int) -> dict[str, object]:
+    """What was lost, on a real text where the model has a tokenizer."""
+    from offload.experts.loss import measure_loss
+
+    with progress_bar("measuring the loss") as progress:
+        note = measure_loss(model, packed, num_tokens, progress=progress)
+    say(str(note))
+    return asdict(note)
 
 
 def _tables(data: Data) -> "Sequence[RenderableType]":

@@ -26,6 +26,7 @@ def plan(
     nvme_memory: options.NvmeMemory = None,
     csd: options.Csd = None,
     dtype: options.Dtype = None,
+    experts: options.Experts = None,
     batch: options.Batch = None,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
@@ -39,6 +40,7 @@ def plan(
         "nvme_memory": nvme_memory,
         "csd": csd,
         "dtype": dtype,
+        "experts": experts,
         "batch": batch,
     }
     settings = load_config(explicit, file=config, as_options=True)

@@ -1,6 +1,7 @@
 """``offload run``: generates from a prompt within a budget."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from offload.commands.output import Data, answering, say
 from offload.commands.prompt import read_prompt
 from offload.commands.view import make_view
 from offload.config import load_config
+from offload.experts.note import ExpertNote
 from offload.numbers import parse_ids
 from offload.runnable import runnable_model
 from tiers.errors import InvalidOptionError
@@ -37,6 +39,7 @@ def run(
     nvme_memory: options.NvmeMemory = None,
     csd: options.Csd = None,
     dtype: options.Dtype = None,
+    experts: options.Experts = None,
     batch: options.Batch = None,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
@@ -50,6 +53,7 @@ def run(
         "nvme_memory": nvme_memory,
         "csd": csd,
         "dtype": dtype,
+        "experts": experts,
         "batch": batch,
     }
     settings = load_config(explicit, file=config, as_options=True)
@@ -63,6 +67,10 @@ def run(
     with answering(as_json) as answer:
         path = runnable_model(model, notice=say)
         from offload.session import run as run_model
+
+        note = ExpertNote.load(path)
+        if note:
+            say(str(note))
 
         with make_view(as_json) as view:
 
@@ -83,7 +91,10 @@ def run(
                 progress=view.on_load,
                 trace_out=trace_out,
             )
-        answer.show(result.as_json(), _tables)
+        data = result.as_json()
+        if note:
+            data["experts"] = asdict(note)
+        answer.show(data, _tables)
 
 
 def _check_trace_out(path: Path | None) -> None:

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from torch import nn
 from transformers import PreTrainedModel
 
 from offload.experts.interface import ExpertLayer
@@ -13,7 +15,7 @@ from offload.experts.store import ExpertStore
 from prefetch.next_gate import Matrix, NextGatePredictor
 from tiers.block import ExpertKey
 from tiers.errors import ModelError
-from tiers.weight_tier import STORED, WeightGroup
+from tiers.weight_tier import WeightGroup
 
 _INDEX = re.compile(r"\.(\d+)\.")
 
@@ -29,7 +31,7 @@ def bind_experts(
     for group in groups:
         assert isinstance(group.key, ExpertKey)
         layers.setdefault(group.key.layer, []).append((group.key, group))
-    modules = {_layer_of(name): (name, module) for name, module in model.named_modules() if is_experts_module(module)}
+    modules = experts_modules(model)
     for layer, members in layers.items():
         if layer not in modules:
             raise ModelError(
@@ -41,12 +43,21 @@ def bind_experts(
             found = f"has {module.num_experts} experts, the checkpoint {len(members)}"
             raise ModelError(f"{name} {found}; is config.json its own?")
         store.describe({key: ExpertLayout.of(group, name, module, names) for key, group in members})
-        module.tiered_experts = ExpertLayer(store, layer)
+        module.tiered_experts = ExpertLayer(store, layer, [key for key, _ in sorted(members, key=_number)])
     for layer, (name, module) in modules.items():
         if layer not in layers:
             raise ModelError(f"{name}: the checkpoint has no experts for it; is config.json its own?")
         for parameter in list(module._parameters):  # noqa: SLF001 - torch has no other way to list one module's own
             module.register_parameter(parameter, None)
+
+
+def experts_modules(model: nn.Module) -> dict[int, tuple[str, Any]]:
+    """Name and module of the experts of each layer that has any."""
+    return {_layer_of(name): (name, module) for name, module in model.named_modules() if is_experts_module(module)}
+
+
+def _number(member: tuple[ExpertKey, WeightGroup]) -> int:
+    return member[0].expert
 
 
 def _layer_of(module_name: str) -> int:
@@ -75,6 +86,6 @@ def predict_experts(model: PreTrainedModel, store: ExpertStore, top_k: int) -> N
             gates.append(np.empty((0, 0), np.float32))
             keys.append([])
         gates.append(found[0].detach().float().numpy().copy())
-        keys.append([ExpertKey(layer, expert, STORED) for expert in range(rows)])
+        keys.append(list(module.tiered_experts.keys))
     if gates:
         store.predict_with(NextGatePredictor(gates, keys, top_k))

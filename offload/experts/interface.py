@@ -1,5 +1,6 @@
 """Our experts function, registered with transformers under a name of its own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from offload.experts.store import ExpertStore
 from prefetch.expert_predictor import Routing
 from tiers.block import ExpertKey
-from tiers.weight_tier import STORED
 
 NAME = "offload_tiered"
 
@@ -21,6 +21,8 @@ class ExpertLayer:
 
     store: ExpertStore
     index: int
+    keys: Sequence[ExpertKey]
+    """Of the experts, by their number."""
 
 
 def register() -> str:
@@ -42,7 +44,7 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     experts, counts = torch.unique_consecutive(chosen, return_counts=True)
     rows = dict(zip(experts.tolist(), torch.split(order, counts.tolist()), strict=True))
     outputs = hidden_states.new_zeros(num_tokens * k, hidden_states.shape[-1])
-    keys = [ExpertKey(layer.index, expert, STORED) for expert in rows if expert < module.num_experts]
+    keys = [layer.keys[expert] for expert in rows if expert < module.num_experts]
     if layer.store.predictor is not None:
         layer.store.predictor.observe(_routing(layer.index, hidden_states, top_k_index, top_k_weights))
     for key, weights in layer.store.visit(keys):

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from offload.experts.codecs.base import Codec, Matrix
+from offload.experts.codecs.registry import codec_of
+from offload.experts.codecs.stored import StoredMatrix
 from offload.experts.names import CheckpointNames
 from offload.weights.binding import tensor_view
+from tiers.block import ExpertKey
 from tiers.errors import ModelError
-from tiers.weight_tier import TensorSpec, WeightGroup
+from tiers.weight_tier import STORED, TensorSpec, WeightGroup
 
 
 def is_experts_module(module: nn.Module) -> bool:
@@ -19,68 +22,135 @@ def is_experts_module(module: nn.Module) -> bool:
     return all(hasattr(module, name) for name in ("has_gate", "has_bias", "is_transposed", "is_concatenated"))
 
 
+def matrix_names(module: nn.Module) -> tuple[str, str]:
+    """The parameters of an experts module that are matrices: what goes up and what comes down."""
+    return ("gate_up_proj" if module.has_gate else "up_proj"), "down_proj"
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
     """Views of a slot. ``up`` is one matrix or, where they are no neighbours there, gate and up."""
 
-    up: tuple[Tensor, ...]
+    up: tuple[Matrix, ...]
     up_bias: Tensor | None
-    down: Tensor
+    down: Matrix
     down_bias: Tensor | None
 
     def apply(self, module: Any, tokens: Tensor) -> Tensor:
         """What the expert makes of ``tokens`` [tokens, hidden], as its module in transformers would."""
-        product = torch.matmul if module.is_transposed else functional.linear
-        parts = [product(tokens, matrix) for matrix in self.up]
+        parts = [matrix.multiply(tokens) for matrix in self.up]
         inner = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         if self.up_bias is not None:
             inner = inner + self.up_bias
         inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)  # noqa: SLF001 - the interface's
-        output: Tensor = product(inner, self.down)
+        output = self.down.multiply(inner)
         if self.down_bias is not None:
             output = output + self.down_bias
         return module.post_expert_norm(output) if getattr(module, "has_post_expert_norm", False) else output
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertLayout:
-    """The tensors of one expert by role."""
+class MatrixLayout:
+    """The tensors that make up a matrix, as ``codec`` encodes it; as it is stored without one."""
 
-    up: tuple[TensorSpec, ...]
+    specs: tuple[TensorSpec, ...]
+    is_transposed: bool = False
+    codec: Codec | None = None
+
+    def view(self, buffer: memoryview) -> Matrix:
+        """The matrix in a slot."""
+        parts = [tensor_view(buffer, spec) for spec in self.specs]
+        return self.codec.matrix(parts) if self.codec else StoredMatrix(parts[0], self.is_transposed)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLayout:
+    """Where the matrices and biases of one expert are in its slot."""
+
+    up: tuple[MatrixLayout, ...]
     up_bias: TensorSpec | None
-    down: TensorSpec
+    down: MatrixLayout
     down_bias: TensorSpec | None
 
     @classmethod
     def of(cls, group: WeightGroup, module_name: str, module: nn.Module, names: CheckpointNames) -> "ExpertLayout":
         """Sort the tensors of ``group``. Raises ModelError where they are not those that the module has."""
-        found: dict[str, dict[int, TensorSpec]] = {}
-        for spec in group.tensors:
-            place = names.place(spec.name)
-            role = place.name.removeprefix(f"{module_name}.")
-            if role not in module._parameters:  # noqa: SLF001 - to name what is wrong
-                raise ModelError(f"{module_name} has no place for the tensor {spec.name}; is config.json its own?")
-            is_row = len(spec.shape) == len(_shape(module, role)) + 1
-            found.setdefault(role, {})[place.part] = replace(spec, shape=spec.shape[1:]) if is_row else spec
-        up_name = "gate_up_proj" if module.has_gate else "up_proj"
-        roles = [up_name, "down_proj", *([f"{up_name}_bias", "down_proj_bias"] if module.has_bias else [])]
-        for role in roles:
-            _check(found.get(role, {}), _shape(module, role), group, f"{module_name}.{role}")
-        return cls(
-            up=_joined([found[up_name][part] for part in sorted(found[up_name])]),
-            up_bias=found[f"{up_name}_bias"][0] if module.has_bias else None,
-            down=found["down_proj"][0],
-            down_bias=found["down_proj_bias"][0] if module.has_bias else None,
-        )
+        assert isinstance(group.key, ExpertKey)
+        if group.key.precision == STORED:
+            return _stored_layout(group, module_name, module, names)
+        return _encoded_layout(group, module_name, module, codec_of(group.key.precision))
 
     def views(self, buffer: memoryview) -> ExpertWeights:
         """The weights in a slot."""
         return ExpertWeights(
-            up=tuple(tensor_view(buffer, spec) for spec in self.up),
+            up=tuple(matrix.view(buffer) for matrix in self.up),
             up_bias=None if self.up_bias is None else tensor_view(buffer, self.up_bias),
-            down=tensor_view(buffer, self.down),
+            down=self.down.view(buffer),
             down_bias=None if self.down_bias is None else tensor_view(buffer, self.down_bias),
         )
+
+
+def matrix_shape(module: nn.Module, role: str) -> tuple[int, int]:
+    """Outputs and inputs of one expert's matrix."""
+    rows, columns = _shape(module, role)
+    return (columns, rows) if module.is_transposed else (rows, columns)
+
+
+def encoded_name(module_name: str, key: ExpertKey, role: str, part: str = "") -> str:
+    """What a part of an encoded matrix is called in a packed store, or a bias beside it."""
+    name = f"{module_name}.{key.expert}.{role}"
+    return f"{name}.{key.precision}.{part}" if part else name
+
+
+def _stored_layout(group: WeightGroup, module_name: str, module: Any, names: CheckpointNames) -> ExpertLayout:
+    found: dict[str, dict[int, TensorSpec]] = {}
+    for spec in group.tensors:
+        place = names.place(spec.name)
+        role = place.name.removeprefix(f"{module_name}.")
+        if role not in module._parameters:  # noqa: SLF001 - to name what is wrong
+            raise ModelError(f"{module_name} has no place for the tensor {spec.name}; is config.json its own?")
+        is_row = len(spec.shape) == len(_shape(module, role)) + 1
+        found.setdefault(role, {})[place.part] = replace(spec, shape=spec.shape[1:]) if is_row else spec
+    up, down = matrix_names(module)
+    for role in (up, down, *([f"{up}_bias", f"{down}_bias"] if module.has_bias else [])):
+        _check(found.get(role, {}), _shape(module, role), group, f"{module_name}.{role}")
+    ups = _joined([found[up][part] for part in sorted(found[up])])
+    return ExpertLayout(
+        up=tuple(MatrixLayout((spec,), module.is_transposed) for spec in ups),
+        up_bias=found[f"{up}_bias"][0] if module.has_bias else None,
+        down=MatrixLayout((found[down][0],), module.is_transposed),
+        down_bias=found[f"{down}_bias"][0] if module.has_bias else None,
+    )
+
+
+def _encoded_layout(group: WeightGroup, module_name: str, module: nn.Module, codec: Codec) -> ExpertLayout:
+    assert isinstance(group.key, ExpertKey)
+    key, specs = group.key, {spec.name: spec for spec in group.tensors}
+
+    def find(role: str, part: str = "") -> TensorSpec:
+        spec = specs.get(encoded_name(module_name, key, role, part))
+        if spec is None:
+            what = f"{key.name}: no '{part or role}' of {key.precision} among its tensors"
+            raise ModelError(f"{what}; the store was packed for another processor or model, pack it again here")
+        return spec
+
+    def matrix(role: str) -> MatrixLayout:
+        parts = codec.parts(*matrix_shape(module, role))
+        found = tuple(find(role, part.name) for part in parts)
+        for part, spec in zip(parts, found, strict=True):
+            if (part.dtype, part.shape) != (spec.dtype, spec.shape):
+                raise ModelError(
+                    f"{spec.name}: {spec.dtype} {spec.shape}, not {part.dtype} {part.shape}; pack it again"
+                )
+        return MatrixLayout(found, codec=codec)
+
+    up, down = matrix_names(module)
+    return ExpertLayout(
+        up=(matrix(up),),
+        up_bias=find(f"{up}_bias") if module.has_bias else None,
+        down=matrix(down),
+        down_bias=find(f"{down}_bias") if module.has_bias else None,
+    )
 
 
 def _shape(module: nn.Module, role: str) -> tuple[int, ...]:

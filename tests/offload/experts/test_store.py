@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from offload.checkpoint.source import open_source
 from offload.experts.bind import bind_experts
+from offload.experts.codecs.base import Matrix
+from offload.experts.codecs.stored import StoredMatrix
 from offload.experts.names import CheckpointNames
 from offload.experts.store import ExpertStore
 from tests.offload.zoo import save_model
@@ -48,6 +50,11 @@ def key(layer: int, expert: int) -> ExpertKey:
     return ExpertKey(layer, expert, STORED)
 
 
+def as_is(matrix: Matrix) -> torch.Tensor:
+    assert isinstance(matrix, StoredMatrix)
+    return matrix.weight
+
+
 def visited(store: ExpertStore, layer: int, *experts: int) -> list[int]:
     return [key.expert for key, _ in store.visit([key(layer, expert) for expert in experts])]
 
@@ -59,8 +66,8 @@ def test_weights_are_those_of_the_checkpoint(path: Path) -> None:
             for found, weights in store.visit([key(layer, expert) for expert in range(EXPERTS)]):
                 name = f"model.layers.{layer}.block_sparse_moe.experts.{found.expert}"
                 gate_and_up = [tensors[f"{name}.{part}.weight"] for part in ("w1", "w3")]
-                assert torch.equal(torch.cat(weights.up), torch.cat(gate_and_up))
-                assert torch.equal(weights.down, tensors[f"{name}.w2.weight"])
+                assert torch.equal(torch.cat([as_is(matrix) for matrix in weights.up]), torch.cat(gate_and_up))
+                assert torch.equal(as_is(weights.down), tensors[f"{name}.w2.weight"])
 
 
 def test_those_that_are_there_come_first(path: Path) -> None:

@@ -1,0 +1,70 @@
+"""How much worse a model predicts a real text with experts in fewer bits."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from offload.experts.note import ExpertNote
+from offload.numbers import has_tokenizer
+from offload.session import load
+from offload.texts import help_tokens
+
+_CHUNK = 64
+
+
+def perplexity(
+    model: Path, tokens: list[int], *, progress: Callable[[int], None] | None = None, **budget: Any
+) -> float:
+    """Of ``tokens`` but the first, each after all before it. ``progress`` is told how many were read more.
+
+    ``budget`` is that of ``offload.load``, whose errors are raised.
+    """
+    ids = torch.tensor([tokens])
+    total = 0.0
+    offloaded = load(model, prompt_tokens=len(tokens), new_tokens=1, **budget)
+    try:
+        with torch.inference_mode():
+            cache = offloaded.new_cache()
+            for start in range(0, len(tokens) - 1, _CHUNK):
+                # Piece by piece: the logits of all positions may be more memory than the model.
+                piece = ids[:, start : start + _CHUNK]
+                logits = offloaded(input_ids=piece, past_key_values=cache).logits[0].float()
+                targets = ids[0, start + 1 : start + 1 + _CHUNK]
+                total += float(functional.cross_entropy(logits[: len(targets)], targets, reduction="sum"))
+                if progress:
+                    progress(piece.shape[1])
+            cache.close()
+    finally:
+        offloaded.close()
+    return math.exp(total / (len(tokens) - 1))
+
+
+def measure_loss(
+    model: Path, packed: Path, num_tokens: int, *, progress: Callable[[int, int], None] | None = None
+) -> ExpertNote:
+    """Measure what ``packed`` lost against the checkpoint ``model``, write it into the store, and return it.
+
+    Both run with all memory that is free. Measures nothing where the model has no tokenizer, or on fewer than 2 tokens.
+    """
+    note = ExpertNote.load(packed)
+    assert note is not None, "a store without a note has nothing to measure"
+    if num_tokens < 2 or not has_tokenizer(model):
+        return note
+    tokens = help_tokens(model, num_tokens)
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done, 2 * num_tokens)
+
+    before, after = (perplexity(path, tokens, progress=add) for path in (model, packed))
+    note = replace(note, perplexity_stored=before, perplexity=after, num_tokens=num_tokens)
+    note.save(packed)
+    return note
