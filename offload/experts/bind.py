@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -29,7 +30,7 @@ def bind_experts(
     for group in groups:
         assert isinstance(group.key, ExpertKey)
         layers.setdefault(group.key.layer, []).append((group.key, group))
-    modules = {_layer_of(name): (name, module) for name, module in model.named_modules() if is_experts_module(module)}
+    modules = experts_modules(model)
     for layer, members in layers.items():
         if layer not in modules:
             raise ModelError(
@@ -49,6 +50,12 @@ def bind_experts(
             module.register_parameter(parameter, None)
 
 
+def experts_modules(model: PreTrainedModel) -> dict[int, tuple[str, Any]]:
+    """Name and module of the experts of each layer that has them, by the layer's index, ascending."""
+    found = {_layer_of(name): (name, module) for name, module in model.named_modules() if is_experts_module(module)}
+    return dict(sorted(found.items()))
+
+
 def _layer_of(module_name: str) -> int:
     match = _INDEX.search(f"{module_name}.")
     assert match, f"{module_name} is in no layer"
@@ -56,25 +63,27 @@ def _layer_of(module_name: str) -> int:
 
 
 def predict_experts(model: PreTrainedModel, store: ExpertStore, top_k: int) -> None:
-    """Fetch experts ahead by the gates of the layers, ``top_k`` each, where all gates can be found on the device.
+    """Fetch experts ahead by the gates of the layers, ``top_k`` each, where all gates can be found on the device."""
+    found = gate_weights(model)
+    if not found:
+        return
+    layers = range(max(found) + 1)
+    gates = [found.get(layer, np.empty((0, 0), np.float32)) for layer in layers]
+    keys = [[ExpertKey(layer, expert, STORED) for expert in range(len(gates[layer]))] for layer in layers]
+    store.predict_with(NextGatePredictor(gates, keys, top_k))
 
-    A gate is the one matrix beside the experts with a row for each of them. A copy of it is kept, in float32.
+
+def gate_weights(model: PreTrainedModel) -> dict[int, Matrix]:
+    """A copy, in float32, of the weights [experts, hidden] of each layer's gate; empty unless all are on the device.
+
+    A gate is the one matrix beside the experts with a row for each of them.
     """
-    gates: list[Matrix] = []
-    keys: list[list[ExpertKey]] = []
-    for name, module in model.named_modules():
-        if not is_experts_module(module):
-            continue
+    gates = {}
+    for layer, (name, module) in experts_modules(model).items():
         block = model.get_submodule(name.rpartition(".")[0])
         rows = module.num_experts
         found = [p for p in block.parameters() if p.dim() == 2 and p.shape[0] == rows and p.shape[1] > rows]
         if len(found) != 1:
-            return
-        layer = _layer_of(name)
-        while len(gates) < layer:
-            gates.append(np.empty((0, 0), np.float32))
-            keys.append([])
-        gates.append(found[0].detach().float().numpy().copy())
-        keys.append([ExpertKey(layer, expert, STORED) for expert in range(rows)])
-    if gates:
-        store.predict_with(NextGatePredictor(gates, keys, top_k))
+            return {}
+        gates[layer] = found[0].detach().float().numpy().copy()
+    return gates
