@@ -16,6 +16,7 @@ from offload.commands.doctor import doctor
 from offload.commands.pack import pack
 from offload.commands.plan import plan
 from offload.commands.run import run
+from offload.commands.trace import trace_app
 from offload.threads import wait_politely
 from tiers.errors import UsageError, WorldError
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 for _command in (doctor, pack, plan, run):
     app.command()(_command)
 app.add_typer(bench_app, name="bench")
+app.add_typer(trace_app, name="trace")
 
 
 @app.callback(invoke_without_command=True)

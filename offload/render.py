@@ -25,7 +25,7 @@ _ROW_COLUMNS: Final = {
 
 def plan_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     """What ``offload plan`` found: one row a tier, then the speed."""
-    table = _table("tier", "in all", "weights", "staging", "KV cache", "workspace")
+    table = plain_table("tier", "in all", "weights", "staging", "KV cache", "workspace")
     for tier, held in data["placement"].items():
         parts = ("bytes", "weight_bytes", "staging_bytes", "kv_bytes", "workspace_bytes")
         table.add_row(tier, *(_size(held.get(part)) for part in parts))
@@ -38,11 +38,11 @@ def plan_tables(data: Mapping[str, Any]) -> list[Table | Text]:
 
 def run_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     """What ``offload run`` measured: memory against budget, bytes over each link, time against its bound."""
-    memory = _table("tier", "peak", "budget", "used")
+    memory = plain_table("tier", "peak", "budget", "used")
     for tier, held in data["tiers"].items():
         peak, capacity = held["peak_bytes"], held["capacity_bytes"]
         memory.add_row(tier, _size(peak), _size(capacity), f"{peak / capacity:.0%}" if capacity else "-")
-    links = _table("link", "bytes", "busy", "rate")
+    links = plain_table("link", "bytes", "busy", "rate")
     for link, moved in data["links"].items():
         nbytes, busy_s = moved["bytes"], moved["busy_s"]
         links.add_row(link, _size(nbytes), format_seconds(busy_s), _rate(nbytes, busy_s))
@@ -60,12 +60,12 @@ def occupancy_table(tiers: Mapping[str, tuple[int, int]]) -> Table:
 
 def doctor_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     """What ``offload doctor`` found: one row a link, then the facts."""
-    links = _table("link", "read", "write", "latency")
+    links = plain_table("link", "read", "write", "latency")
     for link, found in data["links"].items():
         rates = (_gib_s(found.get("read_gib_s")), _gib_s(found.get("write_gib_s")))
         latency = found.get("latency_us")
         links.add_row(link, *rates, "-" if latency is None else f"{latency:,.1f} us")
-    facts = _table("found", "")
+    facts = plain_table("found", "")
     for key, value in data.items():
         if key in ("links", "gflops") or key.endswith("_note"):
             continue
@@ -82,7 +82,7 @@ def bench_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     """Under which conditions a benchmark ran, then its rows: ours beside the peer, the limit and the paper."""
     rows = data["rows"]
     columns = [key for key in _ROW_COLUMNS if any(row.get(key) is not None for row in rows)]
-    table = _table("benchmark", "unit", *(_ROW_COLUMNS[key] for key in columns))
+    table = plain_table("benchmark", "unit", *(_ROW_COLUMNS[key] for key in columns))
     for row in rows:
         table.add_row(escape(row["name"]), row["unit"], *(_row_number(key, row.get(key)) for key in columns))
     others = {key: value for key, value in data.items() if key not in ("hardware", "rows")}
@@ -109,7 +109,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def _figures(data: Mapping[str, Any]) -> Table:
-    table = _table("figure", "value")
+    table = plain_table("figure", "value")
     table.add_row("prefill", format_seconds(data["prefill_s"]))
     table.add_row("decode", f"{data['decode_tokens_per_s']:.2f} tokens/s")
     table.add_row("found in memory", f"{data['hit_ratio']:.1%} of accesses")
@@ -121,7 +121,8 @@ def _figures(data: Mapping[str, Any]) -> Table:
     return table
 
 
-def _table(first: str, *others: str) -> Table:
+def plain_table(first: str, *others: str) -> Table:
+    """A table with its headings; columns after the first are of numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first)
     for heading in others:

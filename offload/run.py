@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from offload.config import RunConfig
@@ -19,9 +19,10 @@ from offload.numbers import Numbers, has_tokenizer
 from offload.offloaded_model import OffloadedModel
 from offload.peak_memory import peak_rss_nbytes
 from offload.plan import Plan, Workload
+from offload.tokens import check_ids, first_tokens, load_tokenizer
 from offload.trace import record_modules, write_trace
 from simulators.profile import HardwareProfile
-from tiers.errors import InvalidOptionError, ModelError
+from tiers.errors import InvalidOptionError
 from tiers.timeline import Timeline
 
 
@@ -89,14 +90,14 @@ def run(
     if max_new_tokens < 1:
         raise InvalidOptionError(f"new tokens {max_new_tokens}: must be at least 1")
     profile = profile or load_profile()
-    tokenizer = Numbers() if prompt is None and not has_tokenizer(model) else _load_tokenizer(model)
+    tokenizer = Numbers() if prompt is None and not has_tokenizer(model) else load_tokenizer(model)
     ids = _prompt_ids(tokenizer, prompt, prompt_ids, prompt_tokens)
     workload = Workload(config.batch, len(ids), max_new_tokens)
     timeline = Timeline() if trace_out else None
     start = time.perf_counter()
     prospect = open_prospect(model, config.dtype, experts=config.experts)
     try:
-        _check_ids(ids, prospect.config.vocab_size)
+        check_ids(ids, prospect.config.vocab_size)
         plan = plan_for(prospect, config, workload, profile)
         if on_plan:
             on_plan(plan)
@@ -232,17 +233,6 @@ def _summarise(
     )
 
 
-def _load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    except (OSError, ValueError) as error:
-        if not (model / "config.json").is_file():
-            raise ModelError(f"{model}: no config.json in it; give a Hugging Face model directory") from None
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{model}: its tokenizer cannot be loaded ({reason}); get the model again") from None
-    return tokenizer
-
-
 def _prompt_ids(
     tokenizer: PreTrainedTokenizerBase | Numbers, prompt: str | None, prompt_ids: list[int] | None, limit: int | None
 ) -> list[int]:
@@ -251,27 +241,10 @@ def _prompt_ids(
     if prompt_ids is not None or isinstance(tokenizer, Numbers):
         ids = list(prompt_ids or ())
     else:
-        ids = _first_tokens(tokenizer, prompt or "", limit)
+        ids = first_tokens(tokenizer, prompt or "", limit)
     if not ids:
         raise InvalidOptionError("the prompt is empty; give at least one character")
     return ids[:limit]
-
-
-def _check_ids(ids: list[int], vocabulary: int) -> None:
-    unknown = next((token for token in ids if not 0 <= token < vocabulary), None)
-    if unknown is not None:
-        raise InvalidOptionError(f"token id {unknown} is not in the vocabulary of {vocabulary}; is it another model's?")
-
-
-def _first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, limit: int | None) -> list[int]:
-    """The tokens of a text, or the first ``limit`` of them without encoding all of a long one."""
-    length = len(text) if limit is None else 16 * limit
-    while True:
-        ids: list[int] = tokenizer(text[:length], verbose=False).input_ids
-        # Twice as many as wanted: the last ones before a cut may not be those of the whole text.
-        if limit is None or length >= len(text) or len(ids) >= 2 * limit:
-            return ids
-        length *= 2
 
 
 def _stages(model: OffloadedModel) -> dict[str, torch.nn.Module]:

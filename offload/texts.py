@@ -3,22 +3,17 @@
 import itertools
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
-_MOST_CHARACTERS_PER_TOKEN = 12
+from offload.tokens import first_tokens, load_tokenizer
 
 
-def help_text(num_characters: int | None = None) -> str:
-    """The beginning of the text, or all of its 700 KB."""
+def help_text() -> str:
+    """All 700 KB of it."""
     import pydoc_data.topics
 
-    return Path(pydoc_data.topics.__file__).read_text(encoding="utf-8")[:num_characters]
+    return Path(pydoc_data.topics.__file__).read_text(encoding="utf-8")
 
 
-def help_tokens(model: Path, num_tokens: int, *, skip: int = 0) -> list[int]:
-    """Its first tokens, after ``skip`` others, as ``model``'s tokenizer has them; from the beginning again after the
-    last."""
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    text = help_text((skip + num_tokens) * _MOST_CHARACTERS_PER_TOKEN)
-    ids: list[int] = tokenizer(text, verbose=False).input_ids
-    return list(itertools.islice(itertools.cycle(ids), skip, skip + num_tokens))
+def help_tokens(model: Path, num_tokens: int) -> list[int]:
+    """Its first tokens as ``model`` has them; from the beginning again after the last. Raises ModelError."""
+    ids = first_tokens(load_tokenizer(model), help_text(), num_tokens)
+    return list(itertools.islice(itertools.cycle(ids), num_tokens))

@@ -1,6 +1,7 @@
 """The seam of expert prediction: which routed experts of the layers ahead a pass is going to choose."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,14 @@ class Routing:
     gate_input: NDArray[np.float32]
     experts: NDArray[np.int64]
     weights: NDArray[np.float32]
+
+
+class RoutingObserver(Protocol):
+    """Is told what every gate chooses."""
+
+    def observe(self, routing: Routing) -> None:
+        """The gate of a layer has chosen; its experts have not been visited yet."""
+        ...
 
 
 class ExpertPredictor(Predictor[BlockKey]):

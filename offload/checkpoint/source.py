@@ -33,6 +33,17 @@ def fingerprint(model: Path) -> str:
         return checkpoint.fingerprint
 
 
+def model_fingerprint(model: Path) -> str:
+    """The fingerprint of a checkpoint; of a packed store, that of the checkpoint from which it was made.
+
+    Routing recorded with one is of use to the other. Raises ModelError.
+    """
+    if not is_packed_store(model):
+        return fingerprint(model)
+    with closing(PackedStore(model)) as store:
+        return store.source.rpartition(":")[0]
+
+
 def open_checkpoint(model: Path) -> Checkpoint:
     """A checkpoint to pack; the caller closes it. Raises ModelError."""
     if model.suffix == ".gguf":

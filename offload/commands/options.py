@@ -39,3 +39,11 @@ def read_count(option: str, text: str, *, least: int = 1) -> int:
 def drive_directory(given: str | None) -> Path:
     """Where a measurement of a drive keeps its files: as given, else ``OFFLOAD_NVME_DIR``, else ``.offload`` here."""
     return load_config({"nvme_dir": given}, as_options=True).nvme_dir or Path(".offload")
+
+
+def check_out(option: str, path: Path) -> None:
+    """Before the work, so that nobody waits for a file that cannot be written; InvalidOptionError names the option."""
+    if path.is_dir():
+        raise InvalidOptionError(f"{option}: {path} is a directory; name a file")
+    if not path.parent.is_dir():
+        raise InvalidOptionError(f"{option}: {path.parent} does not exist; name a file in a directory that does")

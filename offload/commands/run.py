@@ -63,7 +63,8 @@ def run(
     text = read_prompt(prompt, prompt_file) if ids is None else None
     limit = None if prompt_tokens is None else options.read_count("--prompt-tokens", prompt_tokens)
     new_tokens = options.read_count("--max-new-tokens", max_new_tokens)
-    _check_trace_out(trace_out)
+    if trace_out is not None:
+        options.check_out("--trace-out", trace_out)
     with answering(as_json) as answer:
         path = runnable_model(model, notice=say)
         from offload.session import run as run_model
@@ -95,16 +96,6 @@ def run(
         if note:
             data["experts"] = asdict(note)
         answer.show(data, _tables)
-
-
-def _check_trace_out(path: Path | None) -> None:
-    """Before the work, so that nobody waits for a trace that cannot be written."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise InvalidOptionError(f"--trace-out: {path} is a directory; name a file")
-    if not path.parent.is_dir():
-        raise InvalidOptionError(f"--trace-out: {path.parent} does not exist; name a file in a directory that does")
 
 
 def _tables(data: Data) -> "Sequence[RenderableType]":

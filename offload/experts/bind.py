@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
 from transformers import PreTrainedModel
 
 from offload.experts.interface import ExpertLayer
@@ -51,9 +50,10 @@ def bind_experts(
             module.register_parameter(parameter, None)
 
 
-def experts_modules(model: nn.Module) -> dict[int, tuple[str, Any]]:
-    """Name and module of the experts of each layer that has any."""
-    return {_layer_of(name): (name, module) for name, module in model.named_modules() if is_experts_module(module)}
+def experts_modules(model: PreTrainedModel) -> dict[int, tuple[str, Any]]:
+    """Name and module of the experts of each layer that has them, by the layer's index, ascending."""
+    found = {_layer_of(name): (name, module) for name, module in model.named_modules() if is_experts_module(module)}
+    return dict(sorted(found.items()))
 
 
 def _number(member: tuple[ExpertKey, WeightGroup]) -> int:
@@ -67,25 +67,28 @@ def _layer_of(module_name: str) -> int:
 
 
 def predict_experts(model: PreTrainedModel, store: ExpertStore, top_k: int) -> None:
-    """Fetch experts ahead by the gates of the layers, ``top_k`` each, where all gates can be found on the device.
+    """Fetch experts ahead by the gates of the layers, ``top_k`` each, where all gates can be found on the device."""
+    found = gate_weights(model)
+    if not found:
+        return
+    layers = range(max(found) + 1)
+    gates = [found.get(layer, np.empty((0, 0), np.float32)) for layer in layers]
+    modules = experts_modules(model)
+    keys = [list(modules[layer][1].tiered_experts.keys) if layer in modules else [] for layer in layers]
+    store.predict_with(NextGatePredictor(gates, keys, top_k))
 
-    A gate is the one matrix beside the experts with a row for each of them. A copy of it is kept, in float32.
+
+def gate_weights(model: PreTrainedModel) -> dict[int, Matrix]:
+    """A copy, in float32, of the weights [experts, hidden] of each layer's gate; empty unless all are on the device.
+
+    A gate is the one matrix beside the experts with a row for each of them.
     """
-    gates: list[Matrix] = []
-    keys: list[list[ExpertKey]] = []
-    for name, module in model.named_modules():
-        if not is_experts_module(module):
-            continue
+    gates = {}
+    for layer, (name, module) in experts_modules(model).items():
         block = model.get_submodule(name.rpartition(".")[0])
         rows = module.num_experts
         found = [p for p in block.parameters() if p.dim() == 2 and p.shape[0] == rows and p.shape[1] > rows]
         if len(found) != 1:
-            return
-        layer = _layer_of(name)
-        while len(gates) < layer:
-            gates.append(np.empty((0, 0), np.float32))
-            keys.append([])
-        gates.append(found[0].detach().float().numpy().copy())
-        keys.append(list(module.tiered_experts.keys))
-    if gates:
-        store.predict_with(NextGatePredictor(gates, keys, top_k))
+            return {}
+        gates[layer] = found[0].detach().float().numpy().copy()
+    return gates

@@ -45,8 +45,8 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     rows = dict(zip(experts.tolist(), torch.split(order, counts.tolist()), strict=True))
     outputs = hidden_states.new_zeros(num_tokens * k, hidden_states.shape[-1])
     keys = [layer.keys[expert] for expert in rows if expert < module.num_experts]
-    if layer.store.predictor is not None:
-        layer.store.predictor.observe(_routing(layer.index, hidden_states, top_k_index, top_k_weights))
+    if layer.store.observers:
+        layer.store.observe(_routing(layer.index, hidden_states, top_k_index, top_k_weights))
     for key, weights in layer.store.visit(keys):
         places = rows[key.expert]
         tokens = hidden_states if num_tokens == 1 else hidden_states[places // k]

@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 
 from offload.experts.layout import ExpertLayout, ExpertWeights
 from prefetch.budget import LinkEstimate, PrefetchBudget
-from prefetch.expert_predictor import ExpertPredictor
+from prefetch.expert_predictor import ExpertPredictor, Routing, RoutingObserver
 from prefetch.prefetcher import Prefetcher
 from tiers.block import BlockKey, ExpertKey
 from tiers.errors import TierFullError
@@ -43,7 +43,8 @@ class ExpertStore:
         self.manager = TieredMemoryManager(engine, [Level(self.arena, self.pool, make_policy(policy, slots))], source)
         self.manager.adopt({group.key: source.slot_of(group.key) for group in groups})
         self.predictor: ExpertPredictor | None = None
-        """Wants to be told what a gate is given and chooses, before those experts are visited."""
+        self.observers: list[RoutingObserver] = []
+        """Are told what a gate is given and chooses, before those experts are visited; the predictor is one."""
         self._prefetcher: Prefetcher | None = None
         self._budget: PrefetchBudget[BlockKey] | None = None
         self._engine = engine
@@ -58,10 +59,16 @@ class ExpertStore:
     def predict_with(self, predictor: ExpertPredictor) -> None:
         """From now on fetch ahead what ``predictor`` names, as much as the link was seen to deliver in a step."""
         self.predictor = predictor
+        self.observers.append(predictor)
         most = max(1, self.pool.num_slots // 8)
         link = LinkEstimate(bytes_per_s=1e9, step_s=5e-3)
         self._budget = PrefetchBudget(link, self.slot_nbytes, most, least_probability=_LEAST_PROBABILITY)
         self._prefetcher = Prefetcher(self.manager, predictor, self._budget)
+
+    def observe(self, routing: Routing) -> None:
+        """Pass on what a gate was given and chose."""
+        for observer in self.observers:
+            observer.observe(routing)
 
     def visit(self, keys: Sequence[ExpertKey]) -> Generator[tuple[ExpertKey, ExpertWeights]]:
         """Each of these experts once, with its weights, which stay where they are until the next is asked for.

@@ -71,6 +71,14 @@ BAD_INPUTS = [
     (["doctor", "--nvme-dir", "binary"], "--nvme-dir: binary is a file"),
     (["bench", "fish"], "'fish'"),
     (["bench", "kv", "--model", "missing"], "missing: no such file or directory"),
+    (["trace", "record", "m", "--prompt-file", "typo.toml"], "--out"),
+    (["trace", "record", "m", "-o", "t.npz"], "--prompt-file"),
+    (["trace", "record", "m", "--prompt-file", "typo.toml", "-o", "."], "--out: . is a directory; name a file"),
+    (["trace", "record", "m", "--prompt-file", "typo.toml", "-o", "a/t.npz"], "--out: a does not exist"),
+    (["trace", "record", "m", "--prompt-file", "typo.toml", "-o", "t", "--requests", "0"], "--requests: '0'"),
+    (["trace", "info", "missing.npz"], "missing.npz: no such trace; 'offload trace record' writes one"),
+    (["trace", "info", "binary"], "binary: is no expert trace, or a damaged one"),
+    (["trace", "info", "binary", "--slots", "half"], "--slots: 'half'"),
 ]
 
 
@@ -110,7 +118,7 @@ def test_the_environment_is_a_source_of_settings(folder: Path) -> None:
     assert "OFFLOAD_HOST_MEMORY: '8G' is not a size; write 8GiB" in complaint(ran)
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["bench"], ["bench", "--help"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["bench"], ["bench", "--help"], ["trace"]])
 def test_help(folder: Path, arguments: list[str]) -> None:
     ran = offload(*arguments, cwd=folder)
     assert ran.returncode == 0
@@ -121,7 +129,7 @@ def test_help(folder: Path, arguments: list[str]) -> None:
 HEAVY = ("cupy", "gguf", "kvikio", "numpy", "rich", "scipy", "torch", "transformers", "yaml", "zarr")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["plan", "missing"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["plan", "missing"], ["trace", "info", "x"]])
 def test_help_and_refusals_load_nothing_heavy(folder: Path, arguments: list[str]) -> None:
     """They answer at once because they import none of the large libraries."""
     program = (

@@ -1,0 +1,1 @@
+"""Records what the routers of a running model choose."""

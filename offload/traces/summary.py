@@ -1,0 +1,46 @@
+"""A trace in figures: what ``offload trace info`` prints."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from simulators.expert_trace import ExpertTrace
+from simulators.trace_statistics import accesses, ideal_hit_ratio, layer_statistics
+from tiers.errors import TraceError
+
+
+def summarise_trace(trace: ExpertTrace, slots: int | None = None) -> dict[str, Any]:
+    """The keys of the command line's contract and, below ``per_layer``, a row a layer, whose means are in ``mean``.
+
+    An access is one visit of a pass to an expert of a layer. ``slots`` is how many experts the cache holds of which the
+    ideal hit ratio is told, half of all of them by default. Raises TraceError for an empty trace.
+    """
+    if not len(trace.tokens):
+        raise TraceError("the trace has no tokens; record it again")
+    keys = accesses(trace)
+    slots = slots or max(1, trace.num_experts * len(trace.layers) // 2)
+    rows = [asdict(row) for row in layer_statistics(trace)]
+    figures = [name for name in rows[0] if name != "layer"]
+    top_k = trace.experts.shape[2]
+    return {
+        "requests": len(np.unique(trace.requests)),
+        "accesses": len(keys),
+        "unique_blocks": len(set(keys)),
+        "ideal_hit_ratio": ideal_hit_ratio(keys, slots),
+        "slots": slots,
+        "tokens": len(trace.tokens),
+        "passes": len(np.unique(trace.passes)),
+        "layers": len(trace.layers),
+        "experts_per_layer": trace.num_experts,
+        "experts_per_token": top_k,
+        "chance": top_k / trace.num_experts,
+        "model": trace.model,
+        "mean": {name: _mean([row[name] for row in rows]) for name in figures},
+        "per_layer": rows,
+    }
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else np.nan
