@@ -47,3 +47,9 @@ def check_out(option: str, path: Path) -> None:
         raise InvalidOptionError(f"{option}: {path} is a directory; name a file")
     if not path.parent.is_dir():
         raise InvalidOptionError(f"{option}: {path.parent} does not exist; name a file in a directory that does")
+
+
+def check_trace(path: Path) -> None:
+    """InvalidOptionError unless there is a file; what is in it is seen when it is read."""
+    if not path.is_file():
+        raise InvalidOptionError(f"{path}: no such trace; 'offload trace record' writes one")

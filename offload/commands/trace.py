@@ -11,7 +11,6 @@ from offload.commands.output import Data, answering, progress_bar, say
 from offload.commands.prompt import read_prompt
 from offload.config import load_config
 from offload.runnable import runnable_model
-from tiers.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -85,8 +84,7 @@ def info(
 ) -> None:
     """Says how skewed, how local and how predictable the routing of a trace is."""
     num_slots = None if slots is None else options.read_count("--slots", slots)
-    if not file.is_file():
-        raise InvalidOptionError(f"{file}: no such trace; 'offload trace record' writes one")
+    options.check_trace(file)
     with answering(as_json) as answer:
         from offload.traces.summary import summarise_trace
         from simulators.expert_trace import ExpertTrace

@@ -79,6 +79,14 @@ BAD_INPUTS = [
     (["trace", "info", "missing.npz"], "missing.npz: no such trace; 'offload trace record' writes one"),
     (["trace", "info", "binary"], "binary: is no expert trace, or a damaged one"),
     (["trace", "info", "binary", "--slots", "half"], "--slots: 'half'"),
+    (["train-predictor", "-o", "p.npz"], "TRACE"),
+    (["train-predictor", "missing.npz", "-o", "p.npz"], "missing.npz: no such trace"),
+    (["train-predictor", "binary", "-o", "p.npz", "--kind", "oracle"], "--kind: 'oracle' is not a kind of predictor"),
+    (["train-predictor", "binary", "-o", "p.npz", "--test", "gone.npz"], "gone.npz: no such trace"),
+    (["train-predictor", "binary", "-o", "a/p.npz"], "--out: a does not exist"),
+    (["train-predictor", "binary", "-o", "p.npz", "--steps", "0"], "--steps: '0' is not a count"),
+    (["train-predictor", "binary", "-o", "p.npz", "--model", "missing"], "missing: no such file or directory"),
+    (["train-predictor", "binary", "-o", "p.npz"], "binary: is no expert trace, or a damaged one"),
 ]
 
 

@@ -3,15 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
+from rich.table import Table
+
+from offload.predictor_training.render import training_tables
+from prefetch.routing_path import RoutingPath
 from simulators.expert_trace import ExpertTrace
-from tests.offload.test_cli import complaint
 from tests.offload.test_cli import offload as run_command
 from tests.offload.zoo import save_model
 
 CONTRACT = {"requests", "accesses", "unique_blocks", "ideal_hit_ratio"}
 
 
-def test_a_trace_is_recorded_and_explained(tmp_path: Path) -> None:
+def test_a_trace_is_recorded_explained_and_learnt(tmp_path: Path) -> None:
     """The same figures when it is recorded, when it is read again and for people; nothing else on any stream."""
     save_model(tmp_path / "model", "mixtral", num_local_experts=6, num_experts_per_tok=2)
     (tmp_path / "ids").write_text(" ".join(str(3 + i % 190) for i in range(60)), encoding="utf-8")
@@ -29,12 +33,14 @@ def test_a_trace_is_recorded_and_explained(tmp_path: Path) -> None:
     shown = run_command("trace", "info", "t.npz", "--slots", "24", cwd=tmp_path)
     assert f"{told['accesses']} accesses to {told['unique_blocks']} experts; a perfect cache of 24" in shown.stdout
     assert "repeated" in shown.stdout
-
-
-def test_a_dense_model_is_one_line(tiny_llama: Path, tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("Storage is memory. " * 20, encoding="utf-8")
-    arguments = ["trace", "record", str(tiny_llama), "--prompt-file", "text", "-o", "t.npz", "--prompt-tokens", "9"]
-    ran = run_command(*arguments, cwd=tmp_path)
-    assert ran.returncode == 2
-    assert "'llama' has no routed experts; name a mixture of experts" in complaint(ran)
-    assert not (tmp_path / "t.npz").exists()
+    trained = ["train-predictor", "t.npz", "--model", "model", "--test", "t.npz", "--steps", "3", "-o", "p.npz"]
+    ran = run_command(*trained, "--json", cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    scores = json.loads(ran.stdout)
+    assert scores.keys() >= {"recall", "chance", "popularity_recall", "repetition_recall", "step_ms", "per_layer"}
+    assert scores["bytes"] == (tmp_path / "p.npz").stat().st_size
+    predictor = RoutingPath.load(tmp_path / "p.npz", told["model"])
+    assert predictor.begin(np.array([[3, 4]]), 0).shape == (2, 4, 6)
+    table, _ = training_tables(scores)[::-1]
+    assert isinstance(table, Table)
+    assert table.row_count == 4 + 1

@@ -1,0 +1,1 @@
+"""Trains predictors of experts from recorded routing."""
