@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from offload.experts.names import CheckpointNames
 from offload.weights.binding import tensor_view
@@ -17,6 +18,17 @@ from tiers.weight_tier import TensorSpec, WeightGroup
 def is_experts_module(module: nn.Module) -> bool:
     """Whether a module computes its experts through the experts interface of transformers."""
     return all(hasattr(module, name) for name in ("has_gate", "has_bias", "is_transposed", "is_concatenated"))
+
+
+def check_experts(model: PreTrainedModel) -> None:
+    """Raises ModelError where a model computes routed experts otherwise: nobody could keep them apart."""
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        has_weights = any(True for _ in module.parameters(recurse=False))
+        if has_weights and "Expert" in kind and "Shared" not in kind and not is_experts_module(module):
+            raise ModelError(
+                f"it does not compute its experts through the experts interface of transformers ({name} is of {kind})"
+            )
 
 
 @dataclass(frozen=True, slots=True)
