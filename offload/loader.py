@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig
 
 from offload.allocator import return_memory_early
-from offload.architecture import build_empty, kv_shape, read_architecture, standard_config
+from offload.architecture import Architecture, build_empty, read_architecture, standard_config
 from offload.checkpoint.source import open_source
 from offload.config import RunConfig
 from offload.device import available_bytes, require_device
@@ -53,10 +53,13 @@ class Prospect:
 
     path: Path
     source: WeightTier
-    config: PreTrainedConfig
-    model_class: type[PreTrainedModel]
+    architecture: Architecture
     dtype: str
     sizes: ModelSizes
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.architecture.config
 
 
 def open_prospect(path: Path, dtype: str = "auto", *, experts: str = "auto", block_tokens: int = 64) -> Prospect:
@@ -64,18 +67,19 @@ def open_prospect(path: Path, dtype: str = "auto", *, experts: str = "auto", blo
 
     ``block_tokens`` is the least size of a KV block, in tokens.
     """
-    config, model_class = read_architecture(path)
+    architecture = read_architecture(path)
     source = open_source(path)
     try:
         stored = _stored_dtype(source)
         named = str(torch_dtype(stored)).removeprefix("torch.")
         _check_dtype(path, dtype, named)
         _check_experts(path, experts)
-        sizes = model_sizes(source.groups, {**standard_config(config), "dtype": named}, min_block_tokens=block_tokens)
+        named_config = {**standard_config(architecture.config), "dtype": named}
+        sizes = model_sizes(source.groups, named_config, architecture.attention, min_block_tokens=block_tokens)
     except BaseException:
         source.close()
         raise
-    return Prospect(path, source, config, model_class, stored, sizes)
+    return Prospect(path, source, architecture, stored, sizes)
 
 
 def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile: HardwareProfile) -> Plan:
@@ -153,7 +157,7 @@ def load_model(
 
 def _build(prospect: Prospect) -> OffloadedModel:
     try:
-        return build_empty(prospect.config, prospect.model_class, torch_dtype(prospect.dtype))
+        return build_empty(prospect.config, prospect.architecture.model_class, torch_dtype(prospect.dtype))
     except ModelError as error:
         raise ModelError(f"{prospect.path}: {error}") from None
 
@@ -270,8 +274,8 @@ def _check_experts(path: Path, wanted: str) -> None:
 
 
 def _kv_layout(prospect: Prospect) -> KVLayout:
-    kv_heads, dim = kv_shape(prospect.config)
-    layout = KVLayout(prospect.sizes.kv_block_tokens, kv_heads, dim, dim, prospect.dtype)
+    shape = prospect.architecture.attention.kv
+    layout = KVLayout(prospect.sizes.kv_block_tokens, shape.heads, shape.key_dim, shape.value_dim, prospect.dtype)
     assert layout.block_nbytes == prospect.sizes.kv_block_nbytes, "planner and layout must agree on the size of a block"
     return layout
 

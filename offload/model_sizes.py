@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from offload.kv.shape import AttentionShape
 from offload.plan import ModelSizes
 from tiers.block import ExpertKey
 from tiers.errors import ModelError
@@ -16,21 +17,22 @@ _DTYPE_NBYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What config.json says. ``query`` and ``kv`` are numbers per token and layer: heads times the width of one."""
+    """What config.json says, and what attention needs."""
 
     text: Mapping[str, Any]
     dtype: str
     num_layers: int
     hidden: int
-    query: int
-    kv: int
+    attention: AttentionShape
 
     @property
     def itemsize(self) -> int:
         return _DTYPE_NBYTES[self.dtype]
 
 
-def model_sizes(groups: Iterable[WeightGroup], config: Mapping[str, Any], *, min_block_tokens: int = 64) -> ModelSizes:
+def model_sizes(
+    groups: Iterable[WeightGroup], config: Mapping[str, Any], attention: AttentionShape, *, min_block_tokens: int = 64
+) -> ModelSizes:
     """Sizes of the model whose weights are ``groups`` and whose config.json is ``config``.
 
     A KV block holds at least ``min_block_tokens`` tokens, see ``block_tokens``. Keys and values have the checkpoint's
@@ -39,11 +41,11 @@ def model_sizes(groups: Iterable[WeightGroup], config: Mapping[str, Any], *, min
     by_kind: dict[str, list[WeightGroup]] = {kind: [] for kind in get_args(GroupKind)}
     for group in groups:
         by_kind[group.kind].append(group)
-    shape = _read_shape(config)
+    shape = _read_shape(config, attention)
     if len(by_kind["layer"]) != shape.num_layers:
         found = len(by_kind["layer"])
         raise ModelError(f"config.json: 'num_hidden_layers' is {shape.num_layers}, but the weights have {found} layers")
-    kv_nbytes = 2 * shape.kv * shape.itemsize
+    kv_nbytes = attention.kv.values_per_token * shape.itemsize
     experts = by_kind["expert"]
     sparse_layers = {group.key.layer for group in experts if isinstance(group.key, ExpertKey)}
     top_k = _top_k(shape.text) if experts else 0
@@ -65,7 +67,7 @@ def model_sizes(groups: Iterable[WeightGroup], config: Mapping[str, Any], *, min
         # Logits of one position as they come, in float32, and a copy that sampling makes.
         workspace_nbytes_fixed=_integer(shape.text, "vocab_size") * (shape.itemsize + 2 * 4),
         dtype=shape.dtype,
-        attention_flops_per_pair=4.0 * shape.num_layers * shape.query,
+        attention_flops_per_pair=shape.num_layers * attention.flops_per_pair,
         embedding_row_nbytes=shape.hidden * shape.itemsize,
         layer_names=_names(by_kind["layer"]),
         head_names=_names(by_kind["head"]),
@@ -86,30 +88,26 @@ def block_tokens(kv_nbytes_per_token: int, minimum: int = 64) -> int:
     return tokens
 
 
-def _read_shape(config: Mapping[str, Any]) -> _Shape:
+def _read_shape(config: Mapping[str, Any], attention: AttentionShape) -> _Shape:
     text = config.get("text_config") or config
-    hidden, heads = _integer(text, "hidden_size"), _integer(text, "num_attention_heads")
-    head_dim = _integer(text, "head_dim", hidden // heads)
     return _Shape(
         text=text,
         dtype=_dtype(text, config),
         num_layers=_integer(text, "num_hidden_layers"),
-        hidden=hidden,
-        query=heads * head_dim,
-        kv=_integer(text, "num_key_value_heads", heads) * head_dim,
+        hidden=_integer(text, "hidden_size"),
+        attention=attention,
     )
 
 
 def _activations(shape: _Shape, top_k: int) -> int:
     """Numbers alive per token at a layer's widest, counted as if all were alive at once.
 
-    The residual, its norm and the layer's output; queries before and after rotation and the attention output; keys
-    before and after rotation and values; gate, up and their product in the feed-forward part; what each of ``top_k``
-    experts gives, before and after it is weighted.
+    The residual, its norm and the layer's output; what attention needs; gate, up and their product in the feed-forward
+    part; what each of ``top_k`` experts gives, before and after it is weighted.
     """
     dense = _integer(shape.text, "intermediate_size", 4 * shape.hidden)
     routed = top_k * _integer(shape.text, "moe_intermediate_size", dense)
-    return 3 * (shape.hidden + shape.query + shape.kv + max(dense, routed)) + 2 * top_k * shape.hidden
+    return 3 * (shape.hidden + max(dense, routed)) + shape.attention.activations + 2 * top_k * shape.hidden
 
 
 _TOP_K = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k", "moe_top_k")

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from offload.attention.latent import LatentHeads, take_latent_layer
 from offload.attention.mask import QueryMask, attend_visible
 from offload.attention.padding import Padding, padding_mask
 from offload.attention.partial import PartialAttention, add_sink, attend_all, merge
+from offload.attention.stored import KeysAndValues, StoredTokens
 from offload.kv.cache import TieredLayer
 from offload.kv.store import Interval
 from offload.kv.table import BlockTable
@@ -51,21 +53,11 @@ def blockwise_attention(
     ``key`` and ``value`` hold the new tokens; older ones are found through the mark that TieredLayer.update left on
     them. Raises ModelError for attention of a kind that we do not follow.
     """
-    layer: TieredLayer | None = getattr(key, "kv_layer", None)
-    if softcap is not None or is_causal is False or (dropout and module.training):
-        raise _unsupported(softcap, is_causal)
-    if layer is not getattr(value, "kv_layer", None):
-        raise ModelError(f"{type(module).__name__} changes keys or values on their way from the cache; not supported")
-    if layer is not None and layer.window is not None and layer.window != sliding_window:
-        raise ModelError(
-            f"{type(module).__name__} has a window of {sliding_window} where config.json says {layer.window}; "
-            "not supported"
-        )
-    if attention_mask is not None and not isinstance(attention_mask, Padding):
-        raise ModelError("attention masks of queries x keys are not supported; pass [batch, tokens] or none")
+    layer, stored = find_layer(module, key, value, sliding_window)
+    check_followed(module, attention_mask, dropout, softcap, is_causal=is_causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rows = [
-        _attend_row(query[row], key[row], value[row], attention_mask, layer, row, scale, sliding_window)
+        _attend_row(query[row], key[row], value[row], attention_mask, layer, stored, row, scale, sliding_window)
         for row in range(query.shape[0])
     ]
     if layer is not None:
@@ -78,12 +70,42 @@ def blockwise_attention(
     return (outputs[0].unsqueeze(0) if len(outputs) == 1 else torch.stack(outputs)), None
 
 
-def _unsupported(softcap: float | None, is_causal: bool | None) -> ModelError:
+def find_layer(
+    module: nn.Module, key: Tensor, value: Tensor, sliding_window: int | None
+) -> tuple[TieredLayer | None, StoredTokens]:
+    """The layer of the cache that holds the older tokens, and how queries meet these; None where nothing is cached.
+
+    Raises ModelError where it is not clear what a layer holds.
+    """
+    layer: TieredLayer | None = getattr(key, "kv_layer", None)
+    if layer is not getattr(value, "kv_layer", None):
+        raise ModelError(f"{type(module).__name__} changes keys or values on their way from the cache; not supported")
+    stored: StoredTokens = _KEYS_AND_VALUES
+    if layer is None and (layer := take_latent_layer(module)) is not None:
+        stored = LatentHeads.of(module)
+    if layer is not None and layer.window is not None and layer.window != sliding_window:
+        raise ModelError(
+            f"{type(module).__name__} has a window of {sliding_window} where config.json says {layer.window}; "
+            "not supported"
+        )
+    return layer, stored
+
+
+_KEYS_AND_VALUES = KeysAndValues()
+
+
+def check_followed(
+    module: nn.Module, mask: object, dropout: float, softcap: float | None, *, is_causal: bool | None
+) -> None:
+    """Raises ModelError for attention of a kind that we do not follow."""
     if softcap is not None:
-        return ModelError(f"attention with soft-capped scores (softcap={softcap}) is not supported")
+        raise ModelError(f"attention with soft-capped scores (softcap={softcap}) is not supported")
     if is_causal is False:
-        return ModelError("attention that looks ahead (is_causal=False) is not supported")
-    return ModelError("an offloaded model is for inference; call model.eval()")
+        raise ModelError("attention that looks ahead (is_causal=False) is not supported")
+    if dropout and module.training:
+        raise ModelError("an offloaded model is for inference; call model.eval()")
+    if mask is not None and not isinstance(mask, Padding):
+        raise ModelError("attention masks of queries x keys are not supported; pass [batch, tokens] or none")
 
 
 def _attend_row(
@@ -92,6 +114,7 @@ def _attend_row(
     value: Tensor,
     padding: Padding | None,
     layer: TieredLayer | None,
+    stored: StoredTokens,
     row: int,
     scale: float,
     window: int | None,
@@ -110,8 +133,8 @@ def _attend_row(
     if queries == 1 and is_solid and begin < end:
         oldest = begin if window is None else max(begin, end - window)
         if table.origin is None:
-            return _attend_blocks(query, table, layer, oldest, end, None, scale)
-        return _attend_run(query, table, layer, oldest, end, scale)
+            return _attend_blocks(query, table, layer, stored, oldest, end, None, scale)
+        return _attend_run(query, table, layer, stored, oldest, end, scale)
     mask = QueryMask(start, window, None if is_solid or padding is None else padding.visible[row])
     new = _attend_new(query, key, value, mask, begin, scale)
     if start <= begin:
@@ -119,23 +142,30 @@ def _attend_row(
     oldest = begin if window is None else max(begin, start + 1 - window)
     if oldest == start:
         return new
-    return merge([_attend_blocks(query, table, layer, oldest, start, mask, scale), new])
+    return merge([_attend_blocks(query, table, layer, stored, oldest, start, mask, scale), new])
 
 
 def _attend_run(
-    query: Tensor, table: BlockTable, layer: TieredLayer, begin: int, end: int, scale: float
+    query: Tensor, table: BlockTable, layer: TieredLayer, stored: StoredTokens, begin: int, end: int, scale: float
 ) -> PartialAttention:
     """Every query sees the tokens at positions ``begin .. end - 1``, which lie side by side and stay there."""
     store, origin = layer.store, table.origin
     assert origin is not None
     size = store.layout.block_tokens
     store.manager.stats.hits += (end - 1) // size - begin // size + 1
-    run = slice(origin + begin, origin + end)
-    return attend_all(query, store.keys[run], store.values[run], scale)
+    keys, values = stored.tokens(store, slice(origin + begin, origin + end))
+    return stored.answer(attend_all(stored.ask(query), keys, values, scale))
 
 
 def _attend_blocks(
-    query: Tensor, table: BlockTable, layer: TieredLayer, begin: int, end: int, mask: QueryMask | None, scale: float
+    query: Tensor,
+    table: BlockTable,
+    layer: TieredLayer,
+    stored: StoredTokens,
+    begin: int,
+    end: int,
+    mask: QueryMask | None,
+    scale: float,
 ) -> PartialAttention:
     """The tokens at positions ``begin .. end - 1``, wherever they are; every query sees them if there is no mask."""
     store = layer.store
@@ -144,10 +174,11 @@ def _attend_blocks(
     if len(chosen) < len(keys):
         keys, spans = [keys[i] for i in chosen], [spans[i] for i in chosen]
     hides = mask is not None and (mask.window is not None or mask.visible is not None)
+    query = stored.ask(query)
     parts: list[PartialAttention] = []
 
     def visit(interval: Interval) -> None:
-        key, value = store.keys[interval.start : interval.stop], store.values[interval.start : interval.stop]
+        key, value = stored.tokens(store, slice(interval.start, interval.stop))
         if mask is not None and hides:
             parts.append(attend_visible(query, key, value, scale, mask, interval.position))
         else:
@@ -156,7 +187,7 @@ def _attend_blocks(
             parts[:] = [merge(parts)]
 
     store.visit(keys, spans, visit, in_order=hides)
-    return merge(parts)
+    return stored.answer(merge(parts))
 
 
 def _attend_new(

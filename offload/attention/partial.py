@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 # The kernel behind scaled_dot_product_attention: called by name, since only then does it tell the logsumexp.
 _flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default  # noqa: SLF001
@@ -46,12 +47,14 @@ def attend_all(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Par
 
     query [heads, queries, dim]; keys [tokens, kv_heads, dim] and values [tokens, kv_heads, value_dim], any strides.
     """
+    value_dim = values.shape[-1]
+    query, keys, values = _of_one_width(query, keys, values)
     heads, queries, dim = query.shape
     kv_heads = keys.shape[1]
     # Query heads that share a KV head are folded into the query axis: the keys are read once for all of them.
     folded = query.reshape(kv_heads, 1, heads // kv_heads * queries, dim)
     output, logsumexp = _attend(folded, _by_head(keys), _by_head(values), scale, is_causal=False, mask=None)
-    return PartialAttention(output.reshape(heads, queries, values.shape[-1]), logsumexp.reshape(heads, queries))
+    return _part(output, logsumexp, heads, queries, value_dim)
 
 
 def attend_causal(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> PartialAttention:
@@ -92,6 +95,8 @@ def add_sink(part: PartialAttention, sink: Tensor) -> PartialAttention:
 def _attend_by_query(
     query: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None
 ) -> PartialAttention:
+    value_dim = values.shape[-1]
+    query, keys, values = _of_one_width(query, keys, values)
     heads, queries, dim = query.shape
     kv_heads = keys.shape[1]
     grouped = query.reshape(kv_heads, heads // kv_heads, queries, dim)
@@ -99,7 +104,23 @@ def _attend_by_query(
     output, logsumexp = _attend(
         grouped, _by_head(keys).expand(shape), _by_head(values).expand(shape), scale, is_causal=mask is None, mask=mask
     )
-    return PartialAttention(output.reshape(heads, queries, values.shape[-1]), logsumexp.reshape(heads, queries))
+    return _part(output, logsumexp, heads, queries, value_dim)
+
+
+def _part(output: Tensor, logsumexp: Tensor, heads: int, queries: int, value_dim: int) -> PartialAttention:
+    """Out of the shapes of the kernel."""
+    output = output.reshape(heads, queries, output.shape[-1])
+    return PartialAttention(output[..., :value_dim], logsumexp.reshape(heads, queries))
+
+
+def _of_one_width(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is narrower than the others, with zeros at its end: the kernel knows one width."""
+    width = max(query.shape[-1], values.shape[-1])
+    if query.shape[-1] < width:
+        query, keys = (functional.pad(tensor, (0, width - tensor.shape[-1])) for tensor in (query, keys))
+    if values.shape[-1] < width:
+        values = functional.pad(values, (0, width - values.shape[-1]))
+    return query, keys, values
 
 
 def _by_head(tokens: Tensor) -> Tensor:
@@ -110,7 +131,7 @@ def _by_head(tokens: Tensor) -> Tensor:
 def _attend(
     query: Tensor, keys: Tensor, values: Tensor, scale: float, *, is_causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    has_kernel = query.device.type == "cpu" and query.dtype in _CPU_FLASH_DTYPES and query.shape[-1] == values.shape[-1]
+    has_kernel = query.device.type == "cpu" and query.dtype in _CPU_FLASH_DTYPES
     # Without queries or keys that kernel divides by zero and takes the process with it.
     if not (has_kernel and query.shape[2] and keys.shape[2]):
         return _attend_by_definition(query, keys, values, scale, is_causal=is_causal, mask=mask)
@@ -127,7 +148,7 @@ def _attend(
 def _attend_by_definition(
     query: Tensor, keys: Tensor, values: Tensor, scale: float, *, is_causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """For devices and shapes without a kernel that returns the logsumexp; also the oracle of the tests."""
+    """For devices without a kernel that returns the logsumexp; also the oracle of the tests."""
     scores = torch.matmul(query.float(), keys.float().transpose(-1, -2)) * scale
     if is_causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()

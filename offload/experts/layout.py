@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from offload.experts.codecs.base import Codec, Matrix
 from offload.experts.codecs.registry import codec_of
@@ -25,6 +26,17 @@ def is_experts_module(module: nn.Module) -> bool:
 def matrix_names(module: nn.Module) -> tuple[str, str]:
     """The parameters of an experts module that are matrices: what goes up and what comes down."""
     return ("gate_up_proj" if module.has_gate else "up_proj"), "down_proj"
+
+
+def check_experts(model: PreTrainedModel) -> None:
+    """Raises ModelError where a model computes routed experts otherwise: nobody could keep them apart."""
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        has_weights = any(True for _ in module.parameters(recurse=False))
+        if has_weights and "Expert" in kind and "Shared" not in kind and not is_experts_module(module):
+            raise ModelError(
+                f"it does not compute its experts through the experts interface of transformers ({name} is of {kind})"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ class ExpertQuantiser:
     """
 
     def __init__(self, model: Path, stored: Sequence[WeightGroup], precisions: Precisions) -> None:
-        config, model_class = read_architecture(model)
-        empty = build_empty(config, model_class, torch.float32)
+        architecture = read_architecture(model)
+        empty = build_empty(architecture.config, architecture.model_class, torch.float32)
         self._names = CheckpointNames(empty)
         self._modules = experts_modules(empty)
         self._precisions = precisions

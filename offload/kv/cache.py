@@ -267,12 +267,14 @@ def _full_blocks(cache: TieredCache | None, index: int) -> list[BlockKey]:
 
 def layer_windows(config: PreTrainedConfig) -> list[int | None]:
     """The sliding window of every layer, None for full attention. Raises ModelError for other kinds of layers."""
-    num_layers = config.num_hidden_layers
+    num_layers = getattr(config, "num_hidden_layers", None)
+    if num_layers is None:
+        raise ModelError("its configuration has no num_hidden_layers, and so no single stack of layers")
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         return [window if getattr(config, "use_sliding_window", True) else None] * num_layers
-    for kind in set(kinds):
-        if kind not in ("full_attention", "sliding_attention"):
-            raise ModelError(f"layers of type '{kind}' are not supported; only full and sliding attention are")
+    others = sorted({repr(kind) for kind in kinds if kind not in ("full_attention", "sliding_attention")})
+    if others:
+        raise ModelError(f"layers of type {', '.join(others)} are not supported; only full and sliding attention are")
     return [window if kind == "sliding_attention" else None for kind in kinds]

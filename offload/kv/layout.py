@@ -36,11 +36,14 @@ class KVLayout:
         """Whether a block is a whole number of pages, as O_DIRECT wants it."""
         return self.block_nbytes == align_up(self.block_nbytes)
 
-    def tokens(self, buffer: memoryview, num_slots: int) -> tuple[Tensor, Tensor]:
-        """Keys [num_slots * block_tokens, heads, key_dim] and values alike, as views of an arena."""
+    def rows(self, buffer: memoryview, num_slots: int) -> Tensor:
+        """All that there is of each token, [num_slots * block_tokens, values_per_token], as a view of an arena."""
         arena = torch.frombuffer(buffer, dtype=torch_dtype(self.dtype))
-        tokens = arena[: num_slots * self.block_tokens * self.values_per_token].view(-1, self.values_per_token)
-        split = self.num_kv_heads * self.key_dim
-        keys = tokens[:, :split].unflatten(1, (self.num_kv_heads, self.key_dim))
-        values = tokens[:, split:].unflatten(1, (self.num_kv_heads, self.value_dim))
+        return arena[: num_slots * self.block_tokens * self.values_per_token].view(-1, self.values_per_token)
+
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [tokens, heads, key_dim] and values alike, as views of ``rows``."""
+        width = self.num_kv_heads * self.key_dim
+        keys = rows[:, :width].unflatten(1, (self.num_kv_heads, self.key_dim))
+        values = rows[:, width:].unflatten(1, (self.num_kv_heads, self.value_dim))
         return keys, values

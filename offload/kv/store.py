@@ -66,7 +66,8 @@ class KVStore:
         self.manager = manager
         self.num_layers = num_layers
         self.selector = selector or AllBlocks()
-        self.keys, self.values = layout.tokens(arena.buffer, arena.num_slots)
+        self.rows = layout.rows(arena.buffer, arena.num_slots)
+        self.keys, self.values = layout.split(self.rows)
         self.num_slots = arena.num_slots
         self.is_still = len(manager.levels) == 1 and isinstance(self.selector, AllBlocks)
         """Whether blocks never move and are all attended to: then there is nothing to load, choose or pin."""

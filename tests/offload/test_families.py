@@ -24,6 +24,15 @@ _LONG_ROPE = {
 }
 _OWN_NAMES = {"n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 512}
 
+_LATENT = {
+    "kv_lora_rank": 24,
+    "q_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "num_key_value_heads": 4,
+}
+
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"tie_word_embeddings": True}),
     "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
@@ -63,6 +72,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "exaone4": ("exaone4", {"sliding_window": 16, "layer_types": _MIXED}),
     "nemotron": ("nemotron", {"head_dim": 16}),
     "apertus": ("apertus", {}),
+    "minicpm3, latents": ("minicpm3", _LATENT),
+    "youtu, latents": ("youtu", _LATENT | {"head_dim": 8}),
+    "deepseek_v3, latents": (
+        "deepseek_v3",
+        _LATENT | {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "head_dim": 8},
+    ),
     "gpt_oss": (
         "gpt_oss",
         {"head_dim": 16, "sliding_window": 16, "layer_types": _MIXED, "num_local_experts": 4, "num_experts_per_tok": 2},
@@ -97,11 +112,12 @@ def test_same_tokens(tmp_path: Path, family: str) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bloom": ({"n_head": 4, "n_layer": 2}, "BloomForCausalLM does not use the attention interface"),
     "falcon": ({"alibi": True}, "FalconForCausalLM does not use the attention interface"),
-    "mamba": ({"state_size": 8}, "MambaForCausalLM does not use the attention interface"),
+    "mamba": ({"state_size": 8}, "layers of type 'linear_attention' are not supported"),
     "gemma2": ({"head_dim": 16}, r"soft-capped scores \(attn_logit_softcapping=50.0\) is not supported"),
-    "bert": ({}, r"'bert' looks ahead \(is_causal=False\)"),
-    "minicpm3": ({"kv_lora_rank": 16, "q_lora_rank": 16}, r"latent attention \(kv_lora_rank\) is not supported"),
-    "llama4_text": ({"head_dim": 16, "intermediate_size_mlp": 96}, "layers of type 'chunked_attention'"),
+    "bert": ({}, r"it looks ahead \(is_causal=False\)"),
+    "diffllama": ({"attention_dropout": 0.0}, "DiffLlamaAttention changes keys or values on their way from the cache"),
+    "doge": ({}, "bidirectional, packed and block-wise attention masks"),
+    "moshi": ({"sliding_window": 16, "head_dim": 16, "ffn_dim": 96}, "window of None where config.json says 16"),
     "gemma4_text": (
         {"head_dim": 16, "global_head_dim": 32, "layer_types": _MIXED, "vocab_size_per_layer_input": 50},
         "attention heads of different shapes are not supported",
@@ -116,20 +132,4 @@ def test_refused_before_anything_is_read(tmp_path: Path, model_type: str) -> Non
     with pytest.raises(ModelError, match=reason) as raised, loaded(path, prompt_tokens=20, new_tokens=4):
         raise AssertionError("was loaded")
     assert "\n" not in str(raised.value)
-    assert str(path) in str(raised.value)
-
-
-FOUND_OUT: dict[str, tuple[dict[str, Any], str]] = {
-    "diffllama": ({"attention_dropout": 0.0}, "DiffLlamaAttention changes keys or values on their way from the cache"),
-    "doge": ({}, "bidirectional, packed and block-wise attention masks"),
-    "moshi": ({"sliding_window": 16, "head_dim": 16, "ffn_dim": 96}, "window of None where config.json says 16"),
-}
-
-
-@pytest.mark.parametrize("model_type", FOUND_OUT)
-def test_refused_at_the_first_token(tmp_path: Path, model_type: str) -> None:
-    """What only shows when the model runs; better late than a wrong token."""
-    changes, reason = FOUND_OUT[model_type]
-    path = save_model(tmp_path / "model", model_type, **changes)
-    with loaded(path, prompt_tokens=20, new_tokens=4) as model, pytest.raises(ModelError, match=reason):
-        generate(model, make_inputs(20), 4)
+    assert str(raised.value).startswith(f"{path}: '{model_type}' cannot be offloaded: ")

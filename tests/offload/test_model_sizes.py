@@ -1,9 +1,11 @@
 """Sizes follow from the weight groups and from config.json, whatever family wrote it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from offload.kv.shape import AttentionShape, KVShape
 from offload.model_sizes import block_tokens, model_sizes
 from offload.plan import ModelSizes
 from tiers.block import ExpertKey, WeightGroupKey
@@ -12,23 +14,25 @@ from tiers.weight_tier import STORED, GroupKind, TensorSpec, WeightGroup
 
 CONFIG = {
     "hidden_size": 576,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
     "intermediate_size": 1536,
     "num_hidden_layers": 2,
     "vocab_size": 1000,
     "torch_dtype": "bfloat16",
 }
+ATTENTION = AttentionShape(KVShape(heads=3, key_dim=64, value_dim=64), query=576, key=192, value=192, output=576)
 
 
 def _group(name: str, kind: GroupKind, numbers: int, nbytes: int) -> WeightGroup:
     return WeightGroup(WeightGroupKey(name), kind, (TensorSpec(name, "BF16", (numbers,), 0),), nbytes)
 
 
-def _sizes(config: dict[str, Any], *extra: WeightGroup, **options: int) -> ModelSizes:
+def _sizes(
+    config: dict[str, Any], *extra: WeightGroup, attention: AttentionShape = ATTENTION, min_block_tokens: int = 64
+) -> ModelSizes:
     layers = [_group(f"layers.{i}", "layer", 1000, 4096) for i in range(2)]
     head = [_group("head.0", "head", 500, 8192), _group("head.1", "head", 100, 4096)]
-    return model_sizes([*layers, *head, _group("rest", "rest", 10, 4096), *extra], config, **options)
+    groups = [*layers, *head, _group("rest", "rest", 10, 4096), *extra]
+    return model_sizes(groups, config, attention, min_block_tokens=min_block_tokens)
 
 
 def test_a_tied_model() -> None:
@@ -59,11 +63,21 @@ def test_a_multimodal_config_keeps_the_decoder_in_text_config() -> None:
     assert sizes.dtype == "float16"
 
 
-def test_defaults_are_those_of_the_families() -> None:
-    """No key for KV heads means as many as queries; no head_dim an equal share of the width; no dtype float32."""
-    plain = {key: value for key, value in CONFIG.items() if key not in ("num_key_value_heads", "torch_dtype")}
-    assert _sizes({**plain, "head_dim": None}).kv_nbytes_per_token_layer == 2 * 576 * 4
-    assert _sizes({**plain, "head_dim": 128}).kv_nbytes_per_token_layer == 2 * 9 * 128 * 4
+def test_without_a_dtype() -> None:
+    plain = {key: value for key, value in CONFIG.items() if key != "torch_dtype"}
+    assert _sizes(plain).kv_nbytes_per_token_layer == 2 * 3 * 64 * 4
+
+
+def test_latents() -> None:
+    """One for all heads: the cache is small, and what the heads make of it is not."""
+    kv = KVShape(heads=1, key_dim=512, value_dim=64)
+    latent = 16 * 576
+    attention = AttentionShape(kv, query=16 * 192, key=16 * 192, value=16 * 128, output=16 * 128, latent=latent)
+    sizes = _sizes(CONFIG, attention=attention)
+    assert sizes.kv_nbytes_per_token_layer == 576 * 2
+    assert sizes.attention_flops_per_pair == 2 * 2 * 2 * latent
+    expanded = replace(attention, latent=0)
+    assert sizes.workspace_nbytes_per_token > _sizes(CONFIG, attention=expanded).workspace_nbytes_per_token
 
 
 def _expert(layer: int, expert: int) -> WeightGroup:
@@ -110,9 +124,8 @@ def test_the_least_block_can_be_chosen() -> None:
     ("change", "named"),
     [
         ({"hidden_size": None}, "'hidden_size' is None"),
-        ({"num_attention_heads": 0}, "'num_attention_heads' is 0"),
         ({"vocab_size": "many"}, "'vocab_size' is 'many'"),
-        ({"head_dim": True}, "'head_dim' is True"),
+        ({"intermediate_size": True}, "'intermediate_size' is True"),
         ({"num_hidden_layers": 3}, "'num_hidden_layers' is 3, but the weights have 2 layers"),
         ({"torch_dtype": "int8"}, "dtype 'int8' is not supported"),
     ],

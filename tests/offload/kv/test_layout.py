@@ -21,7 +21,9 @@ def test_blocks_in_neighbouring_slots_are_one_tensor() -> None:
     buffer = bytearray((3 * 2 * 8 + 5) * 4)
     numbers = torch.frombuffer(buffer, dtype=torch.float32)
     numbers.copy_(torch.arange(len(numbers)))
-    keys, values = layout.tokens(memoryview(buffer), num_slots=3)
+    rows = layout.rows(memoryview(buffer), num_slots=3)
+    keys, values = layout.split(rows)
+    assert rows.shape == (6, 8)
     assert keys.shape == (6, 2, 3)
     assert values.shape == (6, 2, 1)
     for token in range(6):
