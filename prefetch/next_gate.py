@@ -1,4 +1,4 @@
-"""The experts of the next layer, guessed by its own gate on what this layer's gate is given."""
+"""The experts of the next layers, guessed by their own gates on what this layer's gate is given."""
 
 from collections.abc import Sequence
 
@@ -6,53 +6,80 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefetch.base import Prediction
+from prefetch.calibration import Calibration
 from prefetch.expert_predictor import ExpertPredictor, Routing
 from tiers.block import BlockKey, ExpertKey
+from tiers.errors import InvalidOptionError
 
 Matrix = NDArray[np.float32]
-
-_MEMORY = 1 / 64
-"""Weight of the latest layer in the share of guesses that came true."""
 
 
 class NextGatePredictor(ExpertPredictor):
     """Fate's cross-layer gate (arXiv 2502.12224): gates of neighbouring layers are given much the same.
 
     ``gates[i]`` is the weight of layer i's gate, [experts, hidden], and ``keys[i]`` names its experts; both are empty
-    for a layer without a gate. ``predict`` names the ``most`` likeliest experts of the next layer that has a gate. The
-    first layer of the next token is not predicted: its input is unknown.
+    for a layer without a gate. ``top_k`` is how many experts a token visits. ``predict`` names, for a single token, the
+    ``most`` likeliest experts of the next layer that has a gate (default ``top_k``); for many tokens, those that their
+    ``top_k`` would be, the most popular first. The first layer of the next token is not predicted, since its input is
+    unknown.
 
-    The probability of a prediction is not the gate's, which knows nothing of the change between the layers, but the
-    share of guesses of that rank that came true so far.
+    With a ``stride`` of 2, ProMoE's (arXiv 2410.22134), the layer after the next one is predicted too: less surely, but
+    in time where a transfer takes longer than a layer. Raises InvalidOptionError for a stride below 1.
+
+    The probability is not the gate's, which knows nothing of the change between the layers, but the share of guesses
+    of that rank and stride that came true so far. How many of them are fetched is not decided here: Fate's
+    ``prefetch_k``, the time of a layer over that of a transfer, is what PrefetchBudget makes of a LinkEstimate, which
+    the runtime measures all the time instead of once at the start.
     """
 
-    def __init__(self, gates: Sequence[Matrix], keys: Sequence[Sequence[ExpertKey]], most: int) -> None:
+    def __init__(
+        self,
+        gates: Sequence[Matrix],
+        keys: Sequence[Sequence[ExpertKey]],
+        top_k: int,
+        *,
+        most: int | None = None,
+        stride: int = 1,
+    ) -> None:
         assert len(gates) == len(keys), "as many gates as layers"
+        if stride < 1:
+            raise InvalidOptionError(f"a stride of {stride} layers looks back; it must be at least 1")
         self._gates = gates
         self._keys = keys
+        self._top_k = top_k
+        self._most = top_k if most is None else most
+        self._stride = stride
         self._input: Matrix | None = None
-        self._guessed: tuple[int, list[ExpertKey]] | None = None
-        self.accuracy = [0.0] * most
-        """By rank, the likeliest first: the share of guesses that came true lately."""
+        self.calibration = Calibration()
+        """Kinds: (whether there were many tokens, stride, rank)."""
+
+    def begin(self, tokens: NDArray[np.int64], position: int) -> None:
+        self._input = None
+        self.calibration.forget()
 
     def observe(self, routing: Routing) -> None:
         """Counts which guesses came true; keeps what the gate was given for the next guess."""
-        if self._guessed is not None and self._guessed[0] == routing.layer:
-            chosen = set(np.unique(routing.experts).tolist())
-            for rank, key in enumerate(self._guessed[1]):
-                self.accuracy[rank] += _MEMORY * ((key.expert in chosen) - self.accuracy[rank])
-        self._guessed = None
+        self.calibration.settle(routing)
         self._input = routing.gate_input
 
     def predict(self, step: int) -> list[Prediction[BlockKey]]:
-        """The likeliest first; ``step`` is the layer that was observed."""
-        ahead = next((i for i in range(step + 1, len(self._gates)) if self._gates[i].size), None)
-        if ahead is None or self._input is None:
+        """The nearest layer first, and of each the likeliest; ``step`` is the layer that was observed."""
+        if self._input is None or not self._input.size:
             return []
-        logits = self._input @ self._gates[ahead].T
-        odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        shares = (odds / odds.sum(axis=-1, keepdims=True)).mean(axis=0)
-        likely = np.argsort(-shares, kind="stable")[: len(self.accuracy)].tolist()
-        guessed = [self._keys[ahead][i] for i in likely]
-        self._guessed = (ahead, guessed)
-        return [Prediction((key,), share, ahead - step) for key, share in zip(guessed, self.accuracy, strict=False)]
+        ahead = [i for i in range(step + 1, len(self._gates)) if self._gates[i].size][: self._stride]
+        is_many = len(self._input) > 1
+        predictions: list[Prediction[BlockKey]] = []
+        for stride, layer in enumerate(ahead, 1):
+            likely = self._likely(self._input @ self._gates[layer].T)
+            kinds = [(is_many, stride, rank) for rank in range(len(likely))]
+            predictions += self.calibration.guess([self._keys[layer][i] for i in likely], kinds, layer - step)
+        return predictions
+
+    def _likely(self, logits: Matrix) -> list[int]:
+        """[tokens, experts] -> the experts to name, the likeliest first."""
+        if len(logits) == 1:
+            return [int(i) for i in np.argsort(-logits[0], kind="stable")[: self._most]]
+        chosen = np.argpartition(-logits, min(self._top_k, logits.shape[1]) - 1, axis=1)[:, : self._top_k]
+        popularity = np.bincount(chosen.ravel(), minlength=logits.shape[1])
+        order = np.argsort(-popularity, kind="stable")
+        return [int(i) for i in order[: np.count_nonzero(popularity)]]

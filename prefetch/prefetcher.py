@@ -1,10 +1,19 @@
-"""Predictor, budget and manager put together: at every step, ask for what the next steps will need."""
+"""Predictor, budget and manager put together: at every step, ask for what the next steps will need.
 
-from collections.abc import Iterable
+What is predicted also goes to the eviction policy, if it is one that wants to know. ProMoE's division of labour
+(arXiv 2410.22134, algorithms 1 and 2) lies elsewhere: its two priorities are those of ``tiers.link``, where a demand
+overtakes every prefetch; its chunks, the unit of preemption, are the requests of at most 512 KiB into which
+``tiers.chunks`` cuts a block, finer than a third of an expert; a prefetch that turns out to be needed is made a demand
+by the engine when somebody waits for it; prefetches of the layer that were not needed are cancelled here; and the order
+"cached, in flight, absent" in which a layer's experts are computed is that of the caller of the manager.
+"""
 
-from prefetch.base import Predictor
+from collections.abc import Iterable, Iterator, Sequence
+
+from prefetch.base import Prediction, Predictor
 from prefetch.budget import PrefetchBudget
 from tiers.block import BlockKey
+from tiers.eviction.base import Expected
 from tiers.manager import TieredMemoryManager
 
 
@@ -27,6 +36,7 @@ class Prefetcher:
     def advance(self, step: int) -> None:
         """``step`` is being computed, or just was: request what follows, give up what no longer will be needed."""
         predictions = self._predictor.predict(step)
+        self._manager.forecast(step, _expectations(predictions))
         self._give_up(self._budget.stale(predictions))
         wanted = self._budget.admit(predictions, self._manager.missing)
         accepted = set(self._manager.prefetch(wanted)) if wanted else ()
@@ -45,3 +55,11 @@ class Prefetcher:
         self._manager.cancel_prefetch(keys)
         for key in keys:
             self._budget.settle(key)
+
+
+def _expectations(predictions: Sequence[Prediction[BlockKey]]) -> Iterator[tuple[BlockKey, Expected]]:
+    return (
+        (key, Expected(prediction.probability, prediction.needed_in_steps))
+        for prediction in predictions
+        for key in prediction.keys
+    )

@@ -127,6 +127,8 @@ class EvictionContract(ABC):
 
     nbytes_per_key = 300
     """Bookkeeping of a resident key, ghosts included, the keys themselves excluded."""
+    num_keys = 5000
+    """How many resident keys it is measured with."""
 
     @abstractmethod
     def make(self, capacity: int) -> Policy:
@@ -222,7 +224,7 @@ class EvictionContract(ABC):
 
         The capacity is one at which Python's hash tables are neither at their fullest nor at their emptiest.
         """
-        capacity, random = 5000, Random(7)
+        capacity, random = self.num_keys, Random(7)
         keys = range(1000, 1000 + 4 * capacity)
         trace = [keys[min(int(random.expovariate(1 / capacity)), len(keys) - 1)] for _ in range(6 * capacity)]
         tracemalloc.start()

@@ -49,12 +49,24 @@ def test_names_what_the_next_gate_would_choose() -> None:
 
 
 def test_many_tokens_share_one_prediction() -> None:
-    """The expert that most of them would choose comes first."""
+    """The expert that most of them would choose comes first; those that none would choose are not named."""
     weights = gate(1)
     predictor = NextGatePredictor([gate(0), weights], [keys(0), keys(1)], 1)
     tokens = 4 * weights[[3, 3, 3, 5]]  # an expert's own row is what it likes best
     predictor.observe(routing(0, tokens))
-    assert [prediction.keys for prediction in predictor.predict(0)] == [(key(1, 3),)]
+    assert [prediction.keys for prediction in predictor.predict(0)] == [(key(1, 3),), (key(1, 5),)]
+
+
+def test_a_stride_looks_further() -> None:
+    gates = [gate(0), gate(1), gate(2), gate(3)]
+    predictor = NextGatePredictor(gates, [keys(i) for i in range(4)], 2, most=3, stride=2)
+    token = np.ones((1, HIDDEN), np.float32)
+    predictor.observe(routing(0, token))
+    found = [prediction.keys[0] for prediction in predictor.predict(0)]
+    assert found == top(gates[1], token, 1, 3) + top(gates[2], token, 2, 3)
+    assert [prediction.needed_in_steps for prediction in predictor.predict(0)] == [1, 1, 1, 2, 2, 2]
+    predictor.begin(np.zeros((1, 1), np.int64), 1)
+    assert predictor.predict(0) == []
 
 
 def test_probability_is_the_share_that_came_true() -> None:
@@ -69,11 +81,12 @@ def test_probability_is_the_share_that_came_true() -> None:
         predictor.observe(routing(1, token, right))
     assert first.probability == pytest.approx(1.0, abs=0.01)
     assert second.probability == pytest.approx(0.5, abs=0.05)
-    assert predictor.accuracy == pytest.approx([1.0, 0.5], abs=0.05)
+    shares = [predictor.calibration.share((False, 1, rank)) for rank in (0, 1)]
+    assert shares == pytest.approx([1.0, 0.5], abs=0.05)
 
 
 def test_learns_nothing_from_a_layer_that_was_not_guessed() -> None:
     predictor = NextGatePredictor([gate(0), gate(1)], [keys(0), keys(1)], 2)
     for _ in range(10):
         predictor.observe(routing(1, np.ones((1, HIDDEN), np.float32), keys(1)))
-    assert predictor.accuracy == [0.0, 0.0]
+    assert [predictor.calibration.share((False, 1, rank)) for rank in (0, 1)] == [0.0, 0.0]

@@ -13,6 +13,7 @@ from tests.tiers.house import House
 from tests.tiers.kit import content, key
 from tiers.block import BlockKey
 from tiers.errors import TierFullError, WorldError
+from tiers.eviction.base import Expected
 from tiers.manager import LookupResult
 
 LEVELS = {"device": 3, "host": 3, "nvme": 4}
@@ -131,6 +132,12 @@ class ManagerMachine(RuleBasedStateMachine):
         for accepted_key in accepted:
             assert accepted_key in keys
             assert self.manager.lookup(accepted_key) is not LookupResult.MISS
+
+    @rule(data=st.data(), steps=st.integers(0, 3), probability=st.floats(0.0, 1.0))
+    def forecast(self, data: st.DataObject, steps: int, probability: float) -> None:
+        """Whatever is expected, and whether it is there or was ever heard of."""
+        indices = data.draw(st.lists(st.integers(0, NUM_BACKED + MAX_BLOCKS), max_size=4))
+        self.manager.forecast(0, [(key(index), Expected(probability, steps)) for index in indices])
 
     @rule(data=st.data())
     def cancel_prefetch(self, data: st.DataObject) -> None:

@@ -1,131 +1,82 @@
 """The key whose next use is expected to be farthest away, for keys that are drawn anew in each pass through a loop."""
 
-import heapq
-import itertools
-from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
-from typing import Generic
+from collections.abc import Callable
 
-from tiers.eviction.base import EvictionPolicy, K
+import numpy as np
+
+from tiers.eviction.base import K
+from tiers.eviction.forecasting import ForecastingPolicy
+from tiers.eviction.scored import Floats, Rows
 from tiers.eviction.spaced import layer_of
+from tiers.eviction.use_odds import UseOdds
 
-_WINDOW = 256
-"""Passes after which all that was counted is worth half."""
-
-_Place = tuple[float, int, K]
-"""Uses, a number that is unique, so that keys are never compared, and the key."""
+_GHOSTS = 4
+"""Keys that left and are remembered, for each slot."""
 
 
-@dataclass(slots=True)
-class _Layer(Generic[K]):
-    """The resident keys of one layer."""
-
-    passes: float = 0.0
-    order: list[_Place[K]] = field(default_factory=list)
-    """Least used first."""
-    places: dict[K, _Place[K]] = field(default_factory=dict)
-
-    def add(self, place: _Place[K]) -> None:
-        self.places[place[2]] = place
-        insort(self.order, place)
-
-    def take(self, key: K) -> float:
-        """Remove a key; returns how often it was used."""
-        place = self.places.pop(key)
-        del self.order[bisect_left(self.order, place)]
-        return place[0]
-
-    def halve(self) -> None:
-        self.passes /= 2
-        self.order = [(uses / 2, number, key) for uses, number, key in self.order]
-        self.places = {place[2]: place for place in self.order}
-
-
-class ExpectedUsePolicy(EvictionPolicy[K]):
+class ExpectedUsePolicy(ForecastingPolicy[K]):
     """For the experts of a mixture: every token passes through all layers, and a router draws some of each.
 
-    An expert that was drawn in a share p of the passes through its layer is expected to be drawn again after 1/p of
-    them, and not before its layer comes round. So the one to go has the largest sum of 1/p - 1 passes and of the part
-    of a pass until its layer. LFU knows the first term alone; LRU goes by the last draw, which says little. The uses of
-    keys that left are remembered, for four times as many as there are slots: what is drawn again after it left is no
-    newcomer.
+    A key that is drawn with the probability p is expected to be drawn again after 1/p passes, and not before its layer
+    comes round. So the one to go has the largest sum of 1/p - 1 passes and of the part of a pass until its layer. p is
+    learned from what was drawn lately and at all (``UseOdds``). LFU knows the latter alone, LRU the former, and neither
+    where in its loop the model is. The draws of keys that left are remembered: what is drawn again is no newcomer.
+
+    A forecast replaces p for the pass that it is about.
     """
 
     def __init__(self, capacity: int, layer_of: Callable[[K], int] = layer_of) -> None:
-        super().__init__(capacity)
-        self._layer_of = layer_of
-        self._layers: dict[int, _Layer[K]] = {}
-        self._current = -1
-        self._numbers = itertools.count()
-        self._ghosts: dict[K, float] = {}
-        self._len = 0
+        super().__init__(capacity, layer_of)
+        self._odds: UseOdds[K] = UseOdds()
+        self._passes = np.zeros(capacity)
+        """Until the next use of each key, beyond the next pass through its layer."""
+        self._drawn: dict[K, int] = {}
+        """The keys of the visit under way, with their columns in the odds."""
+        self._ghosts: dict[K, int] = {}
+        """Keys that left, with their layers."""
+        self._rows_of: dict[int, Rows] = {}
+        """For each layer the rows of its keys, by column; -1 where there is none."""
+        self._columns = np.zeros(capacity, np.int64)
 
-    def insert(self, key: K, cost: float = 1.0) -> None:
-        if key in self:
-            raise KeyError(key)
-        self._enter(key).add((self._ghosts.pop(key, 0.0) + 1.0, next(self._numbers), key))
-        self._len += 1
+    def _worth(self) -> Floats:
+        passes = self._passes
+        if self._expected:
+            probability = np.where(self._layers == self._layer, 0.0, self._probability)
+            passes = np.where(probability > 0.0, (1.0 - probability) * (1.0 + passes), passes)
+        return -(passes + self._until_layer())
 
-    def touch(self, key: K) -> None:
-        if key not in self:
-            raise KeyError(key)
-        layer = self._enter(key)
-        layer.add((layer.take(key) + 1.0, next(self._numbers), key))
+    def _enter(self, key: K, row: int) -> None:
+        super()._enter(key, row)
+        layer = int(self._layers[row])
+        self._ghosts.pop(key, None)
+        column = self._columns[row] = self._odds.add(layer, key)
+        rows = self._rows_of.get(layer, np.empty(0, np.int64))
+        if column >= rows.size:
+            rows = self._rows_of[layer] = np.pad(rows, (0, column + 8), constant_values=-1)
+        rows[column] = row
+        self._passes[row] = 0.0
 
-    def remove(self, key: K) -> None:
-        if key not in self:
-            raise KeyError(key)
-        self._layers[self._layer_of(key)].take(key)
-        self._len -= 1
+    def _use(self, key: K, row: int) -> None:
+        self._drawn[key] = int(self._columns[row])
 
-    def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if n < 0:
-            raise ValueError(f"cannot evict {n} keys; n must be at least 0")
-        # The least used of each layer compete.
-        rest = {
-            index: (place for place in layer.order if place[2] not in protected)
-            for index, layer in self._layers.items()
-        }
-        heads = [head for index, places in rest.items() for head in self._next(index, places)]
-        heapq.heapify(heads)
-        victims: list[_Place[K]] = []
-        while heads and len(victims) < n:
-            _, index, victim = heapq.heappop(heads)
-            victims.append(victim)
-            for head in self._next(index, rest[index]) if len(victims) < n else ():
-                heapq.heappush(heads, head)
-        if len(victims) < n:
-            return []
-        for uses, _, key in victims:
-            self.remove(key)
-            self._ghosts[key] = uses
-        while len(self._ghosts) > 4 * self.capacity:
-            del self._ghosts[next(iter(self._ghosts))]
-        return [key for _, _, key in victims]
+    def _leave(self, key: K, row: int, *, is_evicted: bool) -> None:
+        layer = int(self._layers[row])
+        self._rows_of[layer][self._columns[row]] = -1
+        if not is_evicted:
+            self._drawn.pop(key, None)
+            self._odds.forget(layer, key)
+            return
+        self._ghosts[key] = layer
+        if len(self._ghosts) > _GHOSTS * self.capacity:
+            oldest = next(iter(self._ghosts))
+            self._odds.forget(self._ghosts.pop(oldest), oldest)
+            self._drawn.pop(oldest, None)
 
-    def __contains__(self, key: object) -> bool:
-        layer = self._layers.get(self._layer_of(key))  # type: ignore[arg-type]  # the seam says object
-        return layer is not None and key in layer.places
-
-    def __len__(self) -> int:
-        return self._len
-
-    def _enter(self, key: K) -> _Layer[K]:
-        """The layer of a key that is used; a new pass through it, if the key before was of another."""
-        index = self._layer_of(key)
-        layer = self._layers.setdefault(index, _Layer())
-        if index != self._current:
-            self._current = index
-            layer.passes += 1
-            if layer.passes >= _WINDOW:
-                layer.halve()
-        return layer
-
-    def _next(self, index: int, places: Iterator[_Place[K]]) -> Iterator[tuple[float, int, _Place[K]]]:
-        """The next of a layer's keys that may go, if there is one, with how far away its use is: the farthest first."""
-        for place in itertools.islice(places, 1):
-            span = max(self._layers) + 1
-            until_layer = ((index - self._current) % span or span) / span
-            passes = max(0.0, self._layers[index].passes / place[0] - 1)
-            yield -(until_layer + passes), index, place
+    def _begin_visit(self, layer: int) -> None:
+        if self._drawn:
+            drawn, self._drawn = self._drawn, {}
+            before = self._layer_of(next(iter(drawn)))
+            passes = self._odds.learn(before, drawn.values())
+            rows = self._rows_of[before][: passes.size]
+            is_here = rows >= 0
+            self._passes[rows[is_here]] = passes[: rows.size][is_here]

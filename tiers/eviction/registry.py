@@ -4,6 +4,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tiers.errors import InvalidOptionError
+from tiers.eviction.activation_ratio import ActivationRatioPolicy
 from tiers.eviction.arc import ARCPolicy
 from tiers.eviction.base import EvictionPolicy, K
 from tiers.eviction.cost_aware import CostAwarePolicy
@@ -12,11 +13,16 @@ from tiers.eviction.fifo import FIFOPolicy
 from tiers.eviction.lfu import LFUPolicy
 from tiers.eviction.lru import LRUPolicy
 from tiers.eviction.mru import MRUPolicy
+from tiers.eviction.next_use import NextUsePolicy
+from tiers.eviction.per_layer import PerLayerLRUPolicy, ShallowARCPolicy
+from tiers.eviction.plec import PLECPolicy
 from tiers.eviction.s3fifo import S3FIFOPolicy
 from tiers.eviction.spaced import SpacedPolicy
+from tiers.eviction.weighted import WeightedPolicy
 
 POLICIES: MappingProxyType[str, type[EvictionPolicy[Any]]] = MappingProxyType(
     {
+        "activation_ratio": ActivationRatioPolicy,
         "arc": ARCPolicy,
         "cost_aware": CostAwarePolicy,
         "expected_use": ExpectedUsePolicy,
@@ -24,8 +30,13 @@ POLICIES: MappingProxyType[str, type[EvictionPolicy[Any]]] = MappingProxyType(
         "lfu": LFUPolicy,
         "lru": LRUPolicy,
         "mru": MRUPolicy,
+        "next_use": NextUsePolicy,
+        "per_layer_lru": PerLayerLRUPolicy,
+        "plec": PLECPolicy,
         "s3fifo": S3FIFOPolicy,
+        "shallow_arc": ShallowARCPolicy,
         "spaced": SpacedPolicy,
+        "weighted": WeightedPolicy,
     }
 )
 

@@ -1,6 +1,7 @@
 """Families of mixtures of experts: the tokens of plain transformers, whatever part of the experts is cached."""
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoConfig
 
 from offload.architecture import read_architecture
 from offload.pack import pack
+from prefetch.calibration import Calibration
 from prefetch.next_gate import NextGatePredictor
 from tests.offload.experts.families import (
     KNOWN_UP_TO,
@@ -114,6 +116,13 @@ def what_becomes_of(model_type: str, path: Path) -> str:
     return "works"
 
 
+class Sure(Calibration):
+    """Every guess is worth fetching."""
+
+    def share(self, kind: Hashable, prior: float = 0.0) -> float:
+        return 1.0
+
+
 @pytest.mark.parametrize("model_type", ["mixtral", "glm4_moe", "gpt_oss"])
 def test_guesses_change_no_token(model_type: str, tmp_path: Path) -> None:
     """Fetched ahead by the next gate, right or wrong, from the first token on and in little room."""
@@ -128,7 +137,7 @@ def test_guesses_change_no_token(model_type: str, tmp_path: Path) -> None:
             experts = model.runtime.experts
             assert experts is not None
             assert isinstance(experts.predictor, NextGatePredictor)
-            experts.predictor.accuracy = [1.0, 1.0]
+            experts.predictor.calibration = Sure()
             assert generate(model, inputs, 24) == expected
             assert experts.manager.stats.pending_hits + experts.manager.stats.hits > 0
             assert experts.manager.stats.evictions > 0

@@ -18,7 +18,8 @@ def test_names_what_may_be_chosen() -> None:
         make_policy("belady", 8)
     assert str(error.value) == (
         "eviction policy 'belady' is unknown; choose one of "
-        "arc, cost_aware, expected_use, fifo, lfu, lru, mru, s3fifo, spaced"
+        "activation_ratio, arc, cost_aware, expected_use, fifo, lfu, lru, mru, next_use, per_layer_lru, plec, s3fifo, "
+        "shallow_arc, spaced, weighted"
     )
 
 
