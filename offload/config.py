@@ -12,12 +12,16 @@ from typing import Any, Final
 from offload.config_file import read_config_file
 from offload.sizes import parse_count, parse_size
 from tiers.errors import InvalidOptionError
+from tiers.eviction.registry import POLICIES
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 """``auto`` keeps the type in which the model is stored."""
 
 EXPERTS: Final = ("auto", "stored", "int8", "int4", "int4-sparse", "int3-sparse", "int2-cold")
 """``auto`` takes experts as the model has them, ``stored`` insists on those of the checkpoint."""
+
+PREDICTORS: Final = ("none", "next_gate", "popularity", "activation_matrix")
+"""Of experts, by name; a trained one is a file."""
 
 _PREFIX: Final = "OFFLOAD_"
 _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
@@ -29,7 +33,8 @@ class RunConfig:
 
     ``device`` is ``cpu``, ``cuda`` or ``cuda:N``. ``nvme_dir`` is where the nvme tier keeps its files; without it there
     is no nvme tier. ``csd`` counts computational drives, ``batch`` sequences. ``dtype`` and ``experts`` say what the
-    model must be stored in. Raises InvalidOptionError.
+    model must be stored in. ``policy`` says which expert has to leave the device, ``predictor`` which will be needed.
+    Raises InvalidOptionError.
     """
 
     device: str = "cpu"
@@ -40,6 +45,8 @@ class RunConfig:
     csd: int = 0
     dtype: str = "auto"
     experts: str = "auto"
+    policy: str = "expected_use"
+    predictor: str = "next_gate"
     batch: int = 1
 
     def __post_init__(self) -> None:
@@ -146,6 +153,22 @@ def _read_experts(value: object) -> str:
     raise InvalidOptionError(f"{value!r} is no precision of experts; write one of {', '.join(EXPERTS)}")
 
 
+def _read_policy(value: object) -> str:
+    if isinstance(value, str) and value in POLICIES:
+        return value
+    raise InvalidOptionError(f"{value!r} is no eviction policy; write one of {', '.join(POLICIES)}")
+
+
+def _read_predictor(value: object) -> str:
+    if isinstance(value, (str, os.PathLike)):
+        name = os.fspath(value)
+        if name in PREDICTORS or Path(name).suffix == ".npz":
+            return name
+    raise InvalidOptionError(
+        f"{value!r} is no predictor; write one of {', '.join(PREDICTORS)}, or the .npz file of a trained one"
+    )
+
+
 def _read_csd(value: object) -> int:
     drives = _read_count(value, least=0)
     if drives:
@@ -175,6 +198,8 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
         "csd": _read_csd,
         "dtype": _read_dtype,
         "experts": _read_experts,
+        "policy": _read_policy,
+        "predictor": _read_predictor,
         "batch": _read_batch,
     }
 )

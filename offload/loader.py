@@ -15,9 +15,11 @@ from offload.checkpoint.source import open_source
 from offload.config import RunConfig
 from offload.device import available_bytes, require_device
 from offload.dtypes import torch_dtype
-from offload.experts.bind import bind_experts, predict_experts
+from offload.experts.bind import bind_experts
 from offload.experts.names import CheckpointNames
 from offload.experts.note import ExpertNote
+from offload.experts.passes import announce_passes
+from offload.experts.predictors import make_predictor
 from offload.experts.store import ExpertStore
 from offload.kv.layout import KVLayout
 from offload.model_sizes import model_sizes
@@ -133,7 +135,7 @@ def load_model(
         if streamed:
             streamer = WeightStreamer(engine, prospect.source, streamed, max(1, plan.staging_slots))
         routed = [group for group in prospect.source.groups if group.kind == "expert"]
-        experts = ExpertStore(engine, prospect.source, routed, plan.expert_slots) if routed else None
+        experts = ExpertStore(engine, prospect.source, routed, plan.expert_slots, config.policy) if routed else None
         kv = make_kv_store(engine, levels, layout, prospect.sizes.num_layers)
         model.generation_config = _generation_config(prospect.path, model)
         model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, chunk)
@@ -143,8 +145,8 @@ def load_model(
         _bind(model, prospect, names, arena, resident, streamer)
         _fetch(engine, prospect.source, arena, resident, progress)
         _verify_rows(prospect.source, plan)
-        if experts and plan.expert_slots < len(routed):
-            predict_experts(model, experts, prospect.sizes.experts_per_layer_and_token)
+        if experts:
+            _predict(model, prospect, config, experts, everything_stays=plan.expert_slots == len(routed))
         if streamer:
             streamer.start()
     except BaseException:
@@ -223,6 +225,16 @@ def _bind(
             assert streamer is not None, "a layer that does not stay needs a streamer"
             LayerHooks(streamer, binding, module_of(model, group, model.base_model_prefix))
     parameters.check_complete()
+
+
+def _predict(
+    model: OffloadedModel, prospect: Prospect, config: RunConfig, experts: ExpertStore, *, everything_stays: bool
+) -> None:
+    """Fetch experts ahead, where there is anything to fetch. What is wrong with a predictor is told even then."""
+    predictor = make_predictor(config.predictor, model, prospect.path, prospect.sizes.experts_per_layer_and_token)
+    if predictor is not None and not everything_stays:
+        experts.predict_with(predictor)
+        announce_passes(model, predictor.begin)
 
 
 def _generation_config(path: Path, model: OffloadedModel) -> GenerationConfig:

@@ -52,7 +52,8 @@ class PrefetchBudget(Generic[K]):
         self._max_blocks = max_blocks
         self._least_probability = least_probability
         # A dict for its order: what is stale is reported, and cancelled, in the order in which it was admitted.
-        self._outstanding: dict[K, None] = {}
+        # The value says whether the key is certain to be needed.
+        self._outstanding: dict[K, bool] = {}
 
     @property
     def outstanding(self) -> AbstractSet[K]:
@@ -84,9 +85,13 @@ class PrefetchBudget(Generic[K]):
                 break
             for key in wanted[: max(0, room)]:
                 if key not in self._outstanding:
-                    self._outstanding[key] = None
+                    self._outstanding[key] = prediction.probability >= 1.0
                     admitted.append(key)
         return admitted
+
+    def is_guess(self, key: K) -> bool:
+        """Whether an outstanding key may not be needed."""
+        return not self._outstanding[key]
 
     def settle(self, key: K) -> None:
         """A request is over: its block was used, or it was cancelled. Nothing happens if none is outstanding."""

@@ -26,6 +26,7 @@ class Prefetcher:
         self._manager = manager
         self._predictor = predictor
         self._budget = budget
+        self._predictions: Sequence[Prediction[BlockKey]] = ()
 
     def used(self, keys: Iterable[BlockKey]) -> None:
         """These blocks were asked for: whatever was prefetched of them no longer counts against the budget."""
@@ -35,11 +36,24 @@ class Prefetcher:
 
     def advance(self, step: int) -> None:
         """``step`` is being computed, or just was: request what follows, give up what no longer will be needed."""
-        predictions = self._predictor.predict(step)
-        self._manager.forecast(step, _expectations(predictions))
-        self._give_up(self._budget.stale(predictions))
-        wanted = self._budget.admit(predictions, self._manager.missing)
-        accepted = set(self._manager.prefetch(wanted)) if wanted else ()
+        self.foresee(step)
+        self.request()
+
+    def foresee(self, step: int) -> None:
+        """The first half of ``advance``: give up what no longer will be needed, so that its slots and its share of the
+        link are free for what ``step`` demands."""
+        self._predictions = self._predictor.predict(step)
+        self._manager.forecast(step, _expectations(self._predictions))
+        self._give_up(self._budget.stale(self._predictions))
+
+    def request(self) -> None:
+        """The second half: ask for what the next steps will need."""
+        wanted = self._budget.admit(self._predictions, self._manager.missing)
+        if not wanted:
+            return
+        guesses = [key for key in wanted if self._budget.is_guess(key)]
+        certain = [key for key in wanted if not self._budget.is_guess(key)] if guesses else wanted
+        accepted = set(self._manager.prefetch(certain)).union(self._manager.prefetch(guesses, is_guess=True))
         for key in wanted:
             if key not in accepted:
                 self._budget.settle(key)

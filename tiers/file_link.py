@@ -7,7 +7,7 @@ from contextlib import suppress
 from tiers.chunks import Chunk, plan_chunks
 from tiers.errors import TransferError, WorldError
 from tiers.io_queue import IOQueue, IORequest
-from tiers.link import Link, Transfer, as_world_error, describe
+from tiers.link import Link, Priority, Transfer, as_world_error, describe
 from tiers.tier import SupportsChecksum, SupportsDirectIO, SupportsView
 from tiers.timeline import Timeline
 
@@ -22,13 +22,17 @@ class FileLink(Link):
         timeline: Timeline | None,
         queue: IOQueue,
         chunk_nbytes: int,
+        guess_depth: int,
         *,
         is_write: bool,
     ) -> None:
+        self._guess_depth = guess_depth
+        self._num_guesses = 0
         self._is_write = is_write
         self._queue = queue
         self._chunk_nbytes = chunk_nbytes
-        self._in_flight: dict[int, tuple[Transfer, Chunk, float]] = {}
+        self._in_flight: dict[int, tuple[Transfer, Chunk, float, bool]] = {}
+        """By tag: what it belongs to, when it started, and whether it counts as a guess."""
         self._next_tag = 0
         super().__init__(name, finished, timeline)
 
@@ -70,7 +74,9 @@ class FileLink(Link):
                 if not transfer.chunks:
                     self._queues[transfer.priority].popleft()
             requests.append(IORequest(self._next_tag, chunk.fd, chunk.offset, chunk.buffers, self._is_write))
-            self._in_flight[self._next_tag] = (transfer, chunk, time.perf_counter())
+            is_guess = transfer.priority is Priority.GUESS
+            self._num_guesses += is_guess
+            self._in_flight[self._next_tag] = (transfer, chunk, time.perf_counter(), is_guess)
             self._next_tag += 1
         if requests:
             self._queue.submit(requests)
@@ -79,6 +85,12 @@ class FileLink(Link):
             transfer = self._next()
             if transfer is not None:
                 self._is_planned(transfer)
+
+    def _next(self) -> Transfer | None:
+        transfer = super()._next()
+        if transfer is None or transfer.priority is not Priority.GUESS or self._num_guesses < self._guess_depth:
+            return transfer
+        return next(iter(self._queues[Priority.WRITE_BACK]), None)
 
     def _is_planned(self, transfer: Transfer) -> bool:
         """Whether a transfer is cut into chunks, which is done now if it was not; False if it is over."""
@@ -109,7 +121,8 @@ class FileLink(Link):
         """Note how a chunk has ended; returns its transfer if that was the last of it."""
         if tag not in self._in_flight:
             return []  # of a transfer that ``_fail_all`` has ended
-        transfer, chunk, start = self._in_flight.pop(tag)
+        transfer, chunk, start, is_guess = self._in_flight.pop(tag)
+        self._num_guesses -= is_guess
         self.stats.nbytes += nbytes
         if self._timeline:
             self._timeline.record(self.name, describe(transfer), start, nbytes)
@@ -148,9 +161,10 @@ class FileLink(Link):
             while self._queue.in_flight:
                 self._queue.reap()  # until then the drive may still write into slots that are about to be free
         with self._changed:
-            doomed = {id(t): t for t, _, _ in self._in_flight.values()}
+            doomed = {id(t): t for t, *_ in self._in_flight.values()}
             doomed.update({id(t): t for queue in self._queues.values() for t in queue})
             self._in_flight.clear()
+            self._num_guesses = 0
             for queue in self._queues.values():
                 queue.clear()
         for transfer in doomed.values():

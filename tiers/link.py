@@ -21,7 +21,10 @@ class Priority(IntEnum):
 
     DEMAND = 0
     PREFETCH = 1
-    WRITE_BACK = 2
+    """Will be needed for certain."""
+    GUESS = 2
+    """May not be needed: only a few requests at a time, so that a demand finds the drive all but free."""
+    WRITE_BACK = 3
 
 
 @dataclass(slots=True)

@@ -119,11 +119,12 @@ class TieredMemoryManager:
         for key in keys:
             self._placement.unpin(key, self._entries[key])
 
-    def prefetch(self, keys: Sequence[BlockKey]) -> list[BlockKey]:
+    def prefetch(self, keys: Sequence[BlockKey], *, is_guess: bool = False) -> list[BlockKey]:
         """Start bringing blocks that will be needed; returns those that could be started or are on level 0 already.
 
         A block whose transfer starts here is pinned until it is first used or given up with ``cancel_prefetch``. Takes
-        the first keys for which there is room. Raises KeyError for a block that was never stored.
+        the first keys for which there is room. Blocks that may not be needed (``is_guess``) come after all others.
+        Raises KeyError for a block that was never stored.
         """
         entries = {key: self._entries[key] for key in keys}
         self._forget_failures(entries.items())
@@ -136,9 +137,11 @@ class TieredMemoryManager:
         if wanted:
             # Nobody needs these blocks yet: whoever does will meet the error, if it is still there.
             with suppress(WorldError):
-                self._placement.fetch(wanted, Priority.PREFETCH)
-                for key in wanted:
-                    entries[key].is_prefetched = True
+                # Guesses each in a transfer of its own, so that one of them can be cancelled.
+                for some in [[key] for key in wanted] if is_guess else [wanted]:
+                    self._placement.fetch(some, Priority.GUESS if is_guess else Priority.PREFETCH)
+                    for key in some:
+                        entries[key].is_prefetched = True
         return [key for key in keys if entries[key].slots[0] is not None]
 
     def forecast(self, step: int, expected: Iterable[tuple[BlockKey, Expected]]) -> None:
@@ -148,11 +151,15 @@ class TieredMemoryManager:
             policy.forecast(step, expected)
 
     def cancel_prefetch(self, keys: Iterable[BlockKey]) -> None:
-        """Give up the claim on blocks that were prefetched and will not be used; their slots may be taken."""
+        """Give up the claim on blocks that were prefetched and will not be used; their slots may be taken.
+
+        What has not come yet of a guess does not come any more.
+        """
         for key in keys:
             entry = self._entries.get(key)
-            if entry is not None:
+            if entry is not None and entry.is_prefetched:
                 self._placement.unclaim(key, entry)
+                self._placement.call_off(key, entry)
 
     def prepare_store(self, keys: Sequence[BlockKey], prefer: int | None = None) -> list[int]:
         """Slots on level 0 for new blocks, pinned and for the caller alone to write. All or nothing.

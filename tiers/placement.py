@@ -83,7 +83,7 @@ class Placement:
             by_source.setdefault(source, []).append((key, entry, Move(source_slot, slot)))
         policy = self.levels[0].policy
         insert = policy.insert
-        if priority is Priority.PREFETCH and isinstance(policy, SupportsForecast):
+        if priority in (Priority.PREFETCH, Priority.GUESS) and isinstance(policy, SupportsForecast):
             insert = policy.insert_ahead
         for source, fetched in by_source.items():
             moves = [move for _, _, move in fetched]
@@ -116,6 +116,15 @@ class Placement:
         self.unclaim(key, entry)
         entry.arrival = None
         self.drop_copy(0, key, entry, transfer)
+
+    def call_off(self, key: BlockKey, entry: Entry) -> None:
+        """Stop the transfer of a guess that nobody waits for, and forget it; anything else goes on."""
+        transfer = entry.arrival
+        if transfer is None or transfer.is_done or entry.pins or transfer.priority is not Priority.GUESS:
+            return
+        self.mover.cancel(transfer)
+        if transfer.error is not None:  # else all of it is under way, and as good as here
+            self.abandon(key, entry)
 
     def settle(self, key: BlockKey, entry: Entry) -> None:
         """Wait for whatever is under way for a block. What fails leaves no copy behind; nobody had asked for it."""

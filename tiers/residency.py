@@ -22,6 +22,7 @@ class PendingTransfer(Protocol):
 
     is_done: bool
     error: WorldError | None
+    priority: Priority
 
 
 T = TypeVar("T", bound=PendingTransfer)
@@ -33,6 +34,8 @@ class Mover(Protocol[T]):
     def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> T: ...
 
     def wait(self, transfer: T) -> None: ...
+
+    def cancel(self, transfer: T) -> bool: ...
 
 
 class LookupResult(Enum):

@@ -1,7 +1,8 @@
 """Moves blocks between tiers in the background: submit, poll, wait, cancel.
 
-Every ordered pair of tiers is a link with a thread and a queue of its own. On a link, demand goes before prefetch and
-prefetch before write-back, and since blocks are cut in chunks a demand overtakes a prefetch that has already begun.
+Every ordered pair of tiers is a link with a thread and a queue of its own. On a link, demand goes before prefetch,
+prefetch before guesses and those before write-back, and since blocks are cut in chunks a demand overtakes a prefetch
+that has already begun.
 """
 
 import threading
@@ -25,6 +26,8 @@ class TransferConfig:
     """Requests in flight on a link to or from files."""
     chunk_nbytes: int = 512 * 1024
     """Bytes of a request, or of copies in a row. With the depth it bounds what a demand waits for: 8 MiB, some 5 ms."""
+    guess_depth: int = 4
+    """Requests in flight for blocks that may not be needed."""
     stall_timeout_s: float = 60.0
     """A transfer that does not end for so long is reported as failed: a drive that hangs must not hang us."""
 
@@ -122,7 +125,10 @@ class TransferEngine:
         if not (isinstance(files, SupportsDirectIO) and isinstance(memory, SupportsView)):
             raise OffloadError(f"no way to move blocks over {name}")
         queue = files.open_queue(self.config.queue_depth)
-        return FileLink(name, self._finished, self.timeline, queue, self.config.chunk_nbytes, is_write=is_write)
+        config = self.config
+        return FileLink(
+            name, self._finished, self.timeline, queue, config.chunk_nbytes, config.guess_depth, is_write=is_write
+        )
 
 
 def _ends(transfer: Transfer) -> tuple[str, str]:

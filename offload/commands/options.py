@@ -24,6 +24,10 @@ Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or floa
 Experts = Annotated[
     str | None, typer.Option(help="auto, or what experts must be kept in, such as int4.", metavar="PRECISION")
 ]
+Policy = Annotated[str | None, typer.Option(help="Which expert has to leave the device.", metavar="NAME")]
+Predictor = Annotated[
+    str | None, typer.Option(help="Who says which experts come next: a name, or a trained one's file.", metavar="NAME")
+]
 Batch = Annotated[str | None, typer.Option(help="Sequences side by side.", metavar="N")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML or YAML file with these settings.")]
 

@@ -40,6 +40,8 @@ def run(
     csd: options.Csd = None,
     dtype: options.Dtype = None,
     experts: options.Experts = None,
+    policy: options.Policy = None,
+    predictor: options.Predictor = None,
     batch: options.Batch = None,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
@@ -54,6 +56,8 @@ def run(
         "csd": csd,
         "dtype": dtype,
         "experts": experts,
+        "policy": policy,
+        "predictor": predictor,
         "batch": batch,
     }
     settings = load_config(explicit, file=config, as_options=True)

@@ -4,14 +4,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from offload.experts.interface import ExpertLayer
 from offload.experts.layout import ExpertLayout, is_experts_module
 from offload.experts.names import CheckpointNames
 from offload.experts.store import ExpertStore
-from prefetch.next_gate import Matrix, NextGatePredictor
+from prefetch.next_gate import Matrix
 from tiers.block import ExpertKey
 from tiers.errors import ModelError
 from tiers.weight_tier import WeightGroup
@@ -64,18 +63,6 @@ def _layer_of(module_name: str) -> int:
     match = _INDEX.search(f"{module_name}.")
     assert match, f"{module_name} is in no layer"
     return int(match[1])
-
-
-def predict_experts(model: PreTrainedModel, store: ExpertStore, top_k: int) -> None:
-    """Fetch experts ahead by the gates of the layers, ``top_k`` each, where all gates can be found on the device."""
-    found = gate_weights(model)
-    if not found:
-        return
-    layers = range(max(found) + 1)
-    gates = [found.get(layer, np.empty((0, 0), np.float32)) for layer in layers]
-    modules = experts_modules(model)
-    keys = [list(modules[layer][1].tiered_experts.keys) if layer in modules else [] for layer in layers]
-    store.predict_with(NextGatePredictor(gates, keys, top_k))
 
 
 def gate_weights(model: PreTrainedModel) -> dict[int, Matrix]:

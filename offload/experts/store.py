@@ -47,6 +47,8 @@ class ExpertStore:
         """Are told what a gate is given and chooses, before those experts are visited; the predictor is one."""
         self._prefetcher: Prefetcher | None = None
         self._budget: PrefetchBudget[BlockKey] | None = None
+        self.decision_s = 0.0
+        """Time spent on predicting, choosing and bookkeeping; neither on waiting nor on computing."""
         self._engine = engine
         self._visited_at = 0.0
         self._layouts: dict[ExpertKey, ExpertLayout] = {}
@@ -67,8 +69,10 @@ class ExpertStore:
 
     def observe(self, routing: Routing) -> None:
         """Pass on what a gate was given and chose."""
+        start = time.perf_counter()
         for observer in self.observers:
             observer.observe(routing)
+        self.decision_s += time.perf_counter() - start
 
     def visit(self, keys: Sequence[ExpertKey]) -> Generator[tuple[ExpertKey, ExpertWeights]]:
         """Each of these experts once, with its weights, which stay where they are until the next is asked for.
@@ -76,25 +80,33 @@ class ExpertStore:
         Those on the device come first, while the others are fetched, as many at a time as there is room for. Raises
         TransferError, CorruptBlockError.
         """
+        start = time.perf_counter()
         manager = self.manager
-        if self._prefetcher:
-            self._note_pace()
-            self._prefetcher.used(keys)
-        here = deque(key for key in keys if manager.lookup(key) is LookupResult.HIT)
-        missing = deque(key for key in keys if key not in set(here))
+        here = [key for key in keys if manager.lookup(key) is LookupResult.HIT]
+        present = set(here)
+        missing = deque(key for key in keys if key not in present)
         held: deque[ExpertKey] = deque()
         try:
+            if self._prefetcher and keys:
+                self._note_pace()
+                self._prefetcher.used(keys)
+                self._prefetcher.foresee(keys[0].layer)
             manager.prepare_load(here)
             held.extend(here)
             self._start(missing, held)
             if self._prefetcher and keys:
-                self._prefetcher.advance(keys[0].layer)
+                self._prefetcher.request()
+            slots = dict(zip(here, manager.complete_load(here), strict=True))
             while held or missing:
                 self._start(missing, held)
-                key = held.popleft()  # complete_load gives the pin back by itself if it fails
-                (slot,) = manager.complete_load([key])
+                key = held.popleft()
+                slot = slots.get(key)
+                self.decision_s += time.perf_counter() - start
+                if slot is None:
+                    (slot,) = manager.complete_load([key])  # which gives the pin back by itself if it fails
                 held.appendleft(key)
                 yield key, self._weights(key, slot)
+                start = time.perf_counter()
                 held.popleft()
                 manager.release([key])
         finally:

@@ -125,10 +125,10 @@ class ManagerMachine(RuleBasedStateMachine):
     def release_before_it_came(self, data: st.DataObject) -> None:
         self.manager.release(_keys(self.prepared.pop(data.draw(st.integers(0, len(self.prepared) - 1)))))
 
-    @rule(data=st.data())
-    def prefetch(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), is_guess=st.booleans())
+    def prefetch(self, data: st.DataObject, is_guess: bool) -> None:
         keys = _keys(self.choose(data, self.closed, 4))
-        accepted = self.manager.prefetch(keys)
+        accepted = self.manager.prefetch(keys, is_guess=is_guess)
         for accepted_key in accepted:
             assert accepted_key in keys
             assert self.manager.lookup(accepted_key) is not LookupResult.MISS

@@ -97,3 +97,33 @@ def test_a_prefetch_that_failed_is_tried_again(build: Build) -> None:
     assert house.faulty.faults.num_reads == 3
     house.load(1, 2)
     assert house.where(0) == "nvme", "no pin is left of any attempt"
+
+
+def test_a_guess_that_was_wrong_is_called_off(build: Build) -> None:
+    """What has not begun never does, and its slot is free. With two requests in flight at a time the third has not."""
+    house = build({"device": 5, "nvme": 8}, plan=FaultPlan(reads={0: Fault.HANG, 1: Fault.HANG}))
+    house.store(0, 1, 2, 3, 4)
+    house.store(5, 6, 7, 8, 9)
+    guesses = [key(0), key(1), key(2)]
+    assert house.manager.prefetch(guesses, is_guess=True) == guesses
+    assert lookup(house, 0, 1, 2) == [LookupResult.PENDING] * 3
+    house.manager.cancel_prefetch(guesses)
+    house.manager.check()
+    assert lookup(house, 2) == [LookupResult.BELOW]
+    assert house.where(2) == "nvme"
+    house.faulty.release()
+    house.load(2, 0)
+    house.load(1, 2)
+
+
+def test_a_guess_that_somebody_waits_for_is_not(build: Build) -> None:
+    house = build({"device": 5, "nvme": 8}, plan=FaultPlan(reads={0: Fault.HANG, 1: Fault.HANG}))
+    house.store(0, 1, 2, 3, 4)
+    house.store(5, 6, 7, 8, 9)
+    house.manager.prefetch([key(0), key(1), key(2)], is_guess=True)
+    house.manager.prepare_load([key(2)])
+    house.manager.cancel_prefetch([key(2)])
+    house.faulty.release()
+    (slot,) = house.manager.complete_load([key(2)])
+    assert house.device.view(slot) == content(2)
+    house.release(2)

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from tests.tiers.kit import content, open_fds
-from tests.tiers.watched import BLOCK, NUM_SLOTS, ONE_AT_A_TIME, WatchedTier, holds, load, start_and_hold
+from tests.tiers.watched import BLOCK, NUM_SLOTS, ONE_AT_A_TIME, PAGE, WatchedTier, holds, load, start_and_hold
 from tiers.errors import TransferCancelledError
 from tiers.memory_tier import MemoryTier
 from tiers.transfer import Move, Priority, Transfer, TransferConfig, TransferEngine
@@ -56,6 +56,20 @@ def test_a_prefetch_can_be_expedited(slow: WatchedTier, host: MemoryTier) -> Non
         *(f"0.{page}" for page in pages[1:]),
         *(f"1.{page}" for page in pages),
     ]
+
+
+def test_guesses_leave_room_for_a_demand(slow: WatchedTier, host: MemoryTier) -> None:
+    """One request of them at a time here: the demand that comes later is wholly under way before their second."""
+    config = TransferConfig(queue_depth=4, chunk_nbytes=PAGE, guess_depth=1)
+    with closing(TransferEngine(config)) as engine:
+        guess = load(engine, slow, host, [0], Priority.GUESS)
+        slow.started.wait()
+        demand = load(engine, slow, host, [1], Priority.DEMAND)
+        slow.faulty.release()
+        engine.wait(demand)
+        engine.wait(guess)
+    assert slow.order == ["0.0", *(f"1.{page}" for page in range(4)), *(f"0.{page}" for page in range(1, 4))]
+    assert holds(host, [0, 1])
 
 
 class GatedMemory(TierWrapper):

@@ -1,0 +1,155 @@
+"""One timed generation of a mixture of experts, in a process of its own: ``python -m offload.bench.expert_run SPEC``.
+
+SPEC is a JSON object of the fields of ``Spec``; the answer is one of the fields of ``Timing``.
+"""
+
+from offload.threads import wait_politely
+
+wait_politely()  # before torch
+
+import json  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from dataclasses import asdict, dataclass, replace  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any, Literal  # noqa: E402
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from offload.bench.generation import with_tiers  # noqa: E402
+from offload.config import RunConfig  # noqa: E402
+from offload.loader import Prospect  # noqa: E402
+from offload.meter import Reading, Stretch  # noqa: E402
+from offload.offloaded_model import OffloadedModel  # noqa: E402
+from offload.peak_memory import peak_rss_nbytes  # noqa: E402
+from offload.plan import Plan, Workload  # noqa: E402
+
+_WARM_STEPS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What to run. ``tokens`` is a file with token ids: ``prompt`` of them at once, the others one by one.
+
+    ``engine`` is ours, plain transformers with everything in memory, or accelerate with ``device_memory`` of it there
+    and the rest in ``folder``. ``expert_slots`` sets up a cache of that many experts whatever the budget would give.
+    """
+
+    engine: Literal["ours", "transformers", "accelerate"]
+    model: str
+    tokens: str
+    prompt: int
+    folder: str
+    device_memory: int | None = None
+    policy: str = "expected_use"
+    predictor: str = "next_gate"
+    expert_slots: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What it took. Bytes came from the drive; those of experts that were fetched ahead in vain are among them."""
+
+    prefill_s: float
+    step_s: float
+    peak_rss_nbytes: int
+    prefill_nbytes: int = 0
+    nbytes_per_step: float = 0.0
+    stall_s_per_step: float = 0.0
+    decision_s_per_step: float = 0.0
+    hits: int = 0
+    pending_hits: int = 0
+    misses: int = 0
+    expert_slots: int = 0
+
+
+def main(spec: Spec) -> Timing:
+    """Run it here."""
+    ids = torch.tensor([[int(word) for word in Path(spec.tokens).read_text(encoding="utf-8").split()]])
+    run = _run_ours if spec.engine == "ours" else _run_theirs
+    return run(spec, ids)
+
+
+def _run_theirs(spec: Spec, ids: Tensor) -> Timing:
+    from transformers import AutoModelForCausalLM
+
+    placement: dict[str, Any] = {}
+    if spec.engine == "accelerate":
+        memory = {"cpu": spec.device_memory}
+        placement = {"device_map": "auto", "max_memory": memory, "offload_folder": spec.folder}
+    model = AutoModelForCausalLM.from_pretrained(spec.model, dtype="auto", **placement).eval()
+
+    def step(tokens: Tensor, cache: Any) -> Any:
+        return model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
+
+    with torch.inference_mode():
+        start = time.perf_counter()
+        cache = step(ids[:, : spec.prompt], None)
+        prefill_s = time.perf_counter() - start
+        steps = ids[0, spec.prompt :].tolist()
+        for place, token in enumerate(steps):
+            if place == _WARM_STEPS:
+                start = time.perf_counter()
+            cache = step(torch.tensor([[token]]), cache)
+    step_s = (time.perf_counter() - start) / (len(steps) - _WARM_STEPS)
+    return Timing(prefill_s, step_s, peak_rss_nbytes())
+
+
+def _run_ours(spec: Spec, ids: Tensor) -> Timing:
+    config = RunConfig(
+        device_memory=spec.device_memory, nvme_dir=Path(spec.folder), policy=spec.policy, predictor=spec.predictor
+    )
+    workload = Workload(1, spec.prompt, ids.shape[1] - spec.prompt)
+
+    def use(model: OffloadedModel) -> Timing:
+        return _time(model, spec, ids)
+
+    timing, _ = with_tiers(Path(spec.model), config, workload, use, change=_slots(spec.expert_slots))
+    return timing
+
+
+def _slots(wanted: int | None) -> Callable[[Prospect, Plan], Plan]:
+    def change(_: Prospect, plan: Plan) -> Plan:
+        return plan if wanted is None else replace(plan, expert_slots=wanted)
+
+    return change
+
+
+def _time(model: OffloadedModel, spec: Spec, ids: Tensor) -> Timing:
+    runtime = model.runtime
+    assert runtime.experts is not None, "a benchmark of experts"
+    stats = runtime.experts.manager.stats
+    cache = model.new_cache()
+    with torch.inference_mode():
+        begin = Reading.of(runtime)
+        chunk = runtime.prefill_chunk_tokens or spec.prompt
+        for piece in ids[:, : spec.prompt].split(chunk, dim=1):
+            model(input_ids=piece, past_key_values=cache, logits_to_keep=1)
+        prefilled = Reading.of(runtime)
+        steps = ids[:, spec.prompt :]
+        for place in range(steps.shape[1]):
+            if place == _WARM_STEPS:
+                start, before, decided = Reading.of(runtime), replace(stats), runtime.experts.decision_s
+            model(input_ids=steps[:, place : place + 1], past_key_values=cache, logits_to_keep=1)
+    count = steps.shape[1] - _WARM_STEPS
+    stretch = Stretch(start, Reading.of(runtime), count)
+    cache.close()
+    return Timing(
+        prefill_s=prefilled.time_s - begin.time_s,
+        step_s=stretch.seconds / count,
+        peak_rss_nbytes=peak_rss_nbytes(),
+        prefill_nbytes=Stretch(begin, prefilled, 1).nbytes("nvme->device"),
+        nbytes_per_step=stretch.nbytes("nvme->device") / count,
+        stall_s_per_step=stretch.stall_s / count,
+        decision_s_per_step=(runtime.experts.decision_s - decided) / count,
+        hits=stats.hits - before.hits,
+        pending_hits=stats.pending_hits - before.pending_hits,
+        misses=stats.misses - before.misses,
+        expert_slots=runtime.experts.pool.num_slots,
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(main(Spec(**json.loads(sys.argv[1]))))))  # noqa: T201 - the answer
