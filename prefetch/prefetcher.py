@@ -18,7 +18,10 @@ from tiers.manager import TieredMemoryManager
 
 
 class Prefetcher:
-    """Drives one manager: ``used`` when blocks are taken into use, ``advance`` when a step lets go of its own."""
+    """Drives one manager: ``used`` when blocks are taken into use, ``advance`` when a step lets go of its own.
+
+    Who knows what follows before a step asks for its own blocks calls ``foresee`` first.
+    """
 
     def __init__(
         self, manager: TieredMemoryManager, predictor: Predictor[BlockKey], budget: PrefetchBudget[BlockKey]
@@ -26,6 +29,7 @@ class Prefetcher:
         self._manager = manager
         self._predictor = predictor
         self._budget = budget
+        self._foreseen: tuple[int, Sequence[Prediction[BlockKey]]] | None = None
 
     def used(self, keys: Iterable[BlockKey]) -> None:
         """These blocks were asked for: whatever was prefetched of them no longer counts against the budget."""
@@ -33,10 +37,19 @@ class Prefetcher:
             for key in keys:
                 self._budget.settle(key)
 
-    def advance(self, step: int) -> None:
-        """``step`` is being computed, or just was: request what follows, give up what no longer will be needed."""
+    def foresee(self, step: int) -> None:
+        """``step`` begins: say what follows to the eviction policy, before the step makes room for its own blocks."""
         predictions = self._predictor.predict(step)
         self._manager.forecast(step, _expectations(predictions))
+        self._foreseen = step, predictions
+
+    def advance(self, step: int) -> None:
+        """``step`` is being computed, or just was: request what follows, give up what no longer will be needed."""
+        if self._foreseen is None or self._foreseen[0] != step:
+            self.foresee(step)
+        assert self._foreseen is not None
+        _, predictions = self._foreseen
+        self._foreseen = None
         self._give_up(self._budget.stale(predictions))
         wanted = self._budget.admit(predictions, self._manager.missing)
         accepted = set(self._manager.prefetch(wanted)) if wanted else ()

@@ -79,6 +79,8 @@ class ExpertStore:
         try:
             manager.prepare_load(here)
             held.extend(here)
+            if self._prefetcher and keys:
+                self._prefetcher.foresee(keys[0].layer)
             self._start(missing, held)
             if self._prefetcher and keys:
                 self._prefetcher.advance(keys[0].layer)
