@@ -84,7 +84,7 @@ def test_brings_what_is_predicted_and_misses_nothing_then() -> None:
 def test_tells_the_policy_what_follows_before_room_is_made() -> None:
     """Of two blocks that were used alike, the one that is foreseen stays."""
     with below(4) as manager:
-        manager.levels[0].policy = policy = NextUsePolicy(4)
+        manager.levels[0].policy = policy = NextUsePolicy[BlockKey](4)
         for i in range(4, 8):
             policy.insert(key(i))
         prefetcher, predictor, budget = make(manager, 2)
