@@ -18,7 +18,10 @@ from tiers.manager import TieredMemoryManager
 
 
 class Prefetcher:
-    """Drives one manager: ``used`` when blocks are taken into use, ``advance`` when a step lets go of its own."""
+    """Drives one manager: ``used`` when blocks are taken into use, ``advance`` when a step lets go of its own.
+
+    Who knows what follows before a step asks for its own blocks calls ``foresee`` first.
+    """
 
     def __init__(
         self, manager: TieredMemoryManager, predictor: Predictor[BlockKey], budget: PrefetchBudget[BlockKey]

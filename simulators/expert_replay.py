@@ -1,7 +1,8 @@
 """Replays recorded routing against a cache and a predictor: what would have been hit. Counts only; there is no clock.
 
-The order of operations is that of the runtime's store of experts: in each visit those that are there first, and pinned;
-then the missing ones, one by one; then what is predicted for the layers ahead.
+The order of operations is that of the runtime's store of experts: the gate has chosen, and the predictor says what it
+expects of the layers ahead; those that are there are pinned; the missing ones are fetched, one by one; then what is
+predicted is fetched ahead.
 """
 
 from collections.abc import Sequence
@@ -121,12 +122,13 @@ def _predicted_pass(
     predictor.begin(tokens_of(trace, one), one.position)
     for visit, routing in zip(one.visits, routings_of(trace, one), strict=True):
         predictor.observe(routing)
+        predictions = predictor.predict(routing.layer)
         if one.is_decode:
             score.needed(routing.layer, visit)
-        cache.visit(visit)
-        predictions = predictor.predict(routing.layer)
         score.predicted(routing.layer, predictions)
-        cache.expect(routing.layer, predictions)
+        cache.foresee(routing.layer, predictions)
+        cache.visit(visit)
+        cache.prefetch(predictions)
 
 
 class _Cache:
@@ -163,12 +165,15 @@ class _Cache:
             policy.insert(key)
             held[key] = None
 
-    def expect(self, step: int, predictions: Sequence[Prediction[BlockKey]]) -> None:
-        """Pass predictions on as forecasts, and fetch ahead what the budget admits."""
+    def foresee(self, step: int, predictions: Sequence[Prediction[BlockKey]]) -> None:
+        """Pass predictions on as a forecast."""
         if isinstance(self._policy, SupportsForecast):
             self._policy.forecast(
                 step, ((key, Expected(p.probability, p.needed_in_steps)) for p in predictions for key in p.keys)
             )
+
+    def prefetch(self, predictions: Sequence[Prediction[BlockKey]]) -> None:
+        """Fetch ahead what the budget admits."""
         if self._budget is None:
             return
         self._give_up(self._budget.stale(predictions))

@@ -90,9 +90,10 @@ class ExpertStore:
             if self._prefetcher and keys:
                 self._note_pace()
                 self._prefetcher.used(keys)
-                self._prefetcher.foresee(keys[0].layer)
             manager.prepare_load(here)
             held.extend(here)
+            if self._prefetcher and keys:
+                self._prefetcher.foresee(keys[0].layer)
             self._start(missing, held)
             if self._prefetcher and keys:
                 self._prefetcher.request()

@@ -13,6 +13,7 @@ from tests.tiers.kit import BLOCK_NBYTES, key
 from tiers.block import BlockKey
 from tiers.errors import TierFullError
 from tiers.eviction.lru import LRUPolicy
+from tiers.eviction.next_use import NextUsePolicy
 from tiers.manager import Level, LookupResult, TieredMemoryManager
 from tiers.memory_tier import MemoryTier
 from tiers.pool import BlockPool
@@ -78,6 +79,26 @@ def test_brings_what_is_predicted_and_misses_nothing_then() -> None:
         assert not budget.outstanding
         assert manager.stats.misses == 0
         assert manager.stats.hits + manager.stats.pending_hits == 2
+
+
+def test_tells_the_policy_what_follows_before_room_is_made() -> None:
+    """Of two blocks that were used alike, the one that is foreseen stays."""
+    with below(4) as manager:
+        manager.levels[0].policy = policy = NextUsePolicy[BlockKey](4)
+        for i in range(4, 8):
+            policy.insert(key(i))
+        prefetcher, predictor, budget = make(manager, 2)
+        predictor.keys = [key(4), key(5)]
+        prefetcher.foresee(0)
+        use(manager, prefetcher, 0, 1)
+        assert not is_below(manager, 4)
+        assert not is_below(manager, 5)
+        assert not budget.outstanding
+        predictor.keys = []
+        prefetcher.advance(0)  # by what it foresaw
+        use(manager, prefetcher, 2, 3)
+        assert not is_below(manager, 4)
+        prefetcher.advance(1)
 
 
 def test_does_not_ask_for_what_is_there() -> None:

@@ -24,8 +24,11 @@ class PLECPolicy(ForecastingPolicy[K]):
         super().__init__(capacity, layer_of)
         self._within: set[K] = set()
         self._is_within = np.zeros(capacity, np.bool_)
+        self._has_come = np.zeros(capacity, np.bool_)
+        """Was expected of the layer that is computed now."""
 
     def forecast(self, step: int, expected: Iterable[tuple[K, Expected]]) -> None:
+        self._has_come = (self._probability > 0.0) & (self._layers == step)
         super().forecast(step, expected)
         layers: dict[int, list[tuple[float, K]]] = {}
         for key, use in self._expected.items():
@@ -42,13 +45,13 @@ class PLECPolicy(ForecastingPolicy[K]):
 
     def _worth(self) -> Floats:
         is_expected = self._probability > 0.0
-        is_current = self._layers == self._layer
         soon = self._probability / (1.0 + self._steps)
-        worth = np.where(is_expected & ~is_current, 2.0 + soon, 2.0 - self._until_layer())
-        worth[is_expected & ~is_current & self._is_within] += 2.0
-        worth[is_expected & is_current & (self._used < self._began)] = 0.0
+        worth = np.where(is_expected, 2.0 + soon, 2.0 - self._until_layer())
+        worth[is_expected & self._is_within] += 2.0
+        worth[self._has_come & (self._used < self._began) & ~is_expected] = 0.0
         return worth
 
     def _enter(self, key: K, row: int) -> None:
         super()._enter(key, row)
         self._is_within[row] = key in self._within
+        self._has_come[row] = False

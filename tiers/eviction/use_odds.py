@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from tiers.eviction.base import K
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
-_RATES = 1 / np.array([[2.0], [8.0], [32.0], [256.0]])
+_RATES = 1 / np.array([[2.0], [8.0], [32.0], [256.0]], np.float32)
 """Weight of the latest pass in each moving average: what is current, what is the topic, what is popular."""
-_LEAST = 0.002
+_LEAST = np.float32(0.002)
 """No average counts as closer to 0 or to 1 than this."""
+_LOWEST = np.log(_LEAST / (1 - _LEAST))
 _LEARNING_RATE = 0.02
 _MOST_USED = 0.6
 """A pass that uses more of a layer is one of many tokens, and teaches nothing of the odds in one of a single token."""
@@ -29,8 +30,8 @@ class UseOdds(Generic[K]):
 
     def __init__(self) -> None:
         self._layers: dict[int, _Averages[K]] = {}
-        self._weights = np.full(len(_RATES), 1 / len(_RATES))
-        self._bias = 0.0
+        self._weights = np.full(len(_RATES), 1 / len(_RATES), np.float32)
+        self._bias = np.float32(0.0)
 
     def add(self, layer: int, key: K) -> int:
         """The column of a key in what ``learn`` returns; the same as before for a key that is known."""
@@ -45,29 +46,35 @@ class UseOdds(Generic[K]):
             del self._layers[layer]
 
     def learn(self, layer: int, used: Collection[int]) -> Floats:
-        """A pass used the keys in these columns. Returns the passes until the next use of each key, by column."""
+        """A pass used the keys in these columns. Returns the odds against a use in the next pass, by column.
+
+        That is, with the probability p, 1/p - 1: the passes that will go by before the use is expected.
+        """
         averages = self._layers[layer]
-        is_used = np.zeros(averages.values.shape[1])
+        is_used = np.zeros(averages.values.shape[1], np.float32)
         is_used[list(used)] = 1.0
         if averages.passes and len(used) < _MOST_USED * len(averages.columns):
-            log_odds = averages.log_odds()
-            surprise = is_used - self._probability(log_odds)
-            self._weights += _LEARNING_RATE * (log_odds @ surprise) / surprise.size
-            self._bias += _LEARNING_RATE * surprise.mean()
+            # Not what was returned last: the other layers have taught something since.
+            probability = 1 / (1 + self._against(averages.log_odds))
+            surprise = (is_used - probability) * np.float32(_LEARNING_RATE / is_used.size)
+            self._weights += averages.log_odds @ surprise
+            self._bias += surprise.sum()
         averages.count(is_used)
-        return 1 / self._probability(averages.log_odds()) - 1
+        return self._against(averages.log_odds)
 
-    def _probability(self, log_odds: Floats) -> Floats:
-        return 1 / (1 + np.exp(-np.clip(self._weights @ log_odds + self._bias, -20.0, 20.0)))
+    def _against(self, log_odds: Floats) -> Floats:
+        against: Floats = np.exp(np.minimum(-(self._weights @ log_odds) - self._bias, np.float32(20.0)))
+        return against
 
 
 class _Averages(Generic[K]):
-    """Of the keys of one layer: ``values`` [averages, columns]."""
+    """Of the keys of one layer, by column: what was counted, and what was made of it after the latest pass."""
 
     def __init__(self) -> None:
         self.passes = 0
         self.columns: dict[K, int] = {}
         self.values = np.zeros((len(_RATES), 8), np.float32)
+        self.log_odds = np.full((len(_RATES), 8), _LOWEST, np.float32)
         self._free: list[int] = []
 
     def add(self, key: K) -> int:
@@ -76,22 +83,19 @@ class _Averages(Generic[K]):
         column = self._free.pop() if self._free else len(self.columns)
         if column == self.values.shape[1]:
             self.values = np.pad(self.values, ((0, 0), (0, column)))
-        self.values[:, column] = 0.0
+            self.log_odds = np.pad(self.log_odds, ((0, 0), (0, column)), constant_values=_LOWEST)
         self.columns[key] = column
         return column
 
     def forget(self, key: K) -> None:
         column = self.columns.pop(key)
-        self.values[:, column] = 0.0
+        self.values[:, column], self.log_odds[:, column] = 0.0, _LOWEST
         self._free.append(column)
 
     def count(self, is_used: Floats) -> None:
         """One more pass. As long as there were few, the averages are plain ones."""
         self.passes += 1
-        rates = np.maximum(_RATES, 1 / self.passes)
-        self.values += (rates * (is_used - self.values)).astype(np.float32)
-
-    def log_odds(self) -> Floats:
-        """[averages, columns]"""
-        shares = np.clip(self.values.astype(np.float64), _LEAST, 1 - _LEAST)
-        return np.log(shares / (1 - shares))
+        rates = _RATES if self.passes > 256 else np.maximum(_RATES, np.float32(1 / self.passes))
+        self.values += rates * (is_used - self.values)
+        shares = np.minimum(np.maximum(self.values, _LEAST), 1 - _LEAST)
+        self.log_odds = np.log(shares / (1 - shares))

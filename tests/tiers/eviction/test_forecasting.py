@@ -69,9 +69,9 @@ def test_slots_go_to_the_layers_ahead() -> None:
     policy: PLECPolicy[Hashable] = PLECPolicy(8, layer)
     for key in ("0a", "0b", "2a", "2b", "2c", "3a", "1a", "1b"):
         policy.insert(key)
-    expected = {"1a": 0.9, "1c": 0.9, "2a": 0.9, "2b": 0.8, "2c": 0.7, "3a": 0.6, "3b": 0.6, "3c": 0.6, "3d": 0.6}
-    policy.forecast(0, [(key, Expected(share, int(key[0]))) for key, share in expected.items()])
+    expected = {"2a": 0.9, "2b": 0.8, "2c": 0.7, "3a": 0.6, "3b": 0.6, "3c": 0.6, "3d": 0.6, "4a": 0.9, "4b": 0.9}
     policy.touch("1a")
+    policy.forecast(1, [(key, Expected(share, int(key[0]) - 1)) for key, share in expected.items()])
     # Layer 1 is current: 1a was right, and whoever evicts is using it. Of what nobody expects, 1b was used last but its
     # layer has just been; layer 0 comes round sooner. The share of layer 2 is 2.9 of the 8 slots, and 2c comes third.
     assert policy.evict(5, {"1a"}) == ["1b", "0a", "0b", "2c", "3a"]
@@ -83,5 +83,6 @@ def test_what_the_gate_did_not_choose_goes_first() -> None:
     for key in ("0a", "1a", "1b", "2a"):
         policy.insert(key)
     policy.forecast(0, [("1a", Expected(0.5, 1)), ("1b", Expected(0.9, 1))])
+    policy.forecast(1, [("2a", Expected(0.5, 1))])
     policy.touch("1a")
     assert policy.evict(1) == ["1b"]
