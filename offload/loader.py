@@ -1,7 +1,6 @@
 """From a model directory and a budget to a transformers model whose weights and KV cache are tiered."""
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +28,11 @@ from offload.planner import make_plan
 from offload.positions import check_pieces
 from offload.runtime import Runtime, make_kv_levels, make_kv_store
 from offload.weights.arena import ResidentArena
-from offload.weights.binding import ParameterMap, is_obsolete, module_of, tensor_view
+from offload.weights.binding import ParameterMap, module_of, tensor_view
 from offload.weights.streamer import LayerHooks, WeightStreamer
+from offload.weights.types import check_types, stored_dtype
 from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySlice, embedding_scale
 from simulators.profile import HardwareProfile
-from tiers.block import ExpertKey
 from tiers.chunks import Move
 from tiers.errors import BudgetError, InvalidOptionError, ModelError
 from tiers.link import Priority
@@ -41,7 +40,7 @@ from tiers.memory_tier import map_memory
 from tiers.tier import SupportsChecksum
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig, TransferEngine
-from tiers.weight_tier import STORED, WeightGroup, WeightKey, WeightTier
+from tiers.weight_tier import WeightGroup, WeightKey, WeightTier
 
 if TYPE_CHECKING:
     from tiers.manager import Level
@@ -72,7 +71,7 @@ def open_prospect(path: Path, dtype: str = "auto", *, experts: str = "auto", blo
     architecture = read_architecture(path)
     source = open_source(path)
     try:
-        stored = _stored_dtype(source)
+        stored = stored_dtype(source)
         named = str(torch_dtype(stored)).removeprefix("torch.")
         _check_dtype(path, dtype, named)
         _check_experts(path, experts)
@@ -140,6 +139,7 @@ def load_model(
         model.generation_config = _generation_config(prospect.path, model)
         model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, chunk)
         names = CheckpointNames(model)
+        check_types(prospect.source, prospect.dtype, model, names)
         if experts:
             bind_experts(model, names, experts, routed)
         _bind(model, prospect, names, arena, resident, streamer)
@@ -255,16 +255,6 @@ def _slices(groups: Sequence[WeightGroup], views: Mapping[WeightKey, memoryview]
         VocabularySlice(group, tensor_view(views[group.key], group.tensors[0]) if group.key in views else None)
         for group in groups
     ]
-
-
-def _stored_dtype(source: WeightTier) -> str:
-    """The type of the tensors, but for experts in fewer bits; raises ModelError where they are of several."""
-    groups = (g for g in source.groups if not isinstance(g.key, ExpertKey) or g.key.precision == STORED)
-    specs = (spec for group in groups for spec in group.tensors if not is_obsolete(spec.name))
-    found = Counter(spec.dtype for spec in specs)
-    if len(found) != 1:
-        raise ModelError(f"{source.path}: tensors of several types ({', '.join(found)}); pack it with one --dtype")
-    return next(iter(found))
 
 
 def _check_dtype(path: Path, dtype: str, stored: str) -> None:

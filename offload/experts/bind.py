@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from offload.experts.interface import ExpertLayer
@@ -15,6 +16,7 @@ from tiers.block import ExpertKey
 from tiers.errors import ModelError
 from tiers.weight_tier import WeightGroup
 
+_ROUTER = re.compile(r"Router|Gat(?:e|ing)(?!d)")
 _INDEX = re.compile(r"\.(\d+)\.")
 
 
@@ -68,14 +70,23 @@ def _layer_of(module_name: str) -> int:
 def gate_weights(model: PreTrainedModel) -> dict[int, Matrix]:
     """A copy, in float32, of the weights [experts, hidden] of each layer's gate; empty unless all are on the device.
 
-    A gate is the one matrix beside the experts with a row for each of them.
+    A gate is the one matrix with a row for each expert, in a module beside the experts that calls itself a router or a
+    gate or, where there is none, anywhere beside them: a shared expert may by chance have as many rows.
     """
     gates = {}
     for layer, (name, module) in experts_modules(model).items():
         block = model.get_submodule(name.rpartition(".")[0])
-        rows = module.num_experts
-        found = [p for p in block.parameters() if p.dim() == 2 and p.shape[0] == rows and p.shape[1] > rows]
-        if len(found) != 1:
+        routers = [part for part in block.modules() if _ROUTER.search(type(part).__name__)]
+        gate = _gate_among(routers, module.num_experts)
+        if gate is None:
+            gate = _gate_among([block], module.num_experts)
+        if gate is None:
             return {}
-        gates[layer] = found[0].detach().float().numpy().copy()
+        gates[layer] = gate.detach().float().numpy().copy()
     return gates
+
+
+def _gate_among(modules: Sequence[nn.Module], rows: int) -> Tensor | None:
+    parameters = {id(parameter): parameter for module in modules for parameter in module.parameters()}
+    found = [p for p in parameters.values() if p.dim() == 2 and p.shape[0] == rows and p.shape[1] > rows]
+    return found[0] if len(found) == 1 else None

@@ -265,6 +265,22 @@ def test_growing_beyond_the_plan(path: Path, tmp_path: Path, plain: PreTrainedMo
         both(plain, model, make_inputs(400))
 
 
+def test_latents(tmp_path: Path) -> None:
+    """Beams, drafts that are rolled back and masks with holes, where heads read latents out of blocks on a drive."""
+    sizes: dict[str, Any] = {"qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12, "num_key_value_heads": 4}
+    path = save_model(tmp_path / "model", "minicpm3", kv_lora_rank=24, q_lora_rank=16, **sizes)
+    plain = plain_model(path)
+    least = smallest_budget(path, tmp_path / "nvme", **WORKLOAD)
+    holes = make_inputs(PROMPT, (0, 20))
+    holes["attention_mask"][1, 50:60] = 0
+    with loaded(path, device_memory=int(1.1 * least), nvme_dir=tmp_path / "nvme", **WORKLOAD) as model:
+        assert model.plan.kv_nvme_blocks
+        both(plain, model, make_inputs(PROMPT), 40, num_beams=3)
+        both(plain, model, make_inputs(30), 40, prompt_lookup_num_tokens=5)
+        both(plain, model, holes)
+        both(plain, model, make_inputs(PROMPT), 4, use_cache=False)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma3_text"])
 def test_half_precision(tmp_path: Path, model_type: str, dtype: torch.dtype) -> None:

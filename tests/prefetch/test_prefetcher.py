@@ -95,7 +95,7 @@ def test_tells_the_policy_what_follows_before_room_is_made() -> None:
         assert not is_below(manager, 5)
         assert not budget.outstanding
         predictor.keys = []
-        prefetcher.advance(0)  # by what it foresaw
+        prefetcher.request()  # by what it foresaw
         use(manager, prefetcher, 2, 3)
         assert not is_below(manager, 4)
         prefetcher.advance(1)

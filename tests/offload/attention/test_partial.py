@@ -167,3 +167,19 @@ def test_sink() -> None:
         expected = scores.softmax(1)[:, :-1] @ values[:, head // 2]
         torch.testing.assert_close(found.output[head], expected)
         torch.testing.assert_close(found.logsumexp[head], scores.logsumexp(1))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2)])
+@pytest.mark.parametrize(("key_dim", "value_dim"), [(12, 8), (8, 12), (9, 3)])
+def test_keys_and_values_of_different_widths(heads: int, kv_heads: int, key_dim: int, value_dim: int) -> None:
+    """The kernel has one width; nobody notices."""
+    query, keys, _ = make(heads, kv_heads, 5, 5, key_dim)
+    *_, values = make(heads, kv_heads, 5, 5, value_dim, seed=1)
+    mask = torch.rand(5, 5, generator=torch.Generator().manual_seed(2)) < 0.6
+    for found, seen, is_causal in (
+        (attend_all(query, keys, values, SCALE), None, False),
+        (attend_causal(query, keys, values, SCALE), None, True),
+        (attend_masked(query, keys, values, SCALE, mask), mask, False),
+    ):
+        assert found.output.shape == (heads, 5, value_dim)
+        assert_close(found, by_definition(query, keys, values, seen, is_causal=is_causal))

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from packaging.version import Version
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from offload.architecture import read_architecture
+from offload.experts.bind import gate_weights
 from offload.pack import pack
 from prefetch.calibration import Calibration
 from prefetch.next_gate import NextGatePredictor
@@ -52,8 +55,21 @@ def test_tokens_at_several_sizes_of_the_cache(model_type: str, tmp_path: Path) -
             assert model.runtime.experts is not None
             model.runtime.experts.manager.check()
             assert model.runtime.experts.manager.stats.misses > every
+            assert model.plan.streamed or model.runtime.experts.predictor is not None, "every gate is found"
             slots.append(model.plan.expert_slots)
     assert slots[0] == 2 < slots[1] < every
+    assert not model.plan.streamed
+
+
+def test_gates_are_not_mistaken_for_shared_experts(tmp_path: Path) -> None:
+    """Here one of these has as many rows as there are experts."""
+    path = save_model(tmp_path / "model", "qwen2_moe", **tiny("qwen2_moe") | {"shared_expert_intermediate_size": 6})
+    with loaded(path, **WORKLOAD) as model:
+        gates = gate_weights(model)
+    assert list(gates) == [0, 1, 2]
+    weights = load_file(path / "model.safetensors")
+    for layer, gate in gates.items():
+        assert torch.equal(torch.from_numpy(gate), weights[f"model.layers.{layer}.mlp.gate.weight"])
 
 
 def test_less_than_the_least(tmp_path: Path) -> None:
@@ -158,8 +174,6 @@ def test_packed(model_type: str, tmp_path: Path) -> None:
 
 
 def test_an_expert_is_missing(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     path = save_model(tmp_path / "model", "mixtral", **tiny("mixtral"))
     tensors = load_file(path / "model.safetensors")
     gone = [name for name in tensors if ".experts.5." in name and ".2." in name]

@@ -34,9 +34,13 @@ def open_store(
     lookahead: int = 2,
     block: int = BLOCK,
     selector: KVSelector | None = None,
+    shape: tuple[int, int, int] = (HEADS, DIM, DIM),
 ) -> Iterator[KVStore]:
-    """Levels of so many slots each; a drive wants blocks of whole pages, so ``block`` must be 64 there."""
-    layout = KVLayout(block, HEADS, DIM, DIM, "F32")
+    """Levels of so many slots each; a drive wants blocks of whole pages, so ``block`` must be 64 there.
+
+    ``shape`` is of what is cached of a token: heads, width of their keys, width of their values.
+    """
+    layout = KVLayout(block, *shape, "F32")
     arena = MemoryTier("device", device, layout.block_nbytes)
     tiers = [
         arena,
