@@ -21,8 +21,8 @@ _COLUMNS: Final = {
 """Figures of a layer, and their headings."""
 
 _LEGEND: Final = (
-    "busiest: load over the mean load; entropy: of the load, 1 is even; repeated: experts that the token before used\n"
-    "too. Guessed right: popular, the most popular of the trace's first half; together, by what came with those of\n"
+    "busiest: load over the mean load. entropy: of the load, 1 is even. repeated: experts that the token before used "
+    "too. Guessed right: popular, the most popular of the trace's first half; together, by what came with those of "
     "the layer before; gate, by the layer's own on what the one before was given."
 )
 
