@@ -10,11 +10,11 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from offload.allocator import return_memory_early
 from offload.architecture import Architecture, build_empty, read_architecture, standard_config
-from offload.checkpoint.source import open_source
+from offload.checkpoint.source import model_fingerprint, open_source
 from offload.config import RunConfig
 from offload.device import available_bytes, require_device
 from offload.dtypes import torch_dtype
-from offload.experts.bind import bind_experts
+from offload.experts.bind import bind_experts, expert_keys, gate_weights
 from offload.experts.names import CheckpointNames
 from offload.experts.note import ExpertNote
 from offload.experts.passes import announce_passes
@@ -231,7 +231,13 @@ def _predict(
     model: OffloadedModel, prospect: Prospect, config: RunConfig, experts: ExpertStore, *, everything_stays: bool
 ) -> None:
     """Fetch experts ahead, where there is anything to fetch. What is wrong with a predictor is told even then."""
-    predictor = make_predictor(config.predictor, model, prospect.path, prospect.sizes.experts_per_layer_and_token)
+    predictor = make_predictor(
+        config.predictor,
+        expert_keys(model),
+        prospect.sizes.experts_per_layer_and_token,
+        gates=lambda: gate_weights(model),
+        fingerprint=lambda: model_fingerprint(prospect.path),
+    )
     if predictor is not None and not everything_stays:
         experts.predict_with(predictor)
         announce_passes(model, predictor.begin)

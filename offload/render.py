@@ -19,6 +19,13 @@ _ROW_COLUMNS: Final = {
     "ratio_to_peer": "to peer",
     "ratio_to_limit": "to limit",
     "error": "error",
+    "hit_ratio": "hits",
+    "belady_gap": "to Belady",
+    "prediction_accuracy": "accuracy",
+    "missed_bytes_per_token": "bytes",
+    "stall_s_per_token": "stall, s",
+    "decisions_share": "decisions",
+    "prefill_over_reading": "prefill / reading",
 }
 """Keys of the rows of a benchmark, and their headings."""
 

@@ -26,7 +26,8 @@ from offload.offloaded_model import OffloadedModel  # noqa: E402
 from offload.peak_memory import peak_rss_nbytes  # noqa: E402
 from offload.plan import Plan, Workload  # noqa: E402
 
-_WARM_STEPS = 4
+WARM_STEPS = 4
+"""Steps before those that are timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +91,10 @@ def _run_theirs(spec: Spec, ids: Tensor) -> Timing:
         prefill_s = time.perf_counter() - start
         steps = ids[0, spec.prompt :].tolist()
         for place, token in enumerate(steps):
-            if place == _WARM_STEPS:
+            if place == WARM_STEPS:
                 start = time.perf_counter()
             cache = step(torch.tensor([[token]]), cache)
-    step_s = (time.perf_counter() - start) / (len(steps) - _WARM_STEPS)
+    step_s = (time.perf_counter() - start) / (len(steps) - WARM_STEPS)
     return Timing(prefill_s, step_s, peak_rss_nbytes())
 
 
@@ -130,10 +131,10 @@ def _time(model: OffloadedModel, spec: Spec, ids: Tensor) -> Timing:
         prefilled = Reading.of(runtime)
         steps = ids[:, spec.prompt :]
         for place in range(steps.shape[1]):
-            if place == _WARM_STEPS:
+            if place == WARM_STEPS:
                 start, before, decided = Reading.of(runtime), replace(stats), runtime.experts.decision_s
             model(input_ids=steps[:, place : place + 1], past_key_values=cache, logits_to_keep=1)
-    count = steps.shape[1] - _WARM_STEPS
+    count = steps.shape[1] - WARM_STEPS
     stretch = Stretch(start, Reading.of(runtime), count)
     cache.close()
     return Timing(

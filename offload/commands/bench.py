@@ -1,6 +1,7 @@
 """``offload bench``: the benchmark tables, each against its peers, its limit and the paper in the same run."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from offload.commands import options
 from offload.commands.output import Data, answering, progress_bar, say
 from offload.runnable import runnable_model
+from offload.sizes import parse_size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,6 +53,35 @@ def kv(
 
         with progress_bar("bench kv") as progress:
             result = bench_kv(path, directory, progress=progress)
+        answer.show(result, _tables)
+
+
+@bench_app.command()
+def experts(
+    *,
+    model: Annotated[
+        str | None, typer.Option(help="A mixture of experts; a synthetic one of 3.5 GB if not given.", metavar="MODEL")
+    ] = None,
+    memory_limit: Annotated[str, typer.Option(help="Of each run, in a memory cgroup.", metavar="SIZE")] = "1GiB",
+    cached: Annotated[
+        str | None, typer.Option(help="Share of the experts to cache, such as 50%, whatever fits.", metavar="SHARE")
+    ] = None,
+    predictor: Annotated[Path | None, typer.Option(help="A trained predictor to compare.", metavar="FILE")] = None,
+    steps: Annotated[str, typer.Option(help="Decode steps of each run.", metavar="N")] = "96",
+    nvme_dir: options.NvmeDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Mixtures of experts: eviction policies, predictors and precisions."""
+    directory = options.drive_directory(nvme_dir)
+    limit, share = parse_size(memory_limit), None if cached is None else options.read_share("--cached", cached)
+    count = options.read_count("--steps", steps, least=8)
+    with answering(as_json) as answer:
+        path = None if model is None else runnable_model(model, notice=say)
+        from offload.bench.experts import Sizes, bench_experts
+
+        sizes = Sizes(memory_limit=limit, slots_share=share, steps=count)
+        with progress_bar("bench experts") as progress:
+            result = bench_experts(path, directory, predictor=predictor, sizes=sizes, progress=progress)
         answer.show(result, _tables)
 
 

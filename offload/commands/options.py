@@ -40,6 +40,17 @@ def read_count(option: str, text: str, *, least: int = 1) -> int:
         raise InvalidOptionError(f"{option}: {error}") from None
 
 
+def read_share(option: str, text: str) -> float:
+    """The share above 0 and up to 1 that was given for an option, as 0.5 or 50%; InvalidOptionError names it."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise InvalidOptionError(f"{option}: {text!r} is no share; write for example 50%")
+    return share
+
+
 def drive_directory(given: str | None) -> Path:
     """Where a measurement of a drive keeps its files: as given, else ``OFFLOAD_NVME_DIR``, else ``.offload`` here."""
     return load_config({"nvme_dir": given}, as_options=True).nvme_dir or Path(".offload")

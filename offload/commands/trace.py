@@ -63,12 +63,13 @@ def record(
     options.check_out("--out", out)
     with answering(as_json) as answer:
         path = runnable_model(model, notice=say)
-        from offload.traces.record import Course, record_trace
+        from offload.traces.record import Course, record_trace, text_tokens
         from offload.traces.summary import summarise_trace
 
         course = Course(num_requests, num_prompt, num_new, forced)
+        tokens = text_tokens(path, text, course)
         with progress_bar("recording") as progress:
-            recorded = record_trace(settings, path, text, course, gate_inputs=gate_inputs, progress=progress)
+            recorded = record_trace(settings, path, tokens, course, gate_inputs=gate_inputs, progress=progress)
         recorded.save(out)
         answer.show({"out": out, "bytes": out.stat().st_size, **summarise_trace(recorded)}, _tables)
 

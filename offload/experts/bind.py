@@ -67,6 +67,12 @@ def _layer_of(module_name: str) -> int:
     return int(match[1])
 
 
+def expert_keys(model: PreTrainedModel) -> list[list[ExpertKey]]:
+    """By layer, the keys of its experts; empty for a layer without experts. Only after ``bind_experts``."""
+    modules = experts_modules(model)
+    return [list(modules[i][1].tiered_experts.keys) if i in modules else [] for i in range(max(modules) + 1)]
+
+
 def gate_weights(model: PreTrainedModel) -> dict[int, Matrix]:
     """A copy, in float32, of the weights [experts, hidden] of each layer's gate; empty unless all are on the device.
 

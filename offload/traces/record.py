@@ -58,7 +58,7 @@ class Course:
 def record_trace(
     config: RunConfig,
     model: Path,
-    text: str,
+    tokens: Sequence[int],
     course: Course,
     *,
     gate_inputs: bool = False,
@@ -66,11 +66,11 @@ def record_trace(
 ) -> ExpertTrace:
     """The routing of ``course`` through ``model`` within a budget, ``config.batch`` requests at a time.
 
-    ``text`` holds token ids in place of words where the model comes without a tokenizer. ``gate_inputs`` records what
-    the gates are given too, hidden state by hidden state; ``progress`` is told of tokens. Raises as ``offload.load``,
-    ModelError for a model without experts, InvalidOptionError for a text that is too short or a trace too large.
+    ``tokens`` are those that ``text_tokens`` gives, or others. ``gate_inputs`` records what the gates are given too,
+    hidden state by hidden state; ``progress`` is told of tokens. Raises as ``offload.load``, ModelError for a model
+    without experts, InvalidOptionError for too few tokens or a trace too large.
     """
-    pieces = _pieces(model, text, course)
+    pieces = _pieces(tokens, course)
     prospect = open_prospect(model, config.dtype, experts=config.experts)
     try:
         layers = _sparse_layers(prospect)
@@ -125,13 +125,19 @@ def _passes(model: OffloadedModel, rows: Tensor, course: Course) -> Iterator[int
         cache.close()
 
 
-def _pieces(model: Path, text: str, course: Course) -> NDArray[np.int64]:
-    """The text as [requests, piece]."""
-    wanted = course.requests * course.piece_tokens
+def text_tokens(model: Path, text: str, course: Course) -> list[int]:
+    """As many tokens of a text as a course takes, if it has so many.
+
+    It holds token ids in place of words where the model comes without a tokenizer. Raises InvalidOptionError.
+    """
     if has_tokenizer(model):
-        ids = first_tokens(load_tokenizer(model), text, wanted)
-    else:
-        ids = parse_ids("--prompt-file", text)
+        return first_tokens(load_tokenizer(model), text, course.requests * course.piece_tokens)
+    return parse_ids("--prompt-file", text)
+
+
+def _pieces(ids: Sequence[int], course: Course) -> NDArray[np.int64]:
+    """The tokens as [requests, piece]."""
+    wanted = course.requests * course.piece_tokens
     if len(ids) < wanted:
         raise InvalidOptionError(
             f"--prompt-file: the text has {len(ids)} tokens, {course.requests} requests of {course.piece_tokens} take "

@@ -29,7 +29,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 IDS = np.random.default_rng(5).integers(3, VOCABULARY, 200)
-TEXT = " ".join(map(str, IDS))
+TOKENS: list[int] = IDS.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_routing_is_that_of_the_plain_model(model_type: str, forced: bool, tmp_p
     course = Course(requests=3, prompt_tokens=20, new_tokens=5, forced=forced)
     budget = smallest_budget(path, tmp_path / "nvme", prompt_tokens=20, new_tokens=5, batch=2)
     config = RunConfig(device_memory=budget, nvme_dir=tmp_path / "nvme", batch=2)
-    trace = record_trace(config, path, TEXT, course, gate_inputs=True)
+    trace = record_trace(config, path, TOKENS, course, gate_inputs=True)
     assert len(trace.tokens) == course.num_tokens == 75
     assert (trace.model, trace.num_experts) == (model_fingerprint(path), EXPERTS)
     by_request = np.argsort(trace.requests, kind="stable").reshape(3, 25)
@@ -82,7 +82,7 @@ def test_routing_is_that_of_the_plain_model(model_type: str, forced: bool, tmp_p
 
 def test_passes_of_a_batch(mixtral: Path) -> None:
     """All prompts of a batch are one pass, then a step of all of them is."""
-    trace = record_trace(RunConfig(batch=2), mixtral, TEXT, Course(3, 4, 2, forced=True))
+    trace = record_trace(RunConfig(batch=2), mixtral, TOKENS, Course(3, 4, 2, forced=True))
     assert trace.passes.tolist() == [*[0] * 8, 1, 1, 2, 2, *[3] * 4, 4, 5]
     assert trace.requests.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 0, 1, *[2] * 6]
     assert (trace.gate_inputs.shape, trace.gates.shape) == ((18, LAYERS, 0), (LAYERS, EXPERTS, 0))
@@ -90,7 +90,7 @@ def test_passes_of_a_batch(mixtral: Path) -> None:
 
 def test_gates_are_recorded_with_their_inputs(mixtral: Path, tmp_path: Path) -> None:
     """So that what the gates of other layers would have said can be told from the trace alone."""
-    trace = record_trace(RunConfig(), mixtral, TEXT, Course(1, 30, 2, forced=True), gate_inputs=True)
+    trace = record_trace(RunConfig(), mixtral, TOKENS, Course(1, 30, 2, forced=True), gate_inputs=True)
     logits = np.einsum("tlh,leh->tle", trace.gate_inputs.astype(np.float32), trace.gates)
     likely = np.argsort(-logits, axis=-1)[..., :K]
     assert (np.sort(likely) == np.sort(trace.experts)).mean() > 0.95  # but for ties in float16
@@ -101,24 +101,24 @@ def test_gates_are_recorded_with_their_inputs(mixtral: Path, tmp_path: Path) -> 
 def test_a_packed_store_is_the_same_model(mixtral: Path, tmp_path: Path) -> None:
     pack(mixtral, tmp_path / "packed")
     course = Course(1, 10, 2, forced=True)
-    traces = [record_trace(RunConfig(), path, TEXT, course) for path in (mixtral, tmp_path / "packed")]
+    traces = [record_trace(RunConfig(), path, TOKENS, course) for path in (mixtral, tmp_path / "packed")]
     assert traces[0].model == traces[1].model
     assert np.array_equal(traces[0].experts, traces[1].experts)
 
 
 def test_a_dense_model(tiny_llama: Path) -> None:
     with pytest.raises(ModelError, match="'llama' has no routed experts; name a mixture of experts"):
-        record_trace(RunConfig(), tiny_llama, "Storage is memory.", Course(1, 2, 1))
+        record_trace(RunConfig(), tiny_llama, [4, 7], Course(1, 2, 1))
 
 
 def test_a_text_that_is_too_short(mixtral: Path) -> None:
     with pytest.raises(InvalidOptionError, match="the text has 200 tokens, 3 requests of 80 take 240; give a longer"):
-        record_trace(RunConfig(), mixtral, TEXT, Course(3, 70, 10, forced=True))
+        record_trace(RunConfig(), mixtral, TOKENS, Course(3, 70, 10, forced=True))
 
 
 def test_a_token_of_another_vocabulary(mixtral: Path) -> None:
     with pytest.raises(InvalidOptionError, match="token id 777 is not in the vocabulary of 200"):
-        record_trace(RunConfig(), mixtral, "4 777", Course(1, 2, 1))
+        record_trace(RunConfig(), mixtral, [4, 777], Course(1, 2, 1))
 
 
 def test_a_trace_that_would_not_fit(mixtral: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,5 +126,5 @@ def test_a_trace_that_would_not_fit(mixtral: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(record, "MOST_NBYTES", 6 * 4 * (8 + 128) - 1)
     course = Course(1, 4, 2)
     with pytest.raises(InvalidOptionError, match=r"6 tokens make a trace of .*; leave --gate-inputs out or record"):
-        record_trace(RunConfig(), mixtral, TEXT, course, gate_inputs=True)
-    assert len(record_trace(RunConfig(), mixtral, TEXT, course).tokens) == 6
+        record_trace(RunConfig(), mixtral, TOKENS, course, gate_inputs=True)
+    assert len(record_trace(RunConfig(), mixtral, TOKENS, course).tokens) == 6

@@ -1,0 +1,277 @@
+"""Mixtures of experts in little memory: policies and predictors against each other, peers, the drive and Belady."""
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from offload.bench.drive import Drive
+from offload.bench.expert_run import WARM_STEPS, Spec, Timing
+from offload.bench.header import header
+from offload.bench.memory_limit import MemoryLimit
+from offload.bench.synthetic_moe import VOCABULARY, synthetic_moe
+from offload.config import RunConfig
+from offload.experts.precision import COLD
+from offload.experts.predictors import make_predictor
+from offload.loader import open_prospect
+from offload.numbers import has_tokenizer
+from offload.pack import pack
+from offload.plan import Budgets, Workload
+from offload.planner import smallest_device_bytes
+from offload.texts import help_tokens
+from offload.traces.record import Course, record_trace
+from simulators.belady import belady_misses
+from simulators.expert_replay import replay
+from simulators.expert_trace import ExpertTrace
+from simulators.expert_visits import keys_of, passes_of
+from tiers.errors import WorldError
+from tiers.eviction.registry import make_policy
+
+Progress = Callable[[int, int], None]
+Row = dict[str, Any]
+
+INTERPRETER_NBYTES: Final = 512 * 2**20
+"""What Python, torch and transformers take of a memory limit; the rest is the device's."""
+
+ON_DEMAND: Final = ("lru", "none")
+OURS: Final = ("expected_use", "next_gate")
+
+MATCHES: Final = {
+    "load on demand, LRU": ON_DEMAND,
+    "load on demand, LFU": ("lfu", "none"),
+    "LRU of each layer (mixtral-offloading)": ("per_layer_lru", "none"),
+    "popularity (Fiddler)": ("lfu", "popularity"),
+    "activation matrix (MoE-Infinity)": ("activation_ratio", "activation_matrix"),
+    "shallow layers whole, ARC, next gate (Fate)": ("shallow_arc", "next_gate"),
+    "weighted priorities, next gate (HOBBIT)": ("weighted", "next_gate"),
+    "expected use": ("expected_use", "none"),
+    "expected use, next gate": OURS,
+}
+"""Eviction policy and predictor, under the names of the systems that they come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much to generate and measure. The defaults are the benchmark; tests use small ones."""
+
+    prompt: int = 64
+    steps: int = 96
+    memory_limit: int | None = 2**30
+    slots_share: float | None = None
+    """Of the experts that are cached; None takes what the memory limit leaves room for."""
+    with_peers: bool = True
+    precisions: tuple[str, ...] = ("int8", "int4")
+    fio_s: float = 3.0
+    most_file_nbytes: int = 2**30
+    timeout_s: float = 1800.0
+
+
+def bench_experts(
+    model: Path | None,
+    nvme_dir: Path,
+    *,
+    predictor: Path | None = None,
+    progress: Progress | None = None,
+    sizes: Sizes | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Rows for ``model``, or for a synthetic one of 3.5 GB: all resident, then policies, precisions and peers.
+
+    Everything but the first row runs in a memory cgroup, page cache included, where this user may make one. The steps
+    take given tokens, so that all rows do the same work: a real text where the model has a tokenizer, else random ids.
+    ``limit`` is the roofline: the time of a resident step, or the bytes that were missed at the rate that fio reached
+    before and after, whichever is longer. ``predictor`` is the file of a trained one. Raises as ``offload.load``, and
+    WorldError where a run fails.
+    """
+    sizes = sizes or Sizes()
+    nvme_dir.mkdir(parents=True, exist_ok=True)
+    path = model or synthetic_moe(nvme_dir)
+    total = 2 + len(MATCHES) + (predictor is not None) + len(sizes.precisions) + sizes.with_peers
+    with Drive.opened(nvme_dir, seconds=sizes.fio_s, most_nbytes=sizes.most_file_nbytes, seed=seed) as drive:
+        bench = _Bench(path, nvme_dir, sizes, drive, _ticker(progress, total), predictor)
+        rows = list(bench.rows(_tokens(path, sizes, seed)))
+    return header(seed=seed, directory=nvme_dir) | {
+        "model": path.name,
+        "memory_limit_bytes": bench.limit_in_force,
+        "drive_measured_with": drive.tool,
+        "peer_error": bench.peer_error,
+        "rows": rows,
+    }
+
+
+class _Bench:
+    def __init__(
+        self, model: Path, nvme_dir: Path, sizes: Sizes, drive: Drive, tick: Callable[[], None], predictor: Path | None
+    ) -> None:
+        self._model = model
+        self._nvme_dir = nvme_dir
+        self._sizes = sizes
+        self._drive = drive
+        self._tick = tick
+        self._predictor = predictor
+        self.limit_in_force: int | None = None
+        self.peer_error: str | None = None
+
+    def rows(self, tokens: list[int]) -> Iterator[Row]:
+        """One after the other, each in a process of its own."""
+        ids = self._nvme_dir / "bench-tokens.txt"
+        ids.write_text(" ".join(map(str, tokens)), encoding="utf-8")
+        base = Spec("ours", str(self._model), str(ids), self._sizes.prompt, str(self._nvme_dir / "runs"))
+        resident, row = self._resident(base)
+        yield row
+        trace = self._record(tokens)
+        spec, budget = self._within_limit(base)
+        peer = self._peer(base, budget) if self._sizes.with_peers else None
+        demand: Timing | None = None
+        matches = dict(MATCHES)
+        if self._predictor:
+            matches["expected use, trained on paths (ExpertFlow)"] = ("expected_use", str(self._predictor))
+        for name, (policy, predictor) in matches.items():
+            timing, row = self._measured(name, replace(spec, policy=policy, predictor=predictor), resident, peer, trace)
+            demand = demand or timing
+            row["transfer_time_hidden"] = 1 - timing.stall_s_per_step / max(demand.stall_s_per_step, 1e-9)
+            yield row
+        for precision in self._sizes.precisions:
+            yield self._packed(spec, precision, resident, peer, trace)
+
+    def _resident(self, spec: Spec) -> tuple[Timing, Row]:
+        """Everything in memory, without a limit: the floor of the roofline, against plain transformers."""
+        ours, _ = self._run(spec, None)
+        self._tick()
+        row: Row = {"name": "all resident", "unit": "tokens/s", "ours": 1 / ours.step_s, "prefill_s": ours.prefill_s}
+        if self._sizes.with_peers:
+            theirs, _ = self._run(replace(spec, engine="transformers"), None)
+            row |= {"peer": 1 / theirs.step_s, "peer_name": "transformers", "peer_prefill_s": theirs.prefill_s}
+            row["ratio_to_peer"] = theirs.step_s / ours.step_s
+        self._tick()
+        return ours, row
+
+    def _record(self, tokens: list[int]) -> ExpertTrace:
+        """What the gates choose for these tokens: the same in every row, since all are exact."""
+        course = Course(1, self._sizes.prompt, self._sizes.steps, forced=True)
+        return record_trace(RunConfig(), self._model, tokens, course, gate_inputs=True)
+
+    def _within_limit(self, spec: Spec) -> tuple[Spec, int]:
+        """The budget that the memory limit leaves, or that holds the share of the experts that is to be cached."""
+        prospect = open_prospect(self._model)
+        prospect.source.close()
+        found, sizes = prospect.sizes, self._sizes
+        if sizes.slots_share is not None:
+            slots = round(found.num_experts * sizes.slots_share)
+            weights = sum(group.nbytes for group in prospect.source.groups)
+            return replace(spec, expert_slots=slots), weights - (found.num_experts - slots) * found.expert_nbytes
+        if sizes.memory_limit is None:
+            return spec, sum(group.nbytes for group in prospect.source.groups)
+        workload = Workload(1, sizes.prompt, sizes.steps)
+        budget = max(sizes.memory_limit - INTERPRETER_NBYTES, smallest_device_bytes(found, Budgets(), workload))
+        return replace(spec, device_memory=budget), budget
+
+    def _peer(self, spec: Spec, budget: int) -> Timing | None:
+        """Accelerate with as many bytes of weights in memory; None where it does not get through."""
+        folder = str(self._nvme_dir / "accelerate")
+        try:
+            timing, _ = self._run(
+                replace(spec, engine="accelerate", folder=folder, device_memory=budget), self._sizes.memory_limit
+            )
+        except (WorldError, subprocess.TimeoutExpired) as error:
+            self.peer_error = str(error)
+            timing = None
+        self._tick()
+        return timing
+
+    def _packed(self, spec: Spec, precision: str, resident: Timing, peer: Timing | None, trace: ExpertTrace) -> Row:
+        """The same budget with experts in fewer bits: more of them fit, and each is fewer bytes."""
+        out = self._nvme_dir / f"{self._model.name}-{precision}"
+        pack(self._model, out, experts=precision, trace=trace if precision == COLD else None)
+        timing, row = self._measured(f"experts in {precision}", replace(spec, model=str(out)), resident, peer, None)
+        return row | {"expert_slots": timing.expert_slots}
+
+    def _measured(
+        self, name: str, spec: Spec, resident: Timing, peer: Timing | None, trace: ExpertTrace | None
+    ) -> tuple[Timing, Row]:
+        before = self._drive.bytes_per_s()
+        timing, limited = self._run(spec, self._sizes.memory_limit)
+        rate = (before + self._drive.bytes_per_s()) / 2
+        if limited:
+            self.limit_in_force = self._sizes.memory_limit
+        roofline = max(resident.step_s, timing.nbytes_per_step / rate)
+        accesses = timing.hits + timing.pending_hits + timing.misses
+        row: Row = {"name": name, "unit": "tokens/s", "ours": 1 / timing.step_s, "limit": 1 / roofline} | {
+            "ratio_to_limit": roofline / timing.step_s,
+            "hit_ratio": (timing.hits + timing.pending_hits) / max(1, accesses),
+            "arrived_late": timing.pending_hits / max(1, accesses),
+            "missed_bytes_per_token": timing.nbytes_per_step,
+            "stall_s_per_token": timing.stall_s_per_step,
+            "decisions_share": timing.decision_s_per_step / timing.step_s,
+            "prefill_s": timing.prefill_s,
+            "prefill_over_reading": timing.prefill_s / max(timing.prefill_nbytes / rate, 1e-9),
+            "drive_gib_s": rate / 2**30,
+            "expert_slots": timing.expert_slots,
+            "peak_rss_bytes": timing.peak_rss_nbytes,
+        }
+        if trace is not None:
+            row["belady_hit_ratio"] = best = _belady_hit_ratio(trace, timing.expert_slots)
+            row["belady_gap"] = best - row["hit_ratio"]
+            row["prediction_accuracy"] = _accuracy(trace, spec)
+        if peer is not None:
+            row |= {"peer": 1 / peer.step_s, "peer_name": "accelerate", "peer_prefill_s": peer.prefill_s}
+            row["ratio_to_peer"] = peer.step_s / timing.step_s
+        self._tick()
+        return timing, row
+
+    def _run(self, spec: Spec, limit: int | None) -> tuple[Timing, bool]:
+        """In a process of its own; whether the limit was in force. Raises WorldError with what it said last."""
+        with MemoryLimit.of(limit) as group:
+            ran = group.run(
+                [sys.executable, "-m", "offload.bench.expert_run", json.dumps(asdict(spec))],
+                timeout_s=self._sizes.timeout_s,
+            )
+            if ran.returncode != 0:
+                last = (ran.stderr.strip().splitlines() or ["killed: out of memory?"])[-1]
+                raise WorldError(f"{spec.engine} with {spec.policy}, {spec.predictor}: {last}")
+            return Timing(**json.loads(ran.stdout.splitlines()[-1])), group.is_enforced
+
+
+def _tokens(model: Path, sizes: Sizes, seed: int) -> list[int]:
+    count = sizes.prompt + sizes.steps
+    if has_tokenizer(model):
+        return help_tokens(model, count)
+    generator = torch.Generator().manual_seed(seed)
+    ids: list[int] = torch.randint(0, VOCABULARY, (count,), generator=generator).tolist()
+    return ids
+
+
+def _belady_hit_ratio(trace: ExpertTrace, slots: int) -> float:
+    """Of the steps that are timed."""
+    passes = passes_of(trace)
+    first = next(i for i, one in enumerate(passes) if one.is_decode) + WARM_STEPS
+    accesses = sum(len(visit) for one in passes[first:] for visit in one.visits)
+    return 1 - float(np.sum(belady_misses(passes, slots)[first:])) / accesses
+
+
+def _accuracy(trace: ExpertTrace, spec: Spec) -> float | None:
+    """Of the predictor in the decode steps: precision and recall at the number of experts that were needed."""
+    gates = dict(zip(trace.layers.tolist(), trace.gates, strict=True)) if trace.gates.size else {}
+    top_k = trace.experts.shape[2]
+    predictor = make_predictor(spec.predictor, keys_of(trace), top_k, lambda: gates, lambda: trace.model)
+    if predictor is None:
+        return None
+    return replay(trace, make_policy("lru", trace.num_experts * len(trace.layers)), predictor).score.accuracy
+
+
+def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:
+    counter = itertools.count(1)
+
+    def tick() -> None:
+        done = next(counter)
+        if progress:
+            progress(min(done, total), total)
+
+    return tick
