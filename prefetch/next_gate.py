@@ -27,9 +27,9 @@ class NextGatePredictor(ExpertPredictor):
     in time where a transfer takes longer than a layer. Raises InvalidOptionError for a stride below 1.
 
     The probability is not the gate's, which knows nothing of the change between the layers, but the share of guesses
-    of that rank and stride that came true so far. How many of them are fetched is not decided here: Fate's
-    ``prefetch_k``, the time of a layer over that of a transfer, is what PrefetchBudget makes of a LinkEstimate, which
-    the runtime measures all the time instead of once at the start.
+    for that layer, of that rank and stride, that came true lately: layers differ much. How many of them are fetched is
+    not decided here: Fate's ``prefetch_k``, the time of a layer over that of a transfer, is what PrefetchBudget makes
+    of a LinkEstimate, which the runtime measures all the time instead of once at the start.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class NextGatePredictor(ExpertPredictor):
         self._stride = stride
         self._input: Matrix | None = None
         self.calibration = Calibration()
-        """Kinds: (whether there were many tokens, stride, rank)."""
+        """Kinds: (whether there were many tokens, layer, stride, rank)."""
 
     def begin(self, tokens: NDArray[np.int64], position: int) -> None:
         self._input = None
@@ -71,7 +71,7 @@ class NextGatePredictor(ExpertPredictor):
         predictions: list[Prediction[BlockKey]] = []
         for stride, layer in enumerate(ahead, 1):
             likely = self._likely(self._input @ self._gates[layer].T)
-            kinds = [(is_many, stride, rank) for rank in range(len(likely))]
+            kinds = [(is_many, layer, stride, rank) for rank in range(len(likely))]
             predictions += self.calibration.guess([self._keys[layer][i] for i in likely], kinds, layer - step)
         return predictions
 

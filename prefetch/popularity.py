@@ -35,7 +35,7 @@ class PopularityPredictor(ExpertPredictor):
         self._counts = [np.zeros(len(layer)) for layer in keys] if counts is None else counts
         self._is_many = False
         self.calibration = Calibration()
-        """Kinds: (whether there were many tokens, rank)."""
+        """Kinds: (whether there were many tokens, layer, rank)."""
 
     def begin(self, tokens: NDArray[np.int64], position: int) -> None:
         self.calibration.forget()
@@ -54,6 +54,6 @@ class PopularityPredictor(ExpertPredictor):
         for layer in ahead:
             most = min(self._most, np.count_nonzero(self._counts[layer]))
             popular = np.argsort(-self._counts[layer], kind="stable")[:most].tolist()
-            kinds = [(self._is_many, rank) for rank in range(len(popular))]
+            kinds = [(self._is_many, layer, rank) for rank in range(len(popular))]
             predictions += self.calibration.guess([self._keys[layer][i] for i in popular], kinds, layer - step)
         return predictions

@@ -81,7 +81,7 @@ def test_probability_is_the_share_that_came_true() -> None:
         predictor.observe(routing(1, token, right))
     assert first.probability == pytest.approx(1.0, abs=0.01)
     assert second.probability == pytest.approx(0.5, abs=0.05)
-    shares = [predictor.calibration.share((False, 1, rank)) for rank in (0, 1)]
+    shares = [predictor.calibration.share((False, 1, 1, rank)) for rank in (0, 1)]
     assert shares == pytest.approx([1.0, 0.5], abs=0.05)
 
 
@@ -89,4 +89,4 @@ def test_learns_nothing_from_a_layer_that_was_not_guessed() -> None:
     predictor = NextGatePredictor([gate(0), gate(1)], [keys(0), keys(1)], 2)
     for _ in range(10):
         predictor.observe(routing(1, np.ones((1, HIDDEN), np.float32), keys(1)))
-    assert [predictor.calibration.share((False, 1, rank)) for rank in (0, 1)] == [0.0, 0.0]
+    assert [predictor.calibration.share((False, 1, 1, rank)) for rank in (0, 1)] == [0.0, 0.0]

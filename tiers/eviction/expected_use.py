@@ -22,7 +22,7 @@ class ExpectedUsePolicy(ForecastingPolicy[K]):
     learned from what was drawn lately and at all (``UseOdds``). LFU knows the latter alone, LRU the former, and neither
     where in its loop the model is. The draws of keys that left are remembered: what is drawn again is no newcomer.
 
-    Where a forecast says more than p of the next pass through a layer, it counts for that pass instead.
+    What a forecast says of a pass counts for that pass instead of p.
     """
 
     def __init__(self, capacity: int, layer_of: Callable[[K], int] = layer_of) -> None:
@@ -41,7 +41,8 @@ class ExpectedUsePolicy(ForecastingPolicy[K]):
     def _worth(self) -> Floats:
         passes = self._passes
         if self._expected:
-            passes = np.where(self._probability > 0.0, (1.0 - self._probability) * (1.0 + passes), passes)
+            later = (1.0 - self._probability) * (1.0 + passes) + (self._steps - 1) // self._span
+            passes = np.where(self._probability > 0.0, later, passes)
         return -(passes + self._until_layer())
 
     def _enter(self, key: K, row: int) -> None:

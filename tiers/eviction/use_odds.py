@@ -24,13 +24,14 @@ class UseOdds(Generic[K]):
     """The odds that a key is used in the next pass through its layer.
 
     For each key there are moving averages of its uses, over a few passes and over many. What they are worth is learned
-    by logistic regression on their log-odds, one step of gradient descent a pass: routing may be a matter of
-    popularity, where the longest average says all, or have locality, where the shortest ones say more.
+    by logistic regression on their log-odds and on whether the latest pass used the key, one step of gradient descent a
+    pass: routing may be a matter of popularity, where the longest average says all, or have locality, where the
+    shortest ones say more.
     """
 
     def __init__(self) -> None:
         self._layers: dict[int, _Averages[K]] = {}
-        self._weights = np.full(len(_RATES), 1 / len(_RATES), np.float32)
+        self._weights = np.append(np.full(len(_RATES), 1 / len(_RATES), np.float32), np.float32(0.0))
         self._bias = np.float32(0.0)
 
     def add(self, layer: int, key: K) -> int:
@@ -55,15 +56,15 @@ class UseOdds(Generic[K]):
         is_used[list(used)] = 1.0
         if averages.passes and len(used) < _MOST_USED * len(averages.columns):
             # Not what was returned last: the other layers have taught something since.
-            probability = 1 / (1 + self._against(averages.log_odds))
+            probability = 1 / (1 + self._against(averages.features))
             surprise = (is_used - probability) * np.float32(_LEARNING_RATE / is_used.size)
-            self._weights += averages.log_odds @ surprise
+            self._weights += averages.features @ surprise
             self._bias += surprise.sum()
         averages.count(is_used)
-        return self._against(averages.log_odds)
+        return self._against(averages.features)
 
-    def _against(self, log_odds: Floats) -> Floats:
-        against: Floats = np.exp(np.minimum(-(self._weights @ log_odds) - self._bias, np.float32(20.0)))
+    def _against(self, features: Floats) -> Floats:
+        against: Floats = np.exp(np.minimum(-(self._weights @ features) - self._bias, np.float32(20.0)))
         return against
 
 
@@ -74,7 +75,7 @@ class _Averages(Generic[K]):
         self.passes = 0
         self.columns: dict[K, int] = {}
         self.values = np.zeros((len(_RATES), 8), np.float32)
-        self.log_odds = np.full((len(_RATES), 8), _LOWEST, np.float32)
+        self.features = _unused(8)
         self._free: list[int] = []
 
     def add(self, key: K) -> int:
@@ -83,13 +84,14 @@ class _Averages(Generic[K]):
         column = self._free.pop() if self._free else len(self.columns)
         if column == self.values.shape[1]:
             self.values = np.pad(self.values, ((0, 0), (0, column)))
-            self.log_odds = np.pad(self.log_odds, ((0, 0), (0, column)), constant_values=_LOWEST)
+            self.features = np.concatenate([self.features, _unused(column)], axis=1)
         self.columns[key] = column
         return column
 
     def forget(self, key: K) -> None:
         column = self.columns.pop(key)
-        self.values[:, column], self.log_odds[:, column] = 0.0, _LOWEST
+        self.values[:, column] = 0.0
+        self.features[:, column] = _unused(1)[:, 0]
         self._free.append(column)
 
     def count(self, is_used: Floats) -> None:
@@ -98,4 +100,12 @@ class _Averages(Generic[K]):
         rates = _RATES if self.passes > 256 else np.maximum(_RATES, np.float32(1 / self.passes))
         self.values += rates * (is_used - self.values)
         shares = np.minimum(np.maximum(self.values, _LEAST), 1 - _LEAST)
-        self.log_odds = np.log(shares / (1 - shares))
+        self.features[:-1] = np.log(shares / (1 - shares))
+        self.features[-1] = is_used
+
+
+def _unused(columns: int) -> Floats:
+    """The features of keys that no pass has used: [averages + 1, columns]."""
+    features = np.full((len(_RATES) + 1, columns), _LOWEST, np.float32)
+    features[-1] = 0.0
+    return features

@@ -73,6 +73,16 @@ def test_a_forecast_counts_for_one_pass() -> None:
     assert policy.evict(1) == ["1b"]
 
 
+def test_a_forecast_may_be_of_a_later_pass() -> None:
+    """0a is drawn nearly every time, and 0b will be: after the next time, when it is no better than 0a."""
+    policy: ExpectedUsePolicy[Hashable] = ExpectedUsePolicy(6, layer_of=layer)
+    for token in [["0a", "1a"], ["0b", "1a"], ["0a", "1b"], ["0a", "1a"], ["0a"]]:
+        for key in token:
+            access(policy, key)
+    policy.forecast(0, [("1b", Expected(1.0, 1)), ("0b", Expected(1.0, 4))])
+    assert drain(policy) == ["0b", "0a", "1a", "1b"]
+
+
 @pytest.mark.parametrize(("locality", "others"), [(0.0, LFUPolicy), (0.8, LRUPolicy)])
 def test_learns_whether_routing_is_local(locality: float, others: type[EvictionPolicy[Hashable]]) -> None:
     """Either what is popular or what was drawn last comes back: it is close to the policy made for that, or better."""
