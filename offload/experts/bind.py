@@ -49,8 +49,8 @@ def bind_experts(
     for layer, (name, module) in modules.items():
         if layer not in layers:
             raise ModelError(
-                f"{name}: no experts for it can be told apart in the checkpoint; is config.json its own? If so, load it "
-                "with transformers, save it with save_pretrained, and use that"
+                f"{name}: no experts for it can be told apart in the checkpoint; is config.json its own? If so, "
+                "load it with transformers, save it with save_pretrained, and use that"
             )
         _take_parameters(module)
 

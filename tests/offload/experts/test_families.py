@@ -139,7 +139,7 @@ class Sure(Calibration):
         return 1.0
 
 
-@pytest.mark.parametrize("model_type", ["mixtral", "glm4_moe", "gpt_oss"])
+@pytest.mark.parametrize("model_type", ["mixtral", "glm4_moe", "gpt_oss", "deepseek_v2"])
 def test_guesses_change_no_token(model_type: str, tmp_path: Path) -> None:
     """Fetched ahead by the next gate, right or wrong, from the first token on and in little room."""
     path = save_model(tmp_path / "model", model_type, **tiny(model_type))
@@ -160,7 +160,7 @@ def test_guesses_change_no_token(model_type: str, tmp_path: Path) -> None:
             experts.manager.check()
 
 
-@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss", "deepseek_v3"])
 def test_packed(model_type: str, tmp_path: Path) -> None:
     """Checkpoints that split experts and those that stack them become the same kind of store: a block an expert."""
     path = save_model(tmp_path / "model", model_type, **tiny(model_type))
