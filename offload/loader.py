@@ -140,8 +140,7 @@ def load_model(
         model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, chunk)
         names = CheckpointNames(model)
         check_types(prospect.source, prospect.dtype, model, names)
-        if experts:
-            bind_experts(model, names, experts, routed)
+        bind_experts(model, names, experts, routed)
         _bind(model, prospect, names, arena, resident, streamer)
         _fetch(engine, prospect.source, arena, resident, progress)
         _verify_rows(prospect.source, plan)

@@ -19,7 +19,7 @@ from tiers.errors import ModelError
 NAME = "offload_blockwise"
 
 _MOST_PARTS = 8
-"""Parts that are kept before they are merged: each is as large as the queries."""
+"""Parts that are kept before they are merged: each is as large as the queries, or larger where these meet latents."""
 
 
 def register() -> str:
@@ -174,16 +174,17 @@ def _attend_blocks(
     if len(chosen) < len(keys):
         keys, spans = [keys[i] for i in chosen], [spans[i] for i in chosen]
     hides = mask is not None and (mask.window is not None or mask.visible is not None)
-    query = stored.ask(query)
+    asked = stored.ask(query)
+    most_parts = max(2, _MOST_PARTS * query.shape[-1] // asked.shape[-1])
     parts: list[PartialAttention] = []
 
     def visit(interval: Interval) -> None:
         key, value = stored.tokens(store, slice(interval.start, interval.stop))
         if mask is not None and hides:
-            parts.append(attend_visible(query, key, value, scale, mask, interval.position))
+            parts.append(attend_visible(asked, key, value, scale, mask, interval.position))
         else:
-            parts.append(attend_all(query, key, value, scale))
-        if len(parts) == _MOST_PARTS:
+            parts.append(attend_all(asked, key, value, scale))
+        if len(parts) == most_parts:
             parts[:] = [merge(parts)]
 
     store.visit(keys, spans, visit, in_order=hides)

@@ -21,7 +21,7 @@ _INDEX = re.compile(r"\.(\d+)\.")
 
 
 def bind_experts(
-    model: PreTrainedModel, names: CheckpointNames, store: ExpertStore, groups: Sequence[WeightGroup]
+    model: PreTrainedModel, names: CheckpointNames, store: ExpertStore | None, groups: Sequence[WeightGroup]
 ) -> None:
     """Tell every experts module where its experts are, and take its own parameters away: nobody may fill those.
 
@@ -42,13 +42,21 @@ def bind_experts(
         if len(members) != module.num_experts:
             found = f"has {module.num_experts} experts, the checkpoint {len(members)}"
             raise ModelError(f"{name} {found}; is config.json its own?")
+        assert store is not None, "what has groups has a store"
         store.describe({key: ExpertLayout.of(group, name, module, names) for key, group in members})
         module.tiered_experts = ExpertLayer(store, layer, [key for key, _ in sorted(members, key=_number)])
     for layer, (name, module) in modules.items():
         if layer not in layers:
-            raise ModelError(f"{name}: the checkpoint has no experts for it; is config.json its own?")
-        for parameter in list(module._parameters):  # noqa: SLF001 - torch has no other way to list one module's own
-            module.register_parameter(parameter, None)
+            raise ModelError(
+                f"{name}: no experts for it can be told apart in the checkpoint; is config.json its own? If so, "
+                "load it with transformers, save it with save_pretrained, and use that"
+            )
+        _take_parameters(module)
+
+
+def _take_parameters(module: nn.Module) -> None:
+    for parameter in list(module._parameters):  # noqa: SLF001 - torch has no other way to list one module's own
+        module.register_parameter(parameter, None)
 
 
 def experts_modules(model: PreTrainedModel) -> dict[int, tuple[str, Any]]:

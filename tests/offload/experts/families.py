@@ -57,7 +57,7 @@ WORKS: dict[str, dict[str, Any]] = {
 """Changes to ``GENERAL`` by model type."""
 
 _STATES = "layers of type 'linear_attention'"
-_INDEXED = "layers of type 'indexed_attention'"
+_INDEXED = "layers of type .*'(indexed|deepseek_sparse|qwen_sparse)_attention'"
 _ELSEWHERE = "does not compute its experts through the experts interface of transformers"
 _SHAPES = "layers with attention heads of different shapes are not supported"
 
@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dbrx": ({"attn_config": {"rope_theta": 1e4}}, _ELSEWHERE),
     "deepseek_v32": ({}, _INDEXED),
     "deepseek_v4": ({}, "layers of type 'compressed_sparse_attention'"),
-    "doge": ({"is_moe": True}, "bidirectional, packed and block-wise attention masks are not supported"),
+    "doge": ({"is_moe": True}, "attention masks .*not supported"),
     "dots3_note": ({}, _INDEXED),
     "dots3_note_text": ({}, _INDEXED),
     "gemma4": ({}, _SHAPES),
@@ -95,7 +95,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "qwen4_exp_text": ({}, _INDEXED),
     "zaya": ({}, "layers of type 'hybrid'"),
 }
-"""Changes to the configuration that transformers makes by itself, and the reason given, by model type."""
+"""Changes to the configuration that transformers makes by itself, and the reason given (a pattern), by model type."""
 
 GENERAL: dict[str, object] = {
     "num_hidden_layers": 3,
@@ -133,9 +133,14 @@ def registered_otherwise() -> frozenset[str]:
     return frozenset(name for name in CONFIG_MAPPING if _has_experts(name)) - registered()
 
 
-def of_version(table: dict[str, Any]) -> list[str]:
-    """The model types of a table that this version of transformers has."""
-    return sorted(table.keys() & registered())
+def working() -> list[str]:
+    """Those of WORKS that this version of transformers has, with their experts behind its interface."""
+    return sorted(name for name in WORKS.keys() & registered() if "@use_experts_implementation" in _source(name))
+
+
+def refused() -> list[str]:
+    """Those of REFUSED that this version of transformers has."""
+    return sorted(REFUSED.keys() & registered())
 
 
 _EXPERTS_CLASS = re.compile(r"^class \w*(?:Experts?|MoE|Moe)(?![a-z])\w*\(", re.MULTILINE)
@@ -143,6 +148,10 @@ _EXPERTS_CLASS = re.compile(r"^class \w*(?:Experts?|MoE|Moe)(?![a-z])\w*\(", re.
 
 def _has_experts(model_type: str) -> bool:
     """By the names of the classes in the file that defines the model, without importing all that there are."""
+    return _EXPERTS_CLASS.search(_source(model_type)) is not None
+
+
+def _source(model_type: str) -> str:
     module = model_type_to_module_name(model_type)
     path = Path(transformers.__file__).parent / "models" / module / f"modeling_{module}.py"
-    return path.is_file() and _EXPERTS_CLASS.search(path.read_text(encoding="utf-8")) is not None
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
