@@ -26,7 +26,8 @@ from tiers.block import ExpertKey
 from tiers.errors import InvalidOptionError, ModelError
 
 MOST_NBYTES = 2**30
-"""A trace is held in memory until its end."""
+"""A trace is held in memory until its end. With gate inputs, a token through 32 layers of 4,096 takes 256 KiB of it,
+without them and with two experts a layer 256 bytes."""
 
 Progress = Callable[[int, int], None]
 
