@@ -35,7 +35,10 @@ def record(
     prompt_tokens: Annotated[str, typer.Option(help="Tokens of each prompt.", metavar="P")] = "256",
     max_new_tokens: Annotated[str, typer.Option(help="Decode steps after each.", metavar="M")] = "64",
     forced: Annotated[bool, typer.Option("--forced", help="Decode the text that follows, not the model's.")] = False,
-    gate_inputs: Annotated[bool, typer.Option("--gate-inputs", help="Record what the gates are given too.")] = False,
+    gate_inputs: Annotated[
+        bool,
+        typer.Option("--gate-inputs", help="Record what the gates are given too: 2 bytes x layers x hidden a token."),
+    ] = False,
     device: options.Device = None,
     device_memory: options.DeviceMemory = None,
     host_memory: options.HostMemory = None,

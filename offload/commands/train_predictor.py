@@ -28,7 +28,7 @@ def train_predictor(
     test: Annotated[
         Path | None, typer.Option(help="Trace to score with; else a part of the others is held out.", metavar="TRACE")
     ] = None,
-    steps: Annotated[str, typer.Option(help="Training steps.", metavar="N")] = "400",
+    steps: Annotated[str, typer.Option(help="Training steps.", metavar="N")] = "600",
     seed: Annotated[str, typer.Option(help="The same seed gives the same predictor.", metavar="N")] = "1",
     as_json: options.Json = False,
 ) -> None:
@@ -42,9 +42,10 @@ def train_predictor(
     with answering(as_json) as answer:
         directory = None if model is None else runnable_model(model, notice=say)
         from offload.predictor_training.command import train_from_files
+        from offload.predictor_training.network import Shape
         from offload.predictor_training.train import Course
 
-        course = Course("pre-gate" if kind == "pre-gate" else "routing-path", num_steps, seed_number)
+        course = Course(Shape.of("pre-gate" if kind == "pre-gate" else "routing-path"), num_steps, seed_number)
         with progress_bar("training") as progress:
             result = train_from_files(traces, out, course, model=directory, test=test, progress=progress)
         answer.show(result, _tables)

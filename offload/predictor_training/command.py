@@ -48,7 +48,7 @@ def train_from_files(
     popularity = chosen_experts(trace)[places].mean(axis=0)
     return {
         "out": out,
-        "kind": course.kind,
+        "kind": course.shape.kind,
         "steps": course.steps,
         "seconds": time.perf_counter() - start,
         "bytes": out.stat().st_size,

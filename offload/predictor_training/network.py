@@ -3,17 +3,17 @@
 Both read token ids alone, causally, so that a decode step adds one token to a context that is kept.
 
 *Routing path* is after ExpertFlow's predictor (arXiv 2410.17954): a small T5-style encoder (relative position biases, a
-ReLU network 2,048 wide), a light head for each layer of the model, cross-entropy for every expert. Theirs is an encoder
-that sees the whole input at once, with a decoder; this one looks back only.
+ReLU network), a light head for each layer of the model, cross-entropy for every expert. Theirs is 32 wide with a ReLU
+network of 2,048, sees the whole input at once and has a decoder; this one looks back only, and is wider where that
+helped most.
 
 *Pre-gate* is after the router of Read-ME (arXiv 2410.19123): one causal transformer block with four heads, rotary
-positions and SwiGLU. Theirs chooses the same expert in all layers and is the model's router, so that it is never wrong;
-this one imitates the routers of a finished model, layer by layer, and is a guess.
+positions and SwiGLU, 512 wide there. Theirs chooses the same expert in all layers and is the model's router, so that it
+is never wrong; this one imitates the routers of a finished model, layer by layer, and is a guess.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-Kind = Literal["routing-path", "pre-gate"]
+from prefetch.path_file import PathKind
+from prefetch.path_network import EPSILON
 
-EPSILON = 1e-6
 _BUCKETS = 32
 
 
@@ -31,7 +31,7 @@ _BUCKETS = 32
 class Shape:
     """Widths of a network. ``window`` is how many tokens back, itself included, a token sees."""
 
-    kind: Kind
+    kind: PathKind
     hidden: int
     inner: int
     heads: int
@@ -39,11 +39,9 @@ class Shape:
     window: int
 
     @classmethod
-    def of(cls, kind: Kind) -> "Shape":
-        """The usual one."""
-        if kind == "routing-path":
-            return cls(kind, hidden=64, inner=2048, heads=4, blocks=1, window=128)
-        return cls(kind, hidden=128, inner=384, heads=4, blocks=1, window=128)
+    def of(cls, kind: PathKind) -> "Shape":
+        """The usual one: as wide as a decode step can bear, of which it takes half a millisecond."""
+        return cls(kind, hidden=256, inner=1024 if kind == "routing-path" else 768, heads=4, blocks=1, window=128)
 
 
 class PathNetwork(nn.Module):

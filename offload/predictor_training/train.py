@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from offload.predictor_training.lessons import Pieces, targets
-from offload.predictor_training.network import Kind, PathNetwork, Shape
+from offload.predictor_training.network import PathNetwork, Shape
 from prefetch.path_file import PathFile
 from simulators.expert_trace import ExpertTrace
 
@@ -25,8 +25,8 @@ Progress = Callable[[int, int], None]
 class Course:
     """How to train. A step takes eight pieces."""
 
-    kind: Kind
-    steps: int = 400
+    shape: Shape
+    steps: int = 600
     seed: int = 0
     learning_rate: float = 1e-2
 
@@ -48,10 +48,9 @@ def train(
     known = trace.tokens[np.concatenate(pieces)] if embeddings is None else np.arange(len(embeddings))
     ids = np.unique(known).astype(np.int32)
     random = np.random.default_rng(course.seed)
-    shape = Shape.of(course.kind)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(course.seed)
-        network = PathNetwork(shape, len(ids), len(trace.layers), trace.num_experts, embeddings)
+        network = PathNetwork(course.shape, len(ids), len(trace.layers), trace.num_experts, embeddings)
         optimiser = torch.optim.AdamW(network.parameters(), lr=course.learning_rate, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, course.learning_rate, total_steps=course.steps + 1, pct_start=0.1
@@ -67,14 +66,14 @@ def train(
                 progress(step + 1, course.steps)
     arrays = network.arrays()
     return PathFile(
-        kind=course.kind,
+        kind=course.shape.kind,
         model=trace.model,
         num_experts=trace.num_experts,
         top_k=trace.experts.shape[2],
         layers=trace.layers,
         ids=ids,
-        attention_heads=shape.heads,
-        window=shape.window,
+        attention_heads=course.shape.heads,
+        window=course.shape.window,
         arrays=arrays | {"embedding": arrays["embedding"].astype(np.float16)},
     )
 

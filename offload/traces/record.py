@@ -26,7 +26,8 @@ from tiers.block import ExpertKey
 from tiers.errors import InvalidOptionError, ModelError
 
 MOST_NBYTES = 2**30
-"""A trace is held in memory until its end."""
+"""A trace is held in memory until its end. With gate inputs, a token through 32 layers of 4,096 takes 256 KiB of it,
+without them and with two experts a layer 256 bytes."""
 
 Progress = Callable[[int, int], None]
 
@@ -89,7 +90,7 @@ def record_trace(
         announce_passes(offloaded, recorder.begin)
         _run(offloaded, pieces, course, config.batch, progress)
         num_experts = max(module.num_experts for _, module in experts_modules(offloaded).values())
-        gates = _gates(offloaded, layers, num_experts) if gate_inputs else np.empty((len(layers), num_experts, 0), "f4")
+        gates = _gates(offloaded if gate_inputs else None, layers, num_experts)
         return recorder.trace(model_fingerprint(model), num_experts, gates)
     finally:
         offloaded.close()
@@ -163,9 +164,9 @@ def _check_size(prospect: Prospect, num_layers: int, course: Course, *, gate_inp
         raise InvalidOptionError(f"{course.num_tokens} tokens make a trace of {size}, more than {most}; {cure}")
 
 
-def _gates(model: OffloadedModel, layers: Sequence[int], num_experts: int) -> NDArray[np.float32]:
-    """[layers, experts, hidden]; without a last dimension to speak of where a gate is streamed or of another kind."""
-    found = gate_weights(model)
-    if not found or len({gate.shape for gate in found.values()}) != 1:
+def _gates(model: OffloadedModel | None, layers: Sequence[int], num_experts: int) -> NDArray[np.float32]:
+    """[layers, experts, hidden], the last of which is 0 where no gates are wanted or not all can be read."""
+    found = {} if model is None else gate_weights(model)
+    if len({gate.shape for gate in found.values()}) != 1:
         return np.empty((len(layers), num_experts, 0), np.float32)
     return np.stack([found[layer] for layer in layers])

@@ -11,16 +11,17 @@ import torch
 from offload.predictor_training.command import train_from_files
 from offload.predictor_training.embeddings import read_embeddings
 from offload.predictor_training.lessons import join_traces, sequence_pieces, split_pieces, targets
-from offload.predictor_training.network import Kind, PathNetwork, Shape
+from offload.predictor_training.network import PathNetwork, Shape
 from offload.predictor_training.train import Course, train
-from prefetch.path_file import PathFile
+from prefetch.path_file import PathFile, PathKind
 from prefetch.routing_path import RoutingPath
 from simulators.expert_trace import ExpertTrace
 from tests.offload.zoo import VOCABULARY, plain_model, save_model
 from tiers.errors import ModelError, TraceError
 
-LAYERS, EXPERTS, K, TOKENS = 3, 8, 2, 24
-KINDS: tuple[Kind, ...] = ("routing-path", "pre-gate")
+LAYERS, EXPERTS, K, TOKENS = 3, 8, 2, 12
+SMALL: dict[str, Any] = {"hidden": 64, "inner": 128}
+KINDS: tuple[PathKind, ...] = ("routing-path", "pre-gate")
 
 
 def make_trace(requests: int = 48, length: int = 16, *, lag: int = 0, seed: int = 0) -> ExpertTrace:
@@ -44,11 +45,13 @@ def make_trace(requests: int = 48, length: int = 16, *, lag: int = 0, seed: int 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("lag", "least"), [(0, 0.95), (1, 0.85)])
-def test_a_path_that_follows_from_the_tokens_is_learnt(kind: Kind, lag: int, least: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lag", "least"), [(0, 0.95), (1, 0.8)])
+def test_a_path_that_follows_from_the_tokens_is_learnt(kind: PathKind, lag: int, least: float, tmp_path: Path) -> None:
     """From the token itself, or from the one before it, which only a context can tell and the first does not have."""
     make_trace(lag=lag).save(tmp_path / "t.npz")
-    result = train_from_files([tmp_path / "t.npz"], tmp_path / "p.npz", Course(kind, steps=120))
+    result = train_from_files(
+        [tmp_path / "t.npz"], tmp_path / "p.npz", Course(replace(Shape.of(kind), **SMALL), steps=200)
+    )
     assert result["recall"] > least
     assert result["popularity_recall"] < 0.6
     assert result["repetition_recall"] < 0.6
@@ -58,10 +61,10 @@ def test_a_path_that_follows_from_the_tokens_is_learnt(kind: Kind, lag: int, lea
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_what_runs_is_what_was_trained(kind: Kind, blocks: int) -> None:
+def test_what_runs_is_what_was_trained(kind: PathKind, blocks: int) -> None:
     """Without torch, over several windows, to the last digits of a table in half precision."""
     torch.manual_seed(3)
-    shape = replace(Shape.of(kind), blocks=blocks, window=16)
+    shape = replace(Shape.of(kind), blocks=blocks, window=16, **SMALL)
     network = PathNetwork(shape, TOKENS, LAYERS, EXPERTS).eval()
     for parameter in network.parameters():
         parameter.data = (parameter + 0.1 * torch.randn_like(parameter)).half().float()
@@ -85,8 +88,9 @@ def test_what_runs_is_what_was_trained(kind: Kind, blocks: int) -> None:
 
 def test_the_same_seed_gives_the_same_predictor() -> None:
     trace = make_trace(4)
+    small = replace(Shape.of("pre-gate"), **SMALL)
     state = torch.random.get_rng_state()
-    first, again, other = (train(trace, sequence_pieces(trace), Course("pre-gate", 3, seed)) for seed in (1, 1, 2))
+    first, again, other = (train(trace, sequence_pieces(trace), Course(small, 3, seed)) for seed in (1, 1, 2))
     assert all(np.array_equal(value, again.arrays[name]) for name, value in first.arrays.items())
     assert not np.array_equal(first.arrays["heads"], other.arrays["heads"])
     assert torch.equal(torch.random.get_rng_state(), state), "nobody else's random numbers are used up"
@@ -101,7 +105,8 @@ def test_embeddings_of_the_model_reach_tokens_that_the_trace_does_not_have(tmp_p
     trace = make_trace(64)
     experts = np.stack([signs * K, signs * K + 1], axis=-1)
     seen = replace(trace, tokens=tokens.astype(np.int32), experts=experts[tokens].astype(np.int16))
-    predictor = RoutingPath(train(seen, sequence_pieces(seen), Course("routing-path", 100), embeddings=embeddings))
+    course = Course(replace(Shape.of("routing-path"), **SMALL), 100)
+    predictor = RoutingPath(train(seen, sequence_pieces(seen), course, embeddings=embeddings))
     probabilities = predictor.begin(np.arange(200, 400)[:, None], 0)
     found = np.argsort(-probabilities, axis=-1)[..., 0] // K
     assert (found == signs[200:]).mean() > 0.85
