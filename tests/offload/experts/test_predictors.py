@@ -8,6 +8,7 @@ import pytest
 
 from offload.config import PREDICTORS, RunConfig
 from offload.predictor_training.command import train_from_files
+from offload.predictor_training.network import Shape
 from offload.predictor_training.train import Course as Training
 from offload.traces.record import Course, record_trace
 from tests.offload.zoo import VOCABULARY, generate, loaded, make_inputs, plain_model, save_model
@@ -60,7 +61,7 @@ def test_a_trained_predictor(model: Path, budget: int, expected: Any, tmp_path: 
     tokens: list[int] = np.random.default_rng(1).integers(3, VOCABULARY, 120).tolist()
     recorded, file = tmp_path / "trace.npz", tmp_path / "paths.npz"
     record_trace(RunConfig(), model, tokens, Course(2, 40, 20, forced=True)).save(recorded)
-    train_from_files([recorded], file, Training("routing-path", steps=4))
+    train_from_files([recorded], file, Training(Shape.of("routing-path"), steps=4))
     check(model, budget, tmp_path, expected, predictor=file)
     other = save_model(tmp_path / "other", "mixtral", hidden_size=32, **SHAPE)
     with pytest.raises(ModelError, match=r"paths.npz: was trained for another model"), loaded(other, predictor=file):
