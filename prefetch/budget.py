@@ -9,6 +9,9 @@ from prefetch.base import K, Prediction
 from tiers.errors import InvalidOptionError
 
 
+_ALL_BUT_CERTAIN = 0.9
+
+
 @dataclass(frozen=True, slots=True)
 class LinkEstimate:
     """What a link delivers (``bytes_per_s``) and how long one step of the schedule takes (``step_s``)."""
@@ -52,8 +55,8 @@ class PrefetchBudget(Generic[K]):
         self._max_blocks = max_blocks
         self._least_probability = least_probability
         # A dict for its order: what is stale is reported, and cancelled, in the order in which it was admitted.
-        # The value says whether the key is certain to be needed.
-        self._outstanding: dict[K, bool] = {}
+        # The value is the probability.
+        self._outstanding: dict[K, float] = {}
 
     @property
     def outstanding(self) -> AbstractSet[K]:
@@ -85,13 +88,13 @@ class PrefetchBudget(Generic[K]):
                 break
             for key in wanted[: max(0, room)]:
                 if key not in self._outstanding:
-                    self._outstanding[key] = prediction.probability >= 1.0
+                    self._outstanding[key] = prediction.probability
                     admitted.append(key)
         return admitted
 
     def is_guess(self, key: K) -> bool:
-        """Whether an outstanding key may not be needed."""
-        return not self._outstanding[key]
+        """Whether an outstanding key is so likely not to be needed that it should give way to anything else."""
+        return self._outstanding[key] < _ALL_BUT_CERTAIN
 
     def settle(self, key: K) -> None:
         """A request is over: its block was used, or it was cancelled. Nothing happens if none is outstanding."""

@@ -13,6 +13,9 @@ from tiers.errors import InvalidOptionError
 
 Matrix = NDArray[np.float32]
 
+_PRIOR_OF_MANY = 0.9
+"""How sure a guess for many tokens is before any has been tried."""
+
 
 class NextGatePredictor(ExpertPredictor):
     """Fate's cross-layer gate (arXiv 2502.12224): gates of neighbouring layers are given much the same.
@@ -72,7 +75,9 @@ class NextGatePredictor(ExpertPredictor):
         for stride, layer in enumerate(ahead, 1):
             likely = self._likely(self._input @ self._gates[layer].T)
             kinds = [(is_many, layer, stride, rank) for rank in range(len(likely))]
-            predictions += self.calibration.guess([self._keys[layer][i] for i in likely], kinds, layer - step)
+            # A prompt is often the first thing that a process sees: of many tokens some will want what they seem to.
+            priors = [_PRIOR_OF_MANY] * len(likely) if is_many else None
+            predictions += self.calibration.guess([self._keys[layer][i] for i in likely], kinds, layer - step, priors)
         return predictions
 
     def _likely(self, logits: Matrix) -> list[int]:

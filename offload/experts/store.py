@@ -17,8 +17,8 @@ from tiers.pool import BlockPool
 from tiers.transfer import TransferEngine
 from tiers.weight_tier import WeightGroup, WeightTier
 
-_LEAST_PROBABILITY = 0.8
-"""Guesses that come true less often are not worth their bytes on a link that is the bottleneck."""
+_LEAST_PROBABILITY = 0.5
+"""Guesses that come true less often are not worth the slots that they take; the link they have only when it is free."""
 
 
 class ExpertStore:
