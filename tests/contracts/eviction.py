@@ -129,6 +129,8 @@ class EvictionContract(ABC):
     """Bookkeeping of a resident key, ghosts included, the keys themselves excluded."""
     num_keys = 5000
     """How many resident keys it is measured with."""
+    num_histories = 60
+    """How many random histories it is tried with."""
 
     @abstractmethod
     def make(self, capacity: int) -> Policy:
@@ -149,7 +151,9 @@ class EvictionContract(ABC):
             def make(self) -> Policy:
                 return contract.make(CAPACITY)
 
-        run_state_machine_as_test(Machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+        run_state_machine_as_test(
+            Machine, settings=settings(max_examples=self.num_histories, stateful_step_count=40, deadline=None)
+        )
 
     def test_starts_empty(self) -> None:
         policy = self.make(4)

@@ -12,6 +12,7 @@ from tiers.eviction.plec import PLECPolicy
 class TestNextUsePolicy(ForecastingContract):
     nbytes_per_key = 600
     num_keys = 1000
+    num_histories = 25
 
     def make(self, capacity: int) -> NextUsePolicy[Hashable]:
         return NextUsePolicy(capacity)
@@ -20,6 +21,7 @@ class TestNextUsePolicy(ForecastingContract):
 class TestPLECPolicy(ForecastingContract):
     nbytes_per_key = 600
     num_keys = 1000
+    num_histories = 25
 
     def make(self, capacity: int) -> PLECPolicy[Hashable]:
         return PLECPolicy(capacity)

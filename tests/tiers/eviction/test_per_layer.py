@@ -9,6 +9,8 @@ from tiers.eviction.per_layer import PerLayerLRUPolicy, PerLayerPolicy, ShallowA
 
 class TestPerLayerLRUPolicy(EvictionContract):
     nbytes_per_key = 400
+    num_keys = 1000
+    num_histories = 25
 
     def make(self, capacity: int) -> PerLayerLRUPolicy[Hashable]:
         return PerLayerLRUPolicy(capacity)
@@ -16,6 +18,8 @@ class TestPerLayerLRUPolicy(EvictionContract):
 
 class TestPerLayerLRUPolicyOfLayers(EvictionContract):
     nbytes_per_key = 400
+    num_keys = 1000
+    num_histories = 25
 
     def make(self, capacity: int) -> PerLayerLRUPolicy[Hashable]:
         return PerLayerLRUPolicy(capacity, layer_of=layer)
@@ -25,6 +29,8 @@ class TestShallowARCPolicy(EvictionContract):
     """All keys are of a layer that stays whole, and go all the same where they have to."""
 
     nbytes_per_key = 400
+    num_keys = 1000
+    num_histories = 25
 
     def make(self, capacity: int) -> ShallowARCPolicy[Hashable]:
         return ShallowARCPolicy(capacity)
@@ -32,6 +38,8 @@ class TestShallowARCPolicy(EvictionContract):
 
 class TestARCPerLayerWithAWholeOne(EvictionContract):
     nbytes_per_key = 500
+    num_keys = 1000
+    num_histories = 25
 
     def make(self, capacity: int) -> PerLayerPolicy[Hashable]:
         return PerLayerPolicy(capacity, ARCPolicy, 1, layer)

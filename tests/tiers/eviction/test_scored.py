@@ -15,6 +15,7 @@ def layer(key: object) -> int:
 class TestWeightedPolicy(EvictionContract):
     nbytes_per_key = 600
     num_keys = 1000
+    num_histories = 25
 
     def make(self, capacity: int) -> WeightedPolicy[Hashable]:
         return WeightedPolicy(capacity)
@@ -23,6 +24,7 @@ class TestWeightedPolicy(EvictionContract):
 class TestWeightedPolicyOfLayers(EvictionContract):
     nbytes_per_key = 600
     num_keys = 1000
+    num_histories = 25
 
     def make(self, capacity: int) -> WeightedPolicy[Hashable]:
         return WeightedPolicy(capacity, layer_of=layer)
@@ -33,6 +35,7 @@ class TestActivationRatioPolicy(EvictionContract):
 
     nbytes_per_key = 600
     num_keys = 1000
+    num_histories = 25
 
     def make(self, capacity: int) -> ActivationRatioPolicy[Hashable]:
         return ActivationRatioPolicy(capacity)
@@ -41,6 +44,7 @@ class TestActivationRatioPolicy(EvictionContract):
 class TestActivationRatioPolicyOfLayers(EvictionContract):
     nbytes_per_key = 600
     num_keys = 1000
+    num_histories = 25
 
     def make(self, capacity: int) -> ActivationRatioPolicy[Hashable]:
         return ActivationRatioPolicy(capacity, layer_of=layer)
