@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from offload.dtypes import torch_dtype
+from offload.linear import linear
 from offload.weights.binding import tensor_view
 from offload.weights.rows import RowReader
 from offload.weights.streamer import WeightStreamer
@@ -59,7 +60,7 @@ class TieredHead(nn.Module):
         for piece in self._slices:
             target = logits[..., piece.start : piece.stop]
             if piece.rows is not None:
-                target.copy_(functional.linear(hidden, piece.rows))
+                target.copy_(linear(hidden, piece.rows))
             else:
                 self._stream(piece, hidden, target)
         return logits if self.bias is None else logits.add_(self.bias)
@@ -70,7 +71,7 @@ class TieredHead(nn.Module):
         slot = self._streamer.acquire(key)
         try:
             rows = tensor_view(self._streamer.arena.view(slot), piece.group.tensors[0])
-            target.copy_(functional.linear(hidden, rows))
+            target.copy_(linear(hidden, rows))
         finally:
             self._streamer.release(key)
 

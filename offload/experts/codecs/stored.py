@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from offload.experts.codecs.base import Matrix
+from offload.linear import linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,4 @@ class StoredMatrix(Matrix):
     def multiply(self, tokens: Tensor) -> Tensor:
         if self.is_transposed:
             return torch.matmul(tokens, self.weight)
-        # One token in bfloat16: torch's matrix-vector kernel reads memory half as fast again as oneDNN's product.
-        if tokens.shape[0] == 1 and tokens.dtype is torch.bfloat16:
-            return self.weight.mv(tokens[0]).unsqueeze(0)
-        return functional.linear(tokens, self.weight)
+        return linear(tokens, self.weight)
