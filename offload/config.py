@@ -12,7 +12,6 @@ from typing import Any, Final
 from offload.config_file import read_config_file
 from offload.sizes import parse_count, parse_size
 from tiers.errors import InvalidOptionError
-from tiers.eviction.registry import POLICIES
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 """``auto`` keeps the type in which the model is stored."""
@@ -23,6 +22,7 @@ EXPERTS: Final = ("auto", "stored", "int8", "int4", "int4-sparse", "int3-sparse"
 PREDICTORS: Final = ("none", "next_gate", "popularity", "activation_matrix")
 """Of experts, by name; a trained one is a file."""
 
+_POLICY: Final = "expected_use"
 _PREFIX: Final = "OFFLOAD_"
 _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
@@ -45,7 +45,7 @@ class RunConfig:
     csd: int = 0
     dtype: str = "auto"
     experts: str = "auto"
-    policy: str = "expected_use"
+    policy: str = _POLICY
     predictor: str = "next_gate"
     batch: int = 1
 
@@ -154,6 +154,10 @@ def _read_experts(value: object) -> str:
 
 
 def _read_policy(value: object) -> str:
+    if value == _POLICY:
+        return _POLICY
+    from tiers.eviction.registry import POLICIES  # which brings numpy
+
     if isinstance(value, str) and value in POLICIES:
         return value
     raise InvalidOptionError(f"{value!r} is no eviction policy; write one of {', '.join(POLICIES)}")

@@ -134,7 +134,9 @@ def load_model(
         if streamed:
             streamer = WeightStreamer(engine, prospect.source, streamed, max(1, plan.staging_slots))
         routed = [group for group in prospect.source.groups if group.kind == "expert"]
-        experts = ExpertStore(engine, prospect.source, routed, plan.expert_slots, config.policy) if routed else None
+        # Where nothing ever has to leave, the policy that costs least is best.
+        policy = config.policy if plan.expert_slots < len(routed) else "lru"
+        experts = ExpertStore(engine, prospect.source, routed, plan.expert_slots, policy) if routed else None
         kv = make_kv_store(engine, levels, layout, prospect.sizes.num_layers)
         model.generation_config = _generation_config(prospect.path, model)
         model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, chunk)

@@ -10,10 +10,11 @@ import typer
 from offload.commands import options
 from offload.commands.output import Data, answering, progress_bar, say
 from offload.zoo import resolve_model
-from simulators.expert_trace import ExpertTrace
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from simulators.expert_trace import ExpertTrace
 
 
 def pack(
@@ -42,7 +43,7 @@ def pack(
     with answering(as_json) as answer:
         path = resolve_model(model)
         tokens = options.read_count("--loss-tokens", loss_tokens, least=0)
-        recorded = ExpertTrace.load(trace) if trace else None
+        recorded = _load_trace(trace)
         from offload.pack import pack as pack_model
 
         with progress_bar("packing", in_bytes=True) as progress:
@@ -51,6 +52,14 @@ def pack(
         if experts is not None:
             data["experts"] = _measured(path, out, tokens)
         answer.show(data, _tables)
+
+
+def _load_trace(path: Path | None) -> "ExpertTrace | None":
+    if path is None:
+        return None
+    from simulators import expert_trace
+
+    return expert_trace.ExpertTrace.load(path)
 
 
 def _measured(model: Path, packed: Path, num_tokens: int) -> dict[str, object]:
