@@ -25,10 +25,10 @@ Batch = Annotated[str | None, typer.Option(help="Sequences side by side.", metav
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML or YAML file with these settings.")]
 
 
-def read_count(option: str, text: str) -> int:
-    """The count from 1 up that was given for an option; InvalidOptionError names it."""
+def read_count(option: str, text: str, *, least: int = 1) -> int:
+    """The count from ``least`` up that was given for an option; InvalidOptionError names it."""
     try:
-        return parse_count(text, least=1)
+        return parse_count(text, least=least)
     except InvalidOptionError as error:
         raise InvalidOptionError(f"{option}: {error}") from None
 
