@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def convert(
-    model: options.Model,
+    model: Annotated[str, typer.Argument(help="A Hugging Face directory, or smollm2-135m.", metavar="MODEL")],
     out: Annotated[Path, typer.Argument(help="Directory of the model to make.", metavar="OUT")],
     *,
     to_moe: Annotated[bool, typer.Option("--to-moe", help="A dense model into a mixture of experts.")] = False,

@@ -21,6 +21,7 @@ from offload.moefication.text import read_corpus
 from offload.moefication.tokens import Windows, make_windows, open_tokenizer
 from offload.moefication.write import MoeCheckpoint
 from tiers.errors import ModelError
+from tiers.packed_store import is_packed_store
 from tiers.partial_directory import PartialDirectory
 
 _EQUAL: Final = 1e-6
@@ -82,13 +83,16 @@ def convert_to_moe(
 ) -> MoeResult:
     """Write a mixture of experts made from the dense checkpoint ``model`` to ``out``, which must not exist.
 
-    Holds the model once in float32. The same options give the same weights on the same machine. ``progress`` is told
-    tokens worked on, and in all. Raises ModelError, InvalidOptionError, DiskFullError, TierBusyError.
+    Holds the model once in float32, and what ``calibrate`` and ``refit`` say. The same options give the same weights on
+    the same machine with as many threads. ``progress`` is told tokens worked on, and in all. Raises ModelError,
+    InvalidOptionError, DiskFullError, TierBusyError.
     """
     start = time.perf_counter()
     options = options or MoeOptions()
     if out.exists():
         raise ModelError(f"{out}: exists; remove it or name another directory")
+    if model.suffix == ".gguf" or is_packed_store(model):
+        raise ModelError(f"{model}: only a Hugging Face directory can be converted; give the one that it was made from")
     config = read_dense(model)
     shape = choose_shape(
         config.intermediate_size, experts=options.experts, top_k=options.top_k, shared=options.shared_neurons
@@ -139,7 +143,10 @@ def _convert(
     held_out = windows.held_out
     work = 2 * windows.calibration.numel() + windows.distillation.numel() + 2 * held_out.numel()
     advance = _counter(work, progress)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    # Scaled dot-product attention is causal without a mask, which the refit relies on.
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+    )
     model.eval()
     perplexity_dense = perplexity(model, held_out, advance)
     calibrate(model, windows.calibration, shape, spread=spread, seed=seed, advance=advance)

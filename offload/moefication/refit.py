@@ -19,7 +19,7 @@ def refit(model: PreTrainedModel, windows: Tensor, advance: Advance) -> None:
 
     A layer is fitted to what the dense model has after it, given what the mixtures before it leave of their input: it
     corrects their errors too. ``windows`` are token ids [windows, tokens]; all their hidden states are held in memory,
-    about tokens * (4 * hidden + neurons) * 4 bytes. Advances by the tokens once.
+    about tokens * (2 * hidden + neurons) * 4 bytes. Advances by the tokens once.
     """
     base: Any = model.base_model
     layers = layers_of(model)

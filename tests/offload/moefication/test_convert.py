@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from offload.moefication.convert import MoeOptions, convert_to_moe
 from offload.moefication.text import read_corpus
+from offload.pack import pack
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
 from tiers.errors import InvalidOptionError, ModelError
 
@@ -164,6 +165,14 @@ def test_requests_that_are_refused(tiny_llama: Path, options: MoeOptions, tmp_pa
     (tmp_path / "out").mkdir()
     with pytest.raises(ModelError, match="out: exists; remove it"):
         convert_to_moe(tiny_llama, tmp_path / "out", options)
+
+
+def test_only_directories_of_safetensors(tiny_llama: Path, options: MoeOptions, tmp_path: Path) -> None:
+    pack(tiny_llama, tmp_path / "packed")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    for name in ("packed", "model.gguf"):
+        with pytest.raises(ModelError, match=f"{name}: only a Hugging Face directory can be converted"):
+            convert_to_moe(tmp_path / name, tmp_path / "out", options)
 
 
 def test_no_tokenizer(options: MoeOptions, tmp_path: Path) -> None:
