@@ -12,6 +12,7 @@ import typer
 
 from offload.commands import interrupts
 from offload.commands.bench import bench_app
+from offload.commands.convert import convert
 from offload.commands.doctor import doctor
 from offload.commands.pack import pack
 from offload.commands.plan import plan
@@ -33,7 +34,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for _command in (doctor, pack, plan, run, train_predictor):
+for _command in (convert, doctor, pack, plan, run, train_predictor):
     app.command()(_command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(trace_app, name="trace")

@@ -104,6 +104,20 @@ def pack_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     return [Text(f"{data['blocks']:,} blocks, {_size(data['bytes'])} in {format_seconds(data['seconds'])} ({rate})")]
 
 
+def convert_tables(data: Mapping[str, Any]) -> list[Table | Text]:
+    """The mixture that ``offload convert`` made."""
+    table = _table("figure", "value")
+    ratio = data["perplexity"] / data["perplexity_dense"]
+    table.add_row("perplexity, dense", f"{data['perplexity_dense']:.2f}")
+    table.add_row("perplexity", f"{data['perplexity']:.2f} ({ratio:.2f} x dense)")
+    experts = f"{data['top_k']} of {data['experts']} with {data['expert_neurons']} neurons"
+    table.add_row("experts of a layer", f"{experts}, {data['shared_neurons']} neurons always on")
+    table.add_row("active", f"{data['active_share']:.0%} of the neurons")
+    table.add_row("next token keeps", f"{data['overlap_next_token']:.0%} of the experts")
+    table.add_row("busiest expert", f"{data['load_skew']:.1f} x the average")
+    return [table, Text(f"seed {data['seed']}, {format_seconds(data['seconds'])}, {data['text']}")]
+
+
 def format_seconds(seconds: float) -> str:
     """A duration with three digits and a unit that suits it: ``1.23 s``, ``4.56 ms``."""
     if seconds >= 60:

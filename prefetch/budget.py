@@ -8,7 +8,6 @@ from typing import Generic
 from prefetch.base import K, Prediction
 from tiers.errors import InvalidOptionError
 
-
 _ALL_BUT_CERTAIN = 0.9
 
 

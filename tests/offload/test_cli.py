@@ -72,6 +72,9 @@ BAD_INPUTS = [
     (["plan", "missing"], "missing: no such file or directory"),
     (["pack", "missing", "out"], "missing: no such file or directory"),
     (["pack", "m"], "OUT"),
+    (["convert", "m", "out"], "write --to-moe for a mixture of experts"),
+    (["convert", "missing", "out", "--to-moe"], "missing: no such file or directory"),
+    (["convert", "m", "out", "--to-moe", "--top-k", "0"], "--top-k: '0' is not a count; write"),
     (["doctor", "--nvme-dir", "binary"], "--nvme-dir: binary is a file"),
     (["bench", "fish"], "'fish'"),
     (["bench", "kv", "--model", "missing"], "missing: no such file or directory"),
@@ -201,6 +204,18 @@ def test_plan_says_the_same_in_both_forms(tiny_llama: Path, tmp_path: Path) -> N
     shown = offload(*arguments, cwd=tmp_path).stdout
     assert f"{answer['predicted_tokens_per_s']:.2f} tokens/s" in shown
     assert f"bound by {answer['bottleneck']}" in shown
+
+
+def test_convert(tiny_llama: Path, tmp_path: Path) -> None:
+    small = ("--experts", "8", "--top-k", "2", "--calibration-tokens", "1024", "--held-out-tokens", "1024")
+    ran = offload(
+        "convert", str(tiny_llama), "moe", "--to-moe", *small, "--distill-tokens", "0", "--json", cwd=tmp_path
+    )
+    answer = json.loads(ran.stdout)
+    wanted = {"perplexity_dense", "perplexity", "active_share", "overlap_next_token", "load_skew", "seconds", "seed"}
+    assert wanted <= answer.keys()
+    assert answer["perplexity"] > 1
+    assert (tmp_path / "moe" / "config.json").exists()
 
 
 def test_pack_answers_with_what_it_wrote(tiny_llama: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from offload.render import bench_tables, doctor_tables, run_tables
+from offload.render import bench_tables, convert_tables, doctor_tables, run_tables
 
 
 def shown(tables: Sequence[RenderableType]) -> list[list[str]]:
@@ -66,3 +66,24 @@ def test_a_run_shows_memory_against_its_budget_and_each_link() -> None:
     assert ["host->device", "0B", "0", "us", "-"] in lines
     assert ["decode", "3.46", "tokens/s"] in lines
     assert ["efficiency", "91%", "of", "the", "bound"] in lines
+
+
+def test_a_mixture_is_shown_beside_the_dense_model() -> None:
+    data = {
+        "perplexity_dense": 10.0,
+        "perplexity": 13.0,
+        "active_share": 0.5,
+        "overlap_next_token": 0.41,
+        "load_skew": 1.72,
+        "experts": 32,
+        "top_k": 8,
+        "shared_neurons": 512,
+        "expert_neurons": 32,
+        "seed": 0,
+        "seconds": 90.0,
+        "text": "my [text].txt",
+    }
+    lines = shown(convert_tables(data))
+    assert ["perplexity", "13.00", "(1.30", "x", "dense)"] in lines
+    assert ["active", "50%", "of", "the", "neurons"] in lines
+    assert ["seed", "0,", "1", "min", "30", "s,", "my", "[text].txt"] in lines

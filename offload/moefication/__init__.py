@@ -1,0 +1,1 @@
+"""Dense checkpoints into mixtures of experts."""
