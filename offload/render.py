@@ -106,7 +106,7 @@ def pack_tables(data: Mapping[str, Any]) -> list[Table | Text]:
 
 def convert_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     """The mixture that ``offload convert`` made."""
-    table = _table("figure", "value")
+    table = plain_table("figure", "value")
     ratio = data["perplexity"] / data["perplexity_dense"]
     table.add_row("perplexity, dense", f"{data['perplexity_dense']:.2f}")
     table.add_row("perplexity", f"{data['perplexity']:.2f} ({ratio:.2f} x dense)")
