@@ -20,7 +20,7 @@ class Weights(NamedTuple):
 
 
 class WeightedPolicy(ScoredPolicy[K]):
-    """Evicts the lowest of w . (R/T, F/T, H/T, 1 - d/l), arXiv 2411.01433
+    """Evicts the lowest of w . (R/T, F/T, H/T, 1 - d/l), arXiv 2411.01433.
 
     T counts the passes, R is the pass of the last use, F the number of uses, H the number of those in high precision
     (``is_high``), d how many layers ahead the layer of the key is, of l: the nearest is worth most. R, F and H start
