@@ -19,7 +19,7 @@ def miss_precisions(
 ) -> list[MissPrecision]:
     """For each expert of one token, by the ``weights`` that the gate gives to them, in the order given.
 
-    An expert that adds little to a sum that is nearly complete may be less exact (arXiv 2411.01433, section 3.2): with
+    An expert that adds little to a sum that is nearly complete may be less exact (arXiv 2411.01433): with
     the weights sorted and their sum 1, s is what those before it add up to; the expert is loaded in high precision up
     to s = ``high``, in low precision up to s = ``low``, and not at all beyond. Leaving experts out changes tokens more
     than a low precision does, so it takes ``may_skip``; else the rest is loaded in low precision too. Raises

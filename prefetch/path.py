@@ -33,7 +33,7 @@ class PathPredictor(ExpertPredictor):
     pass needs an expert if at least one of its tokens does: 1 - prod(1 - p), with tokens taken as independent. What is
     less probable than ``least`` is not named.
 
-    Real-time correction (ExpertFlow, arXiv 2410.17954, section 4.3): the gates' true choices say how far the paths can
+    Real-time correction (ExpertFlow, arXiv 2410.17954): the gates' true choices say how far the paths can
     be relied on. Unless they are exact, a prediction carries the share of those of like probability that came true.
     """
 

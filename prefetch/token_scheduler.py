@@ -21,7 +21,7 @@ def split_tokens(paths: Paths) -> tuple[Indices, Indices]:
     the tokens of either new batch, T each (one more in the first of an odd number), ascending. The sum of the active
     experts of both is never larger than it was.
 
-    The exact problem is NP-hard (arXiv 2410.17954, section 4.2). This is 2-means with halves of equal size, where
+    The exact problem is NP-hard (arXiv 2410.17954). This is 2-means with halves of equal size, where
     likeness is 1 - Hamming distance / length: it starts from the two tokens that are least alike, gives the half of
     the tokens to each centre that lean towards it most, and moves the centres until nothing changes. It takes O(T^2)
     comparisons of paths, as one matrix product.

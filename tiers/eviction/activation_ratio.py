@@ -14,7 +14,7 @@ _WINDOW = 64
 
 
 class ActivationRatioPolicy(ScoredPolicy[K]):
-    """Evicts the lowest (ratio + eps) * (1 - layer / layers), arXiv 2401.14361 section 5.
+    """Evicts the lowest (ratio + eps) * (1 - layer / layers), arXiv 2401.14361.
 
     ``ratio`` is the share of a layer's choices that fell on the key. First layers are worth more, since there is the
     least time to prefetch them. The choices of keys that left are remembered, for four times as many as there are

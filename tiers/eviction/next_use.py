@@ -10,7 +10,7 @@ _UNKNOWN = 1e18
 
 
 class NextUsePolicy(ForecastingPolicy[K]):
-    """Evicts what is needed latest (arXiv 2410.19123 section 4.3), known from forecasts of any length.
+    """Evicts what is needed latest (arXiv 2410.19123), known from forecasts of any length.
 
     They come from tokens whose gates were asked in advance: those of the pass, and those that wait in the queue. What
     no forecast names is needed later than all that is named, the least recently used of it goes first. Probabilities

@@ -11,7 +11,7 @@ from tiers.eviction.spaced import layer_of
 
 
 class PLECPolicy(ForecastingPolicy[K]):
-    """Predictive locality-aware expert caching, arXiv 2410.17954 section 4.3, from forecasts of the layers ahead.
+    """Predictive locality-aware expert caching, arXiv 2410.17954, from forecasts of the layers ahead.
 
     First to go is what was predicted for the current layer and not chosen by its gate; then what no forecast names,
     rather of the layers that come round last, so that the slots of a finished layer are the later ones' from there on;

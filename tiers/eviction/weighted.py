@@ -20,12 +20,12 @@ class Weights(NamedTuple):
 
 
 class WeightedPolicy(ScoredPolicy[K]):
-    """Evicts the lowest of w . (R/T, F/T, H/T, 1 - d/l), arXiv 2411.01433 section 3.4.
+    """Evicts the lowest of w . (R/T, F/T, H/T, 1 - d/l), arXiv 2411.01433.
 
     T counts the passes, R is the pass of the last use, F the number of uses, H the number of those in high precision
-    (``is_high``), d how many layers ahead the layer of the key is, of l. R, F and H start anew when a key comes in, T
-    with the first key. The terms are small at first and the weights are a matter of calibration; the default ones were
-    chosen on routing made by ``simulators.routing_generator``.
+    (``is_high``), d how many layers ahead the layer of the key is, of l: the nearest is worth most. R, F and H start
+    anew when a key comes in, T with the first key. The paper calibrates the weights for each model; the default ones
+    here are not calibrated for any.
     """
 
     def __init__(
