@@ -31,7 +31,7 @@ def convert(
     calibration_tokens: Annotated[str, typer.Option(help="Tokens that choose the experts.", metavar="N")] = "16384",
     distill_tokens: Annotated[
         str, typer.Option(help="Tokens that experts are fitted to; 0 leaves them as they are.", metavar="N")
-    ] = "32768",
+    ] = "65536",
     held_out_tokens: Annotated[str, typer.Option(help="Tokens that judge the result.", metavar="N")] = "8192",
     seed: Annotated[str, typer.Option(help="Of what is random.", metavar="N")] = "0",
     as_json: options.Json = False,

@@ -43,7 +43,7 @@ class MoeOptions:
     shared_neurons: int | None = None
     text: Path | None = None
     calibration_tokens: int = 16384
-    distill_tokens: int = 32768
+    distill_tokens: int = 65536
     held_out_tokens: int = 8192
     seed: int = 0
 

@@ -11,7 +11,8 @@ from offload.moefication.calibrate import Advance, layers_of
 
 _WINDOWS_AT_ONCE: Final = 8
 _RIDGE: Final = 0.03
-"""Of the mean square of the neurons; what pulls the projection towards the dense one."""
+"""Of the mean square of the neurons; what pulls the projection towards the dense one. Ten times less and ten times more
+are both worse on unseen text, after tens of thousands of tokens."""
 
 
 def refit(model: PreTrainedModel, windows: Tensor, advance: Advance) -> None:
