@@ -14,6 +14,6 @@ def wait_politely() -> bool:
     """
     if "torch" in sys.modules:
         return False
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # GNU's, with which torch's builds for Linux come
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # GNU's, with which torch's builds for Linux come
     os.environ.setdefault("KMP_BLOCKTIME", "0")  # Intel's and LLVM's
     return True

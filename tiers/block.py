@@ -16,9 +16,8 @@ class KVBlockKey(NamedTuple):
     block: int
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertKey:
-    """One routed expert of one layer at one precision, for example ``ExpertKey(3, 17, "int4")``."""
+class ExpertKey(NamedTuple):
+    """One routed expert of one layer at one precision, for example ``ExpertKey(3, 17, "int4")``. A tuple, as above."""
 
     layer: int
     expert: int

@@ -140,6 +140,9 @@ class Placement:
         self._reclaim()
         if n > pool.num_free:
             self._make_room(index, n)
+        if n > pool.num_free:
+            # Those that left were being filled by a drive that does not answer, and may still be.
+            raise TierFullError(self.levels[index].tier.name, wanted_slots=n, available_slots=pool.num_free)
         return pool.allocate(n, prefer)
 
     def copy_down(self, index: int, keys: Sequence[BlockKey]) -> None:
