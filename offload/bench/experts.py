@@ -37,7 +37,7 @@ from tiers.eviction.registry import make_policy
 Progress = Callable[[int, int], None]
 Row = dict[str, Any]
 
-INTERPRETER_NBYTES: Final = 512 * 2**20
+INTERPRETER_NBYTES: Final = 448 * 2**20
 """What Python, torch and transformers take of a memory limit; the rest is the device's."""
 
 ON_DEMAND: Final = ("lru", "none")
