@@ -17,7 +17,7 @@ from simulators.expert_visits import Pass, passes_of, routings_of, tokens_of
 from simulators.prediction_score import PredictionScore
 from tiers.block import BlockKey, ExpertKey
 from tiers.errors import BudgetError
-from tiers.eviction.base import EvictionPolicy, Expected, SupportsForecast
+from tiers.eviction.base import EvictionPolicy, Expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +167,9 @@ class _Cache:
 
     def foresee(self, step: int, predictions: Sequence[Prediction[BlockKey]]) -> None:
         """Pass predictions on as a forecast."""
-        if isinstance(self._policy, SupportsForecast):
-            self._policy.forecast(
-                step, ((key, Expected(p.probability, p.needed_in_steps)) for p in predictions for key in p.keys)
-            )
+        self._policy.forecast(
+            step, ((key, Expected(p.probability, p.needed_in_steps)) for p in predictions for key in p.keys)
+        )
 
     def prefetch(self, predictions: Sequence[Prediction[BlockKey]]) -> None:
         """Fetch ahead what the budget admits."""
@@ -178,13 +177,12 @@ class _Cache:
             return
         self._give_up(self._budget.stale(predictions))
         policy = self._policy
-        insert = policy.insert_ahead if isinstance(policy, SupportsForecast) else policy.insert
         for key in self._budget.admit(predictions, lambda keys: [k for k in keys if k not in policy]):
             protected = {**self._held, **dict.fromkeys(self._ahead)}
             if len(policy) == policy.capacity and not policy.evict(1, protected.keys()):
                 self._budget.settle(key)
             else:
-                insert(key)
+                policy.insert_ahead(key)
 
     def _make_room(self) -> None:
         policy = self._policy

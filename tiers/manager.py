@@ -15,7 +15,7 @@ from typing import Any
 
 from tiers.block import BlockKey
 from tiers.errors import WorldError
-from tiers.eviction.base import Expected, SupportsForecast
+from tiers.eviction.base import Expected
 from tiers.link import Priority
 from tiers.placement import Placement
 from tiers.residency import Entry, Level, LookupResult, ManagerStats, Mover, PendingTransfer
@@ -145,10 +145,8 @@ class TieredMemoryManager:
         return [key for key in keys if entries[key].slots[0] is not None]
 
     def forecast(self, step: int, expected: Iterable[tuple[BlockKey, Expected]]) -> None:
-        """Tell the policy of level 0, if it goes by such, what is expected from ``step`` on; see SupportsForecast."""
-        policy = self.levels[0].policy
-        if isinstance(policy, SupportsForecast):
-            policy.forecast(step, expected)
+        """Tell the policy of level 0 what is expected from ``step`` on; see EvictionPolicy."""
+        self.levels[0].policy.forecast(step, expected)
 
     def cancel_prefetch(self, keys: Iterable[BlockKey]) -> None:
         """Give up the claim on blocks that were prefetched and will not be used; their slots may be taken.

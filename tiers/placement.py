@@ -12,7 +12,6 @@ from typing import Any
 from tiers.block import BlockKey
 from tiers.chunks import Move
 from tiers.errors import TierFullError, WorldError
-from tiers.eviction.base import SupportsForecast
 from tiers.link import Priority
 from tiers.residency import Entry, Level, ManagerStats, Mover, PendingTransfer
 from tiers.tier import Tier
@@ -82,9 +81,7 @@ class Placement:
             source, source_slot = entry.highest_copy()
             by_source.setdefault(source, []).append((key, entry, Move(source_slot, slot)))
         policy = self.levels[0].policy
-        insert = policy.insert
-        if priority in (Priority.PREFETCH, Priority.GUESS) and isinstance(policy, SupportsForecast):
-            insert = policy.insert_ahead
+        insert = policy.insert if priority is Priority.DEMAND else policy.insert_ahead
         for source, fetched in by_source.items():
             moves = [move for _, _, move in fetched]
             transfer = self.mover.submit(self._tier(source), self.levels[0].tier, moves, priority)

@@ -1,11 +1,9 @@
 """What every policy owes that is told what is expected to be used."""
 
-from collections.abc import Hashable
-
 import pytest
 
 from tests.contracts.eviction import CAPACITY, EvictionContract
-from tiers.eviction.base import EvictionPolicy, Expected, SupportsForecast
+from tiers.eviction.base import Expected
 
 SURE = Expected(1.0, 1)
 
@@ -13,14 +11,8 @@ SURE = Expected(1.0, 1)
 class ForecastingContract(EvictionContract):
     """Inherit instead of EvictionContract: without a forecast it is a policy like all others."""
 
-    def forecasting(self) -> SupportsForecast[Hashable]:
-        policy = self.filled(CAPACITY)
-        assert isinstance(policy, SupportsForecast)
-        return policy
-
     def test_keeps_what_will_be_needed(self) -> None:
-        policy = self.forecasting()
-        assert isinstance(policy, EvictionPolicy)
+        policy = self.filled(CAPACITY)
         keys = [0, 3, 5]
         policy.forecast(6, [(KeyOfLayer(7, 9), SURE)])
         for key in keys:
@@ -33,15 +25,13 @@ class ForecastingContract(EvictionContract):
         assert set(policy.evict(2)) == set(ahead)
 
     def test_a_forecast_replaces_the_one_before(self) -> None:
-        policy, fresh = self.forecasting(), self.filled(CAPACITY)
+        policy, fresh = self.filled(CAPACITY), self.filled(CAPACITY)
         policy.forecast(0, [(key, SURE) for key in range(3)])
         policy.forecast(0, [])
-        assert isinstance(policy, EvictionPolicy)
         assert policy.evict(CAPACITY) == fresh.evict(CAPACITY)
 
     def test_what_came_ahead_is_resident(self) -> None:
         policy = self.make(2)
-        assert isinstance(policy, SupportsForecast)
         policy.insert_ahead(1)
         assert 1 in policy
         with pytest.raises(KeyError):

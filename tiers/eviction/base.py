@@ -2,10 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable, Iterable
-from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
-K_contra = TypeVar("K_contra", bound=Hashable, contravariant=True)
+
+
+class Expected(NamedTuple):
+    """What is known of the next use of a key: how sure it is (1 is certain), and how many steps away.
+
+    The step that is being computed is 0 steps away, the next one 1.
+    """
+
+    probability: float
+    steps: int
 
 
 class EvictionPolicy(ABC, Generic[K]):
@@ -41,35 +50,22 @@ class EvictionPolicy(ABC, Generic[K]):
         All or nothing: an empty list, and no change at all, when fewer than ``n`` keys may go. ``evict(0)`` is safe.
         """
 
+    def forecast(self, step: int, expected: Iterable[tuple[K, Expected]]) -> None:
+        """What is expected to be used from ``step`` on, in place of what was said before; most policies do not care.
+
+        ``step`` is the index into the cyclic schedule of what is being computed now. Keys may be resident or not. One
+        that is named twice is expected at the sooner of the two.
+        """
+
+    def insert_ahead(self, key: K, cost: float = 1.0) -> None:
+        """As ``insert``, of a key that is brought since it is expected: it was not used, its first use is a touch.
+
+        Policies that do not care for forecasts take it for a use.
+        """
+        self.insert(key, cost)
+
     @abstractmethod
     def __contains__(self, key: object) -> bool: ...
 
     @abstractmethod
     def __len__(self) -> int: ...
-
-
-class Expected(NamedTuple):
-    """What is known of the next use of a key: how sure it is (1 is certain), and how many steps away.
-
-    The step that is being computed is 0 steps away, the next one 1.
-    """
-
-    probability: float
-    steps: int
-
-
-@runtime_checkable
-class SupportsForecast(Protocol[K_contra]):
-    """A policy that goes by what is expected to be used, where somebody expects anything."""
-
-    def forecast(self, step: int, expected: Iterable[tuple[K_contra, Expected]]) -> None:
-        """What is expected from ``step`` on, in place of what was said before; keys may be resident or not.
-
-        ``step`` is the index into the cyclic schedule of what is being computed now. A key that is named twice is
-        expected at the sooner of the two.
-        """
-        ...
-
-    def insert_ahead(self, key: K_contra, cost: float = 1.0) -> None:
-        """As ``insert``, of a key that is brought since it is expected: it was not used, its first use is a touch."""
-        ...

@@ -22,7 +22,7 @@ class ForecastingPolicy(ScoredPolicy[K]):
         self._steps = np.zeros(capacity)
 
     def forecast(self, step: int, expected: Iterable[tuple[K, Expected]]) -> None:
-        """See SupportsForecast."""
+        """See EvictionPolicy."""
         self._expected = {}
         for key, use in expected:
             known = self._expected.get(key)
@@ -35,7 +35,7 @@ class ForecastingPolicy(ScoredPolicy[K]):
                 self._probability[row], self._steps[row] = use
 
     def insert_ahead(self, key: K, cost: float = 1.0) -> None:
-        """See SupportsForecast."""
+        """See EvictionPolicy."""
         self._place(key)
 
     def _enter(self, key: K, row: int) -> None:
