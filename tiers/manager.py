@@ -168,6 +168,7 @@ class TieredMemoryManager:
         assert len(set(keys)) == len(keys), "a block is stored once"
         assert not any(key in self._entries for key in keys), "a block is stored once"
         slots = self._placement.allocate(0, len(keys), prefer)
+        self._placement.num_unbacked += len(keys)
         for key, slot in zip(keys, slots, strict=True):
             entry = self._entries[key] = Entry([slot] + [None] * len(self.levels), is_open=True)
             self.levels[0].policy.insert(key)
@@ -228,6 +229,7 @@ class TieredMemoryManager:
             self._placement.settle(key, entry)
             for index in range(len(self.levels)):
                 self._placement.drop_copy(index, key, entry)
+            self._placement.num_unbacked -= entry.slots[-1] is None
             del self._entries[key]
 
     def check(self) -> None:

@@ -46,6 +46,8 @@ class Placement:
     entries: dict[BlockKey, Entry] = field(default_factory=dict)
     # Keys with pins: what a policy must not choose. A dict of our own, so that no policy needs to know of pins.
     pinned: dict[BlockKey, None] = field(default_factory=dict)
+    num_unbacked: int = 0
+    """Blocks that the backing tier does not hold."""
     # Level and slot that a transfer may still write to although nobody waits for it any more.
     _stranded: list[tuple[PendingTransfer, int, int]] = field(default_factory=list)
 
@@ -212,7 +214,8 @@ class Placement:
 
         The policy chooses, as long as the levels below can take its choice; else only what has a copy elsewhere goes.
         """
-        last_copies = LastCopies(self.entries, self.pinned, index)
+        # Where all blocks are backed no copy is the last; to find that out block by block would take long.
+        last_copies = LastCopies(self.entries, self.pinned, index) if self.num_unbacked else self.pinned
         if index + 1 == len(self.levels):
             self._evict(index, wanted, last_copies)
             return

@@ -18,5 +18,7 @@ def can_spare(resident: Collection[K], n: int, protected: Collection[K]) -> bool
 
     A policy whose search for a victim changes its own state asks first, so that a refusal leaves no trace.
     """
-    # A walk that soon finds them. To count the protected ones may take a look at every block there is.
+    # Counting costs a walk; it is needed only where protected keys are so many that they might be nearly all of us.
+    if 0 <= n <= len(resident) - len(protected):
+        return True
     return len(pick(resident, n, protected)) == n
