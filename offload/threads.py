@@ -5,7 +5,7 @@ import sys
 
 
 def wait_politely() -> bool:
-    """Let idle OpenMP threads sleep after a fraction of a millisecond instead of spinning for several.
+    """Let idle OpenMP threads sleep after some microseconds instead of spinning for milliseconds.
 
     A thread that spins between two layers occupies the core on which the drive's completions should be handled, and
     is itself not running when the next layer starts: with as many OpenMP threads as cores a streamed token then takes
@@ -16,6 +16,6 @@ def wait_politely() -> bool:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if "torch" in sys.modules:
         return False
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # GNU's, with which torch's builds for Linux come
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # GNU's, with which torch's builds for Linux come
     os.environ.setdefault("KMP_BLOCKTIME", "0")  # Intel's and LLVM's
     return True
