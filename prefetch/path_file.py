@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefetch.path_network import Matrix, PathBlock, PathNetwork
-from tiers.errors import InvalidOptionError, ModelError
+from tiers.array_file import save_arrays
+from tiers.errors import ModelError
 
 FORMAT: Final = "offload-path-predictor-1"
 PathKind = Literal["routing-path", "pre-gate"]
@@ -74,16 +75,8 @@ class PathFile:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises InvalidOptionError where it cannot be written."""
-        partial = path.with_name(path.name + ".partial")
         content: dict[str, Any] = {name: getattr(self, name) for name in (*_SCALARS, "layers", "ids")}
-        content |= self.arrays
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(file, format=FORMAT, **content)
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise InvalidOptionError(f"{path}: cannot be written ({error.strerror}); name another place") from None
+        save_arrays(path, format=FORMAT, **content, **self.arrays)
 
     @classmethod
     def load(cls, path: Path) -> "PathFile":

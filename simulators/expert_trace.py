@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiers.errors import InvalidOptionError, TraceError
+from tiers.array_file import save_arrays
+from tiers.errors import TraceError
 
 FORMAT = "offload-expert-trace-1"
 
@@ -78,14 +79,7 @@ class ExpertTrace:
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises InvalidOptionError where it cannot be written."""
         arrays = {name: getattr(self, name).astype(dtype, copy=False) for name, dtype in _DTYPES.items()}
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(file, format=FORMAT, model=self.model, num_experts=self.num_experts, **arrays)
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise InvalidOptionError(f"{path}: cannot be written ({error.strerror}); name another place") from None
+        save_arrays(path, format=FORMAT, model=self.model, num_experts=self.num_experts, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "ExpertTrace":

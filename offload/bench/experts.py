@@ -1,6 +1,5 @@
 """Mixtures of experts in little memory: policies and predictors against each other, peers, the drive and Belady."""
 
-import itertools
 import json
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from offload.bench.expert_run import WARM_STEPS, Spec, Timing
 from offload.bench.header import header
 from offload.bench.memory_limit import MemoryLimit
 from offload.bench.synthetic_moe import VOCABULARY, synthetic_moe
+from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
 from offload.experts.precision import COLD
 from offload.experts.predictors import make_predictor
@@ -34,7 +34,6 @@ from simulators.expert_visits import keys_of, passes_of
 from tiers.errors import WorldError
 from tiers.eviction.registry import make_policy
 
-Progress = Callable[[int, int], None]
 Row = dict[str, Any]
 
 INTERPRETER_NBYTES: Final = 448 * 2**20
@@ -95,7 +94,7 @@ def bench_experts(
     path = model or synthetic_moe(nvme_dir)
     total = 2 + len(MATCHES) + (predictor is not None) + len(sizes.precisions) + sizes.with_peers
     with Drive.opened(nvme_dir, seconds=sizes.fio_s, most_nbytes=sizes.most_file_nbytes, seed=seed) as drive:
-        bench = _Bench(path, nvme_dir, sizes, drive, _ticker(progress, total), predictor)
+        bench = _Bench(path, nvme_dir, sizes, drive, ticker(progress, total), predictor)
         rows = list(bench.rows(_tokens(path, sizes, seed)))
     return header(seed=seed, directory=nvme_dir) | {
         "model": path.name,
@@ -264,14 +263,3 @@ def _accuracy(trace: ExpertTrace, spec: Spec) -> float | None:
     if predictor is None:
         return None
     return replay(trace, make_policy("lru", trace.num_experts * len(trace.layers)), predictor).score.accuracy
-
-
-def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:
-    counter = itertools.count(1)
-
-    def tick() -> None:
-        done = next(counter)
-        if progress:
-            progress(min(done, total), total)
-
-    return tick

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from offload.bench.drive import Drive
 from offload.bench.generation import Timed, Window, decode_in_windows, generate_timed, spill_kv, with_tiers
 from offload.bench.header import header
+from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
 from offload.loader import Prospect, open_prospect
 from offload.plan import Budgets, Plan, Workload
@@ -30,7 +31,6 @@ from tiers.transfer import TransferEngine
 if TYPE_CHECKING:
     from offload.offloaded_model import OffloadedModel
 
-Progress = Callable[[int, int], None]
 Row = dict[str, Any]
 
 
@@ -61,7 +61,7 @@ def bench_kv(
     """
     sizes = sizes or Sizes()
     with Drive.opened(nvme_dir, seconds=sizes.fio_s, most_nbytes=sizes.most_file_nbytes, seed=seed) as drive:
-        bench = _Bench(model, nvme_dir / "runs", sizes, drive, _ticker(progress, total=8))
+        bench = _Bench(model, nvme_dir / "runs", sizes, drive, ticker(progress, total=8))
         rows = [*bench.resident_rows(), *bench.weight_rows(), *bench.kv_rows(), *bench.block_rows(), lookup_row()]
         return header(seed=seed, directory=nvme_dir) | {
             "model": str(model.name),
@@ -237,14 +237,3 @@ def lookup_row(num_blocks: int = 8, repeats: int = 2000) -> Row:
     engine.close()
     tier.close()
     return {"name": f"resident lookup of {num_blocks} blocks", "unit": "us", "ours": statistics.median(times) * 1e6}
-
-
-def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:
-    counter = itertools.count(1)
-
-    def tick() -> None:
-        done = next(counter)
-        if progress:
-            progress(min(done, total), total)
-
-    return tick
