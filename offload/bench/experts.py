@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 
 from offload.bench.drive import Drive
@@ -27,7 +26,7 @@ from offload.plan import Budgets, Workload
 from offload.planner import smallest_device_bytes
 from offload.texts import help_tokens
 from offload.traces.record import Course, record_trace
-from simulators.belady import belady_misses
+from simulators.belady import belady_hit_ratio
 from simulators.expert_replay import replay
 from simulators.expert_trace import ExpertTrace
 from simulators.expert_visits import keys_of, passes_of
@@ -251,8 +250,7 @@ def _belady_hit_ratio(trace: ExpertTrace, slots: int) -> float:
     """Of the steps that are timed."""
     passes = passes_of(trace)
     first = next(i for i, one in enumerate(passes) if one.is_decode) + WARM_STEPS
-    accesses = sum(len(visit) for one in passes[first:] for visit in one.visits)
-    return 1 - float(np.sum(belady_misses(passes, slots)[first:])) / accesses
+    return belady_hit_ratio(passes, slots, range(first, len(passes)))
 
 
 def _accuracy(trace: ExpertTrace, spec: Spec) -> float | None:

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from simulators.belady import belady_hit_ratio
 from simulators.expert_trace import ExpertTrace
-from simulators.trace_statistics import accesses, ideal_hit_ratio, layer_statistics
+from simulators.expert_visits import passes_of
+from simulators.trace_statistics import layer_statistics
 from tiers.errors import TraceError
 
 
@@ -18,7 +20,8 @@ def summarise_trace(trace: ExpertTrace, slots: int | None = None) -> dict[str, A
     """
     if not len(trace.tokens):
         raise TraceError("the trace has no tokens; record it again")
-    keys = accesses(trace)
+    passes = passes_of(trace)
+    keys = [key for one in passes for visit in one.visits for key in visit]
     slots = slots or max(1, trace.num_experts * len(trace.layers) // 2)
     rows = [asdict(row) for row in layer_statistics(trace)]
     figures = [name for name in rows[0] if name != "layer"]
@@ -27,10 +30,10 @@ def summarise_trace(trace: ExpertTrace, slots: int | None = None) -> dict[str, A
         "requests": len(np.unique(trace.requests)),
         "accesses": len(keys),
         "unique_blocks": len(set(keys)),
-        "ideal_hit_ratio": ideal_hit_ratio(keys, slots),
+        "ideal_hit_ratio": belady_hit_ratio(passes, slots),
         "slots": slots,
         "tokens": len(trace.tokens),
-        "passes": len(np.unique(trace.passes)),
+        "passes": len(passes),
         "layers": len(trace.layers),
         "experts_per_layer": trace.num_experts,
         "experts_per_token": top_k,
