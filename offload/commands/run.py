@@ -11,7 +11,7 @@ from offload.commands import interrupts, options
 from offload.commands.output import Data, answering, say
 from offload.commands.prompt import read_prompt
 from offload.commands.view import make_view
-from offload.config import load_config
+from offload.config import RunConfig
 from offload.experts.note import ExpertNote
 from offload.numbers import parse_ids
 from offload.runnable import runnable_model
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from offload.session import Status
 
 
+@options.takes_settings
 def run(
     model: options.Model,
     *,
@@ -32,35 +33,10 @@ def run(
     prompt_tokens: Annotated[str | None, typer.Option(help="Use its first N tokens only.", metavar="N")] = None,
     max_new_tokens: Annotated[str, typer.Option(help="Tokens to generate.", metavar="N")] = "128",
     trace_out: Annotated[Path | None, typer.Option(help="Write a timeline of the run here.", metavar="FILE")] = None,
-    device: options.Device = None,
-    device_memory: options.DeviceMemory = None,
-    host_memory: options.HostMemory = None,
-    nvme_dir: options.NvmeDir = None,
-    nvme_memory: options.NvmeMemory = None,
-    csd: options.Csd = None,
-    dtype: options.Dtype = None,
-    experts: options.Experts = None,
-    policy: options.Policy = None,
-    predictor: options.Predictor = None,
-    batch: options.Batch = None,
-    config: options.ConfigFile = None,
+    settings: RunConfig,
     as_json: options.Json = False,
 ) -> None:
     """Generates text; shows what is in which tier, then what it cost."""
-    explicit = {
-        "device": device,
-        "device_memory": device_memory,
-        "host_memory": host_memory,
-        "nvme_dir": nvme_dir,
-        "nvme_memory": nvme_memory,
-        "csd": csd,
-        "dtype": dtype,
-        "experts": experts,
-        "policy": policy,
-        "predictor": predictor,
-        "batch": batch,
-    }
-    settings = load_config(explicit, file=config, as_options=True)
     ids = None if prompt_ids is None else parse_ids("--prompt-ids", prompt_ids)
     if ids is not None and (prompt is not None or prompt_file is not None):
         raise InvalidOptionError("--prompt-ids: a text is given too; give one of them")

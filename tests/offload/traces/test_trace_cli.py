@@ -20,6 +20,7 @@ def test_a_trace_is_recorded_explained_and_learnt(tmp_path: Path) -> None:
     save_model(tmp_path / "model", "mixtral", num_local_experts=6, num_experts_per_tok=2)
     (tmp_path / "ids").write_text(" ".join(str(3 + i % 190) for i in range(60)), encoding="utf-8")
     sizes = ["--requests", "3", "--prompt-tokens", "16", "--max-new-tokens", "4", "--forced", "--gate-inputs"]
+    sizes += ["--policy", "lru", "--predictor", "none", "--experts", "stored"]
     ran = run_command("trace", "record", "model", "--prompt-file", "ids", "-o", "t.npz", *sizes, "--json", cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
     recorded = json.loads(ran.stdout)
