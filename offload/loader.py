@@ -15,6 +15,7 @@ from offload.config import RunConfig
 from offload.device import available_bytes, require_device
 from offload.dtypes import torch_dtype
 from offload.experts.bind import bind_experts, expert_keys, gate_weights
+from offload.experts.low_copies import low_groups
 from offload.experts.names import CheckpointNames
 from offload.experts.note import ExpertNote
 from offload.experts.passes import announce_passes
@@ -142,11 +143,15 @@ def load_model(
         model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, chunk)
         names = CheckpointNames(model)
         check_types(prospect.source, prospect.dtype, model, names)
-        bind_experts(model, names, experts, routed)
+        low = low_groups(prospect.source, config.miss_precision, everything_stays=plan.expert_slots == len(routed))
+        bind_experts(model, names, experts, [*routed, *low])
         _bind(model, prospect, names, arena, resident, streamer)
         _fetch(engine, prospect.source, arena, resident, progress)
         _verify_rows(prospect.source, plan)
         if experts:
+            if low:
+                low_copies = experts.use_low_copies(low, always=config.miss_precision == "low")
+                announce_passes(model, low_copies.rule.begin)
             _predict(model, prospect, config, experts, everything_stays=plan.expert_slots == len(routed))
         if streamer:
             streamer.start()
@@ -217,7 +222,7 @@ def _bind(
     ignored = model._keys_to_ignore_on_load_unexpected or ()  # noqa: SLF001 - as transformers itself does
     parameters = ParameterMap(model, model.base_model_prefix, prospect.path, ignored, names.renamed)
     for group in prospect.source.groups:
-        if group.kind in ("expert", "head", "embedding"):
+        if group.kind in ("expert", "low_expert", "head", "embedding"):
             continue
         binding = parameters.bind(group)
         if group.key in views:

@@ -40,7 +40,10 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What came out and what it cost. Times are seconds; ``roofline_s`` and ``efficiency`` are of the decode steps."""
+    """What came out and what it cost. Times are seconds; ``roofline_s`` and ``efficiency`` are of the decode steps.
+
+    ``low_precision_ratio`` is the share of the visits to experts in which their copy in a lower precision stood in.
+    """
 
     token_ids: list[list[int]]
     text: list[str]
@@ -52,6 +55,7 @@ class RunResult:
     tiers: dict[str, dict[str, int]]
     links: dict[str, dict[str, float]]
     hit_ratio: float
+    low_precision_ratio: float
     stall_s: float
     roofline_s: float
     efficiency: float
@@ -212,6 +216,7 @@ def _summarise(
     chunks = -(-len(ids) // runtime.prefill_chunk_tokens) if runtime.prefill_chunk_tokens else 1
     whole, decode = Stretch(begin, last, chunks + steps), Stretch(first, last, steps)
     roofline_s = decode.roofline_s(profile)
+    low = runtime.experts.low_copies if runtime.experts else None
     return RunResult(
         token_ids=sequences,
         text=[str(tokenizer.decode(row, skip_special_tokens=True)) for row in sequences],
@@ -223,6 +228,7 @@ def _summarise(
         tiers=runtime.tier_usage(),
         links={name: {"bytes": whole.nbytes(name), "busy_s": whole.busy_s(name)} for name in last.link_nbytes},
         hit_ratio=whole.hit_ratio(runtime),
+        low_precision_ratio=low.num_low / max(1, low.num_visits) if low else 0.0,
         stall_s=whole.stall_s,
         roofline_s=roofline_s,
         efficiency=roofline_s / decode.seconds if steps else 1.0,

@@ -37,6 +37,10 @@ _SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
         "experts": _setting("PRECISION", "auto, or what experts must be kept in, such as int4."),
         "policy": _setting("NAME", "Which expert has to leave the device."),
         "predictor": _setting("NAME", "Who says which experts come next: a name, or a trained one's file."),
+        "miss_precision": _setting(
+            "NAME",
+            "high; or, at a loss, mixed: the lower of a store's two precisions for missing experts that add little.",
+        ),
         "batch": _setting("N", "Sequences side by side."),
     }
 )

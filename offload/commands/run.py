@@ -51,7 +51,7 @@ def run(
 
         note = ExpertNote.load(path)
         if note:
-            say(str(note))
+            say(note.told(with_low=settings.miss_precision != "high"))
 
         with make_view(as_json) as view:
 
