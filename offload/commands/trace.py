@@ -68,16 +68,27 @@ def info(
     slots: Annotated[
         str | None, typer.Option(help="Experts that a cache holds, for the ideal hit ratio; half of them.", metavar="N")
     ] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Compare ways of putting N requests at a time side by side.", metavar="N")
+    ] = None,
+    predictor: Annotated[
+        Path | None, typer.Option(help="A trained predictor, whose paths are one of these ways.", metavar="PREDICTOR")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Says how skewed, how local and how predictable the routing of a trace is."""
     num_slots = None if slots is None else options.read_count("--slots", slots)
+    num_requests = None if batch is None else options.read_count("--batch", batch)
     options.check_trace(file)
     with answering(as_json) as answer:
-        from offload.traces.summary import summarise_trace
+        from offload.traces.summary import summarise_batching, summarise_trace
         from simulators.expert_trace import ExpertTrace
 
-        answer.show({"file": file, **summarise_trace(ExpertTrace.load(file), num_slots)}, _tables)
+        loaded = ExpertTrace.load(file)
+        data = {"file": file, **summarise_trace(loaded, num_slots)}
+        if num_requests is not None:
+            data["batching"] = summarise_batching(loaded, num_requests, predictor)
+        answer.show(data, _tables)
 
 
 def _tables(data: Data) -> "Sequence[RenderableType]":

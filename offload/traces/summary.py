@@ -1,11 +1,14 @@
 """A trace in figures: what ``offload trace info`` prints."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prefetch.routing_path import RoutingPath
 from simulators.belady import belady_hit_ratio
+from simulators.expert_batching import compare_batching
 from simulators.expert_trace import ExpertTrace
 from simulators.expert_visits import passes_of
 from simulators.trace_statistics import layer_statistics
@@ -42,6 +45,16 @@ def summarise_trace(trace: ExpertTrace, slots: int | None = None) -> dict[str, A
         "mean": {name: _mean([row[name] for row in rows]) for name in figures},
         "per_layer": rows,
     }
+
+
+def summarise_batching(trace: ExpertTrace, batch: int, predictor: Path | None) -> dict[str, Any]:
+    """What ``batch`` requests side by side would touch, by who is put together with whom.
+
+    ``predictor`` is the file of a trained one. Raises TraceError, and ModelError for a predictor of another model.
+    """
+    foresee = RoutingPath.load(predictor, trace.model).begin if predictor else None
+    rows = compare_batching(trace, batch, foresee)
+    return {"batch": batch, "rows": [asdict(row) for row in rows]}
 
 
 def _mean(values: list[float]) -> float:
