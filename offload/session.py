@@ -8,7 +8,8 @@ from offload.doctor import load_profile
 from offload.loader import load_model, open_prospect, plan_for
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
-from offload.run import RunResult, Status, run
+from offload.run import RunResult, run
+from offload.run_observer import Status
 from offload.runnable import runnable_model
 from simulators.profile import HardwareProfile
 from tiers.timeline import Timeline
