@@ -15,6 +15,7 @@ from offload.config import RunConfig
 from offload.device import available_bytes, require_device
 from offload.dtypes import torch_dtype
 from offload.experts.bind import bind_experts, expert_keys, gate_weights
+from offload.experts.codecs.kernels import Kernels
 from offload.experts.low_copies import low_groups
 from offload.experts.names import CheckpointNames
 from offload.experts.note import ExpertNote
@@ -112,11 +113,15 @@ def load_model(
     config: RunConfig,
     workload: Workload,
     *,
+    profile: HardwareProfile | None = None,
     timeline: Timeline | None = None,
     transfer: TransferConfig | None = None,
     progress: Progress | None = None,
 ) -> OffloadedModel:
-    """Build the model, bring the weights that stay, set up streaming and the KV tiers. On failure nothing is left."""
+    """Build the model, bring the weights that stay, set up streaming and the KV tiers. On failure nothing is left.
+
+    ``profile`` says which kernels are fastest here, if that was measured.
+    """
     chunk = plan.prefill_chunk_tokens if plan.prefill_chunk_tokens < workload.prompt_tokens else None
     check_pieces(prospect.config, workload.prompt_tokens, chunk)
     if plan.streamed or plan.kv_host_blocks or plan.kv_nvme_blocks:
@@ -144,7 +149,7 @@ def load_model(
         names = CheckpointNames(model)
         check_types(prospect.source, prospect.dtype, model, names)
         low = low_groups(prospect.source, config.miss_precision, everything_stays=plan.expert_slots == len(routed))
-        bind_experts(model, names, experts, [*routed, *low])
+        bind_experts(model, names, experts, [*routed, *low], Kernels.of(profile.kernels if profile else None))
         _bind(model, prospect, names, arena, resident, streamer)
         _fetch(engine, prospect.source, arena, resident, progress)
         _verify_rows(prospect.source, plan)

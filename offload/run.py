@@ -109,7 +109,7 @@ def run(
         plan = plan_for(prospect, config, workload, profile)
         if on_plan:
             on_plan(plan)
-        offloaded = load_model(prospect, plan, config, workload, timeline=timeline, progress=progress)
+        offloaded = load_model(prospect, plan, config, workload, profile=profile, timeline=timeline, progress=progress)
     except BaseException:
         prospect.source.close()
         raise

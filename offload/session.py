@@ -49,8 +49,18 @@ def load(
         new = min(DEFAULT_NEW_TOKENS, longest // 2) if new_tokens is None else new_tokens
         prompt = max(1, min(DEFAULT_PROMPT_TOKENS, longest - new)) if prompt_tokens is None else prompt_tokens
         workload = Workload(config.batch, prompt, new)
-        plan = plan_for(prospect, config, workload, profile or load_profile())
-        return load_model(prospect, plan, config, workload, timeline=timeline, transfer=transfer, progress=progress)
+        profile = profile or load_profile()
+        plan = plan_for(prospect, config, workload, profile)
+        return load_model(
+            prospect,
+            plan,
+            config,
+            workload,
+            profile=profile,
+            timeline=timeline,
+            transfer=transfer,
+            progress=progress,
+        )
     except BaseException:
         prospect.source.close()
         raise

@@ -138,10 +138,11 @@ def with_tiers(
     """Load ``model`` within a budget, use it, close it. ``change`` may set up a placement that no budget would give."""
     prospect = open_prospect(model, config.dtype, experts=config.experts, block_tokens=block_tokens)
     try:
-        plan = plan_for(prospect, config, workload, load_profile())
+        profile = load_profile()
+        plan = plan_for(prospect, config, workload, profile)
         if change:
             plan = change(prospect, plan)
-        offloaded = load_model(prospect, plan, config, workload)
+        offloaded = load_model(prospect, plan, config, workload, profile=profile)
     except BaseException:
         prospect.source.close()
         raise

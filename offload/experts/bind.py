@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from offload.experts.codecs.kernels import DEFAULT, Kernels
 from offload.experts.interface import ExpertLayer
 from offload.experts.layout import ExpertLayout, is_experts_module
 from offload.experts.names import CheckpointNames
@@ -21,11 +22,16 @@ _INDEX = re.compile(r"\.(\d+)\.")
 
 
 def bind_experts(
-    model: PreTrainedModel, names: CheckpointNames, store: ExpertStore | None, groups: Sequence[WeightGroup]
+    model: PreTrainedModel,
+    names: CheckpointNames,
+    store: ExpertStore | None,
+    groups: Sequence[WeightGroup],
+    kernels: Kernels = DEFAULT,
 ) -> None:
-    """Tell every experts module where its experts are, and take its own parameters away: nobody may fill those.
+    """Tell every experts module where its experts are and how to multiply by them, and take its own parameters away.
 
-    Raises ModelError where the model computes its experts otherwise, or where experts are missing.
+    Nobody may fill those. Raises ModelError where the model computes its experts otherwise, or where experts are
+    missing.
     """
     layers: dict[int, list[tuple[ExpertKey, WeightGroup]]] = {}
     low: dict[int, list[tuple[ExpertKey, WeightGroup]]] = {}
@@ -46,7 +52,7 @@ def bind_experts(
             raise ModelError(f"{name} {counts}; is config.json its own?")
         assert store is not None, "what has groups has a store"
         copies = [*members, *low.get(layer, [])]
-        store.describe({key: ExpertLayout.of(group, name, module, names) for key, group in copies})
+        store.describe({key: ExpertLayout.of(group, name, module, names, kernels) for key, group in copies})
         module.tiered_experts = ExpertLayer(store, layer, [key for key, _ in sorted(members, key=_number)])
     for layer, (name, module) in modules.items():
         if layer not in layers:
