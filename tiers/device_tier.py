@@ -52,7 +52,7 @@ class DeviceTier(Tier):
         starts = self._layout.starts
         return self.buffer[starts[slot] : starts[slot + 1]]
 
-    def memory(self) -> "torch.Tensor":
+    def flat(self) -> "torch.Tensor":
         return self.buffer
 
     def layout(self) -> SlotLayout:

@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
-from tiers.chunks import Chunk, Move
+from tiers.checksum import BlockChecksums
+from tiers.chunks import Move
 from tiers.errors import TransferCancelledError, TransferError, WorldError
 from tiers.tier import SupportsView, Tier
 from tiers.timeline import Timeline
@@ -49,8 +51,12 @@ class Transfer:
     is_done: bool = False
     is_given_up: bool = False
     """Somebody waited for so long that it counts as failed. Until ``is_done`` the drive may still touch its slots."""
-    chunks: deque[Chunk] = field(default_factory=deque)
-    """Not yet started, on a link to or from files. Belongs to the link, like what follows."""
+    chunks: deque[Any] = field(default_factory=deque)
+    """Not yet started, on a link that cuts transfers up. Belongs to the link, like what follows."""
+    checksums: BlockChecksums | None = None
+    """Of blocks on their way to or from a tier that keeps checksums."""
+    after: object = None
+    """The work of a device that was under way when this was submitted: until it is over the slots may be in use."""
     num_started: int = 0
     """Moves that were started, on a link between memories."""
     num_in_flight: int = 0

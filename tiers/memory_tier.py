@@ -62,7 +62,7 @@ class MemoryTier(Tier):
     def layout(self) -> SlotLayout:
         return self._layout
 
-    def memory(self) -> memoryview:
+    def flat(self) -> memoryview:
         return self.buffer
 
     def read(self, slot: int, buffer: memoryview) -> None:

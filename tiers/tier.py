@@ -67,7 +67,7 @@ class SupportsDeviceTensor(Protocol):
 class SupportsMemory(Protocol):
     """A tier that is one piece of memory, the host's or a device's, in which many slots can be looked up at once."""
 
-    def memory(self) -> "memoryview | torch.Tensor":
+    def flat(self) -> "memoryview | torch.Tensor":
         """All of it: a memoryview, or a flat uint8 tensor on the device."""
         ...
 
@@ -91,14 +91,14 @@ class SupportsDirectIO(Protocol):
 
 @runtime_checkable
 class SupportsChecksum(Protocol):
-    """A tier that remembers what it was given. Called on the engine's thread with the block's bytes in memory."""
+    """A tier that remembers checksums. Called on the engine's thread, which computes the CRC32C of a slot's extents."""
 
-    def seal(self, slot: int, block: memoryview) -> None:
-        """Remember the checksum of a block that is about to be written."""
+    def seal(self, slot: int, checksum: int) -> None:
+        """Remember the checksum of a block that was written, or UNSEALED before that begins."""
         ...
 
-    def verify(self, slot: int, block: memoryview) -> None:
-        """Compare a block that was just read; raises CorruptBlockError."""
+    def verify(self, slot: int, checksum: int) -> None:
+        """Compare the checksum of a block that was just read; raises CorruptBlockError."""
         ...
 
 

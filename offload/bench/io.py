@@ -10,8 +10,9 @@ from pathlib import Path
 from offload.bench.fio import ENGINES, Fio, FioFailed, find_fio
 from offload.bench.header import header
 from offload.disk_speed import FILL_NBYTES, Check, Pattern, Throughput, descriptor, file_nbytes, lay_down, measure
+from tiers.checksum import crc32c
 from tiers.errors import CorruptBlockError
-from tiers.nvme_tier import NVMeTier, crc32c
+from tiers.nvme_tier import NVMeTier
 
 Progress = Callable[[int, int], None]
 """Called with the runs done and the runs in all."""
