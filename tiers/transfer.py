@@ -9,13 +9,21 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tiers.chunks import Move
+from tiers.copier import as_tensor, open_copier
+from tiers.device_link import DeviceLink
 from tiers.errors import OffloadError, TransferError
 from tiers.file_link import FileLink
 from tiers.link import Link, LinkStats, MemoryLink, Priority, Transfer
-from tiers.tier import SupportsDirectIO, SupportsView, Tier
+from tiers.pinned_tier import PinnedTier
+from tiers.staged_link import StagedFileLink
+from tiers.tier import SupportsDeviceTensor, SupportsDirectIO, SupportsMemory, SupportsView, Tier
 from tiers.timeline import Timeline
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,10 @@ class TransferConfig:
     """Bytes of a request, or of copies in a row. With the depth it bounds what a demand waits for: 8 MiB, some 5 ms."""
     guess_depth: int = 4
     """Requests in flight for blocks that may not be needed."""
+    device_chunk_nbytes: int = 8 * 2**20
+    """Bytes of one copy to or from a device: 150 µs on a fast link, several times what it costs to ask for it."""
+    device_depth: int = 3
+    """Copies under way on a link to or from a device, and chunks of a file that are being copied."""
     stall_timeout_s: float = 60.0
     """A transfer that does not end for so long is reported as failed: a drive that hangs must not hang us."""
 
@@ -118,6 +130,9 @@ class TransferEngine:
 
     def _make_link(self, source: Tier, target: Tier) -> Link:
         name = f"{source.name}->{target.name}"
+        device = _device_of(source, target)
+        if device is not None:
+            return self._make_device_link(name, source, target, device)
         if isinstance(source, SupportsView) and isinstance(target, SupportsView):
             return MemoryLink(name, self._finished, self.timeline, self.config.chunk_nbytes)
         is_write = not isinstance(source, SupportsDirectIO)
@@ -129,6 +144,29 @@ class TransferEngine:
         return FileLink(
             name, self._finished, self.timeline, queue, config.chunk_nbytes, config.guess_depth, is_write=is_write
         )
+
+    def _make_device_link(self, name: str, source: Tier, target: Tier, device: "torch.device") -> Link:
+        config, copier = self.config, open_copier(device)
+        if isinstance(source, SupportsMemory) and isinstance(target, SupportsMemory):
+            return DeviceLink(
+                name, self._finished, self.timeline, copier, config.device_chunk_nbytes, config.device_depth
+            )
+        is_write = isinstance(source, SupportsDeviceTensor)
+        files = target if is_write else source
+        if not isinstance(files, SupportsDirectIO):
+            raise OffloadError(f"no way to move blocks over {name}")
+        queue = files.open_queue(config.queue_depth)
+        ring = PinnedTier("ring", config.queue_depth + config.device_depth, config.chunk_nbytes, device=device)
+        return StagedFileLink(
+            name, self._finished, self.timeline, queue, config.guess_depth, copier, ring, is_write=is_write
+        )
+
+
+def _device_of(*tiers: Tier) -> "torch.device | None":
+    for tier in tiers:
+        if isinstance(tier, SupportsDeviceTensor) and isinstance(tier, SupportsMemory):
+            return as_tensor(tier.flat()).device
+    return None
 
 
 def _ends(transfer: Transfer) -> tuple[str, str]:
