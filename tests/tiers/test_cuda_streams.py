@@ -13,7 +13,6 @@ from tiers.device_tier import DeviceTier
 from tiers.memory_tier import MemoryTier
 from tiers.nvme_tier import NVMeTier
 from tiers.pinned_tier import PinnedTier
-from tiers.tier import Tier
 from tiers.transfer import Move, Priority, TransferConfig, TransferEngine
 
 pytestmark = [pytest.mark.gpu, needs_cuda]
@@ -30,7 +29,7 @@ def keep_busy() -> None:
 def test_a_slot_is_not_overwritten_before_it_has_been_read(engine: TransferEngine, nvme: NVMeTier, source: str) -> None:
     """The host gives a read of the slot to the device and asks at once for something else to be put there."""
     there = device_tier("cuda")
-    tier: Tier = host_tier("cuda") if source == "host" else nvme
+    tier: MemoryTier | NVMeTier = host_tier("cuda") if source == "host" else nvme
     engine.wait(load(engine, tier, there, [1, 2], Priority.DEMAND))
     keep_busy()
     read = there.buffer.clone()
@@ -44,7 +43,7 @@ def test_a_slot_is_not_overwritten_before_it_has_been_read(engine: TransferEngin
 @pytest.mark.parametrize("target", ["host", "nvme"])
 def test_a_slot_is_not_evicted_before_it_has_been_written(engine: TransferEngine, nvme: NVMeTier, target: str) -> None:
     there, host = device_tier("cuda"), host_tier("cuda")
-    tier: Tier = host if target == "host" else nvme
+    tier: MemoryTier | NVMeTier = host if target == "host" else nvme
     keep_busy()
     there.tensor(3).fill_(33)
     engine.wait(engine.submit(there, tier, [Move(3, 5)], Priority.WRITE_BACK))
