@@ -3,7 +3,7 @@
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +40,8 @@ class ChunkedLink(Link):
         super().__init__(name, finished, timeline)
 
     @abstractmethod
-    def _cut(self, transfer: Transfer) -> Sequence[Any]:
-        """The chunks of a transfer; what it raises ends that transfer only."""
+    def _cut(self, transfer: Transfer) -> Iterator[Sequence[Any]]:
+        """The chunks of a transfer, some at a time; what it raises ends that transfer only."""
 
     @abstractmethod
     def _has_room(self, num_more: int) -> bool:
@@ -98,7 +98,7 @@ class ChunkedLink(Link):
                     continue
                 chunk = transfer.chunks.popleft()
                 transfer.num_in_flight += 1
-                if not transfer.chunks:
+                if not transfer.chunks and not self._has_more(transfer):
                     self._queues[transfer.priority].popleft()
             job = Job(transfer, chunk, time.perf_counter(), transfer.priority is Priority.GUESS)
             self._num_guesses += job.is_guess
@@ -126,16 +126,21 @@ class ChunkedLink(Link):
 
     def _plan(self, transfer: Transfer) -> bool:
         """Cut a transfer into chunks when its turn has come; False if it is over: that failed, or there are none."""
-        failure = None
-        try:
-            transfer.chunks.extend(self._cut(transfer))
-        except Exception as error:  # noqa: BLE001
-            failure = as_world_error(error, transfer)
-        if transfer.chunks:
+        transfer.uncut = self._cut(transfer)
+        if self._has_more(transfer):
             return True
         self._queues[transfer.priority].popleft()
-        self._finish(transfer, failure)
+        self._finish(transfer)
         return False
+
+    def _has_more(self, transfer: Transfer) -> bool:
+        """Cut the next chunks; False if there are none or that failed."""
+        assert transfer.uncut is not None
+        try:
+            transfer.chunks.extend(next(transfer.uncut, ()))
+        except Exception as error:  # noqa: BLE001
+            transfer.error = transfer.error or as_world_error(error, transfer)
+        return bool(transfer.chunks)
 
     def _record(self, job: Job, nbytes: int) -> None:
         self.stats.nbytes += nbytes

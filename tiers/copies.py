@@ -1,6 +1,7 @@
 """Which ranges of one memory go where in another. Pure, and by numpy: a link to a device has 150 ns for a block."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,6 +14,9 @@ from tiers.slots import SlotLayout
 Runs = NDArray[np.int64]
 """[number of runs, 3]: first byte in the source, first byte in the target, number of bytes."""
 
+_BATCH = 1024
+"""Moves that are planned together."""
+
 
 @dataclass(frozen=True, slots=True)
 class CopyChunk:
@@ -22,23 +26,26 @@ class CopyChunk:
     nbytes: int
 
 
-def plan_copies(source: SlotLayout, target: SlotLayout, moves: Sequence[Move], max_nbytes: int) -> list[CopyChunk]:
-    """Join blocks that are neighbours in both memories and cut what is larger than ``max_nbytes``.
+def plan_copies(
+    source: SlotLayout, target: SlotLayout, moves: Sequence[Move], max_nbytes: int
+) -> Iterator[Sequence[CopyChunk]]:
+    """Join blocks that follow each other in both memories and cut what is larger than ``max_nbytes``.
 
-    A chunk has at most ``max_nbytes``. A block may be smaller than its slot in the target; ValueError if it is larger,
-    IndexError if there is no such slot.
+    Comes in batches, so that the first copies are under way while the others are planned. A chunk has at most
+    ``max_nbytes``. A block may be smaller than its slot in the target; ValueError if it is larger, IndexError if there
+    is no such slot.
     """
-    if not moves:
-        return []
-    slots = np.fromiter(chain.from_iterable(moves), np.int64, 2 * len(moves)).reshape(-1, 2)
-    starts, sizes = source.ranges_of(slots[:, 0])
-    places, room = target.ranges_of(slots[:, 1])
-    if (sizes > room).any():
-        index = int((sizes > room).argmax())
-        raise ValueError(f"{sizes[index]} bytes do not fit in slot {slots[index, 1]}")
-    runs = np.stack([starts, places, sizes], axis=1)
-    runs = _cut(_join(runs[np.argsort(starts, kind="stable")]), max_nbytes)
-    return [CopyChunk(part, int(part[:, 2].sum())) for part in _pack(runs, max_nbytes)]
+    for first in range(0, len(moves), _BATCH):
+        batch = moves[first : first + _BATCH]
+        slots = np.fromiter(chain.from_iterable(batch), np.int64, 2 * len(batch))
+        starts, sizes = source.ranges_of(slots[::2])
+        places, room = target.ranges_of(slots[1::2])
+        too_large = np.flatnonzero(sizes > room)
+        if len(too_large):
+            index = int(too_large[0])
+            raise ValueError(f"{sizes[index]} bytes do not fit in slot {batch[index].target_slot}")
+        runs = np.stack([starts, places, sizes], axis=1)
+        yield _pack(_cut(_join(runs), max_nbytes), max_nbytes)
 
 
 def join_neighbours(runs: Sequence[tuple[int, int, int]]) -> Runs:
@@ -47,17 +54,19 @@ def join_neighbours(runs: Sequence[tuple[int, int, int]]) -> Runs:
 
 
 def _join(runs: Runs) -> Runs:
-    ends = runs[:-1, :2] + runs[:-1, 2:]
-    is_first = np.concatenate(([True], (runs[1:, :2] != ends).any(axis=1)))
-    firsts = np.flatnonzero(is_first)
+    starts, places, sizes = runs.T
+    is_next = (starts[1:] == starts[:-1] + sizes[:-1]) & (places[1:] == places[:-1] + sizes[:-1])
+    if not is_next.any():
+        return runs
+    firsts = np.flatnonzero(np.concatenate(([True], ~is_next)))
     joined = runs[firsts]
-    joined[:, 2] = np.add.reduceat(runs[:, 2], firsts)
+    joined[:, 2] = np.add.reduceat(sizes, firsts)
     return joined
 
 
 def _cut(runs: Runs, max_nbytes: int) -> Runs:
-    counts = np.maximum(1, -(-runs[:, 2] // max_nbytes))
-    if (counts == 1).all():
+    counts = -(-runs[:, 2] // max_nbytes)
+    if counts.max() <= 1:
         return runs
     pieces = np.repeat(runs, counts, axis=0)
     number = np.arange(len(pieces)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -66,11 +75,13 @@ def _cut(runs: Runs, max_nbytes: int) -> Runs:
     return pieces
 
 
-def _pack(runs: Runs, max_nbytes: int) -> list[Runs]:
-    ends = np.cumsum(runs[:, 2])
-    cuts, done = [], 0
-    while done < ends[-1]:
+def _pack(runs: Runs, max_nbytes: int) -> list[CopyChunk]:
+    ends = np.cumsum(runs[:, 2]).tolist()
+    chunks = []
+    first = done = 0
+    while first < len(ends):
         # As many as fit; each alone does.
-        cuts.append(int(np.searchsorted(ends, done + max_nbytes, side="right")))
-        done = int(ends[cuts[-1] - 1])
-    return np.split(runs, cuts[:-1]) if cuts else [runs]
+        last = bisect_right(ends, done + max_nbytes, lo=first)
+        chunks.append(CopyChunk(runs[first:last], ends[last - 1] - done))
+        first, done = last, ends[last - 1]
+    return chunks

@@ -1,7 +1,8 @@
-"""Copies to and from a CUDA device, on a stream of their own."""
+"""Copies to and from a CUDA device, on streams of their own."""
 
 from collections.abc import Callable
 from functools import cache
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -13,9 +14,15 @@ _FEW_RUNS = 8
 _LARGE_RUN_NBYTES = 512 * 1024
 """From here on a run is worth a copy of its own: the copy engine needs some 10 µs for it, the call half of that."""
 
+_WORD_NBYTES = 8
+_LEAST_ROWS = 1024
+
+_NUM_STREAMS = 2
+"""Copies take turns on them: the next one is ready when the last is about to end."""
+
 
 class CudaCopier(Copier):
-    """One stream, one direction.
+    """For one direction and one thread, whose current stream it changes.
 
     Large ranges go through the copy engine, one call each. Many small ones would be bound by the calls: a kernel copies
     them all, through the device's window on pinned host memory.
@@ -23,8 +30,10 @@ class CudaCopier(Copier):
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
-        self._events: list[torch.cuda.Event] = []
+        self._streams = [torch.cuda.Stream(device) for _ in range(_NUM_STREAMS)]
+        self._turns = cycle(self._streams)
+        self.free_events: list[torch.cuda.Event] = []
+        self.free_tables: list[torch.Tensor] = []
 
     def mark(self) -> object:
         event = torch.cuda.Event()
@@ -32,43 +41,53 @@ class CudaCopier(Copier):
         return event
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, runs: Runs, after: object) -> Copy:
-        with torch.cuda.stream(self._stream):
-            if isinstance(after, torch.cuda.Event):
-                self._stream.wait_event(after)
-            kept: object = None
-            scatter = _scatter_kernel(self._device) if _is_scattered(runs) and _are_visible(source, target) else None
-            if scatter is not None:
-                kept = scatter(source, target, runs)
-            else:
-                for start, place, nbytes in runs.tolist():
-                    target[place : place + nbytes].copy_(source[start : start + nbytes], non_blocking=True)
-            event = self._events.pop() if self._events else torch.cuda.Event(blocking=True)
-            event.record(self._stream)
-        return _CudaCopy(event, self._events, kept)
+        stream = next(self._turns)
+        torch.cuda.set_stream(stream)
+        if isinstance(after, torch.cuda.Event):
+            stream.wait_event(after)
+        table = None
+        scatter = _scatter_kernel(self._device) if _is_scattered(runs) and _are_visible(source, target) else None
+        if scatter is not None:
+            table = self._table(len(runs))
+            scatter(source, target, runs, table)
+        else:
+            for start, place, nbytes in runs.tolist():
+                target[place : place + nbytes].copy_(source[start : start + nbytes], non_blocking=True)
+        event = self.free_events.pop() if self.free_events else torch.cuda.Event(blocking=True)
+        event.record(stream)
+        return _CudaCopy(self, event, table)
+
+    def _table(self, num_rows: int) -> torch.Tensor:
+        if self.free_tables and len(self.free_tables[-1]) >= num_rows:
+            return self.free_tables.pop()
+        return torch.empty((max(_LEAST_ROWS, num_rows), 3), dtype=torch.int64, pin_memory=True)
 
     def close(self) -> None:
-        self._stream.synchronize()
+        for stream in self._streams:
+            stream.synchronize()
 
 
 class _CudaCopy(Copy):
-    """Ended when its event is, which then is free for another copy. ``kept`` is what the copy reads besides."""
+    """Ended when its event is, which then is free for another copy like the table that it read."""
 
-    def __init__(self, event: torch.cuda.Event, free: list[torch.cuda.Event], kept: object) -> None:
+    def __init__(self, copier: CudaCopier, event: torch.cuda.Event, table: torch.Tensor | None) -> None:
+        self._copier = copier
         self._event = event
-        self._free = free
-        self._kept = kept
+        self._table = table
 
     def is_done(self) -> bool:
         return bool(self._event.query())
 
     def wait(self) -> None:
         self._event.synchronize()
-        self._free.append(self._event)
-        self._kept = None
+        self._copier.free_events.append(self._event)
+        if self._table is not None:
+            self._copier.free_tables.append(self._table)
 
 
 def _is_scattered(runs: Runs) -> bool:
-    return len(runs) > _FEW_RUNS and int(runs[:, 2].sum()) < len(runs) * _LARGE_RUN_NBYTES
+    is_small = len(runs) > _FEW_RUNS and int(runs[:, 2].sum()) < len(runs) * _LARGE_RUN_NBYTES
+    return is_small and not (runs % _WORD_NBYTES).any()
 
 
 def _are_visible(source: torch.Tensor, target: torch.Tensor) -> bool:
@@ -76,16 +95,16 @@ def _are_visible(source: torch.Tensor, target: torch.Tensor) -> bool:
 
 
 @cache
-def _scatter_kernel(device: torch.device) -> Callable[[torch.Tensor, torch.Tensor, Runs], object] | None:
+def _scatter_kernel(device: torch.device) -> Callable[[torch.Tensor, torch.Tensor, Runs, torch.Tensor], None] | None:
     """A copier of many ranges that has proved that it works; None where Triton or its compiler is missing."""
     try:
         from tiers.scatter_kernel import copy_runs
 
         source = torch.arange(16).view(torch.uint8).pin_memory()
         target = torch.zeros(128, dtype=torch.uint8, device=device)
-        kept = copy_runs(source, target, np.array([[0, 64, 64], [64, 0, 64]]))
+        table = torch.empty((2, 3), dtype=torch.int64, pin_memory=True)
+        copy_runs(source, target, np.array([[0, 64, 64], [64, 0, 64]]), table)
         is_right = target.view(torch.int64).tolist() == [*range(8, 16), *range(8)]
-        del kept
     except Exception:  # noqa: BLE001 - whatever it is, there are slower ways
         return None
     return copy_runs if is_right else None

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -41,7 +41,7 @@ class DeviceLink(ChunkedLink):
         transfer.after = self._copier.mark()
         super().submit(transfer)
 
-    def _cut(self, transfer: Transfer) -> Sequence[Any]:
+    def _cut(self, transfer: Transfer) -> Iterator[Sequence[Any]]:
         source, target = transfer.source, transfer.target
         assert isinstance(source, SupportsMemory)
         assert isinstance(target, SupportsMemory)

@@ -1,7 +1,7 @@
 """One direction between memory and files: requests to a drive, a bounded number of them at a time."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -41,7 +41,7 @@ class FileLink(ChunkedLink):
         self._tags = count()
         super().__init__(name, finished, timeline, guess_depth)
 
-    def _cut(self, transfer: Transfer) -> Sequence[Any]:
+    def _cut(self, transfer: Transfer) -> Iterator[Sequence[Any]]:
         files, memory = self._sides(transfer)
         assert isinstance(files, SupportsDirectIO)
         if isinstance(files, SupportsChecksum):
@@ -49,7 +49,7 @@ class FileLink(ChunkedLink):
             if self._is_write:
                 for move in transfer.moves:
                     files.seal(move.target_slot, UNSEALED)
-        return self._cut_for(files, memory, transfer)
+        yield self._cut_for(files, memory, transfer)
 
     def _cut_for(self, files: SupportsDirectIO, memory: Tier, transfer: Transfer) -> Sequence[Any]:
         assert isinstance(memory, SupportsView)

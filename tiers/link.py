@@ -4,7 +4,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -53,6 +53,8 @@ class Transfer:
     """Somebody waited for so long that it counts as failed. Until ``is_done`` the drive may still touch its slots."""
     chunks: deque[Any] = field(default_factory=deque)
     """Not yet started, on a link that cuts transfers up. Belongs to the link, like what follows."""
+    uncut: Iterator[Sequence[Any]] | None = None
+    """The chunks that come after those."""
     checksums: BlockChecksums | None = None
     """Of blocks on their way to or from a tier that keeps checksums."""
     after: object = None

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from weakref import finalize
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class PinnedTier(MemoryTier):
         device: "torch.device | str" = "cuda",
     ) -> None:
         super().__init__(name, num_slots, block_nbytes, layout)
-        self._address = 0
+        self._unpin: finalize[..., object] | None = None
         self.note = self._pin(device)
         """Why it is not pinned, or where it lies; one line."""
 
@@ -47,14 +48,11 @@ class PinnedTier(MemoryTier):
     @property
     def is_pinned(self) -> bool:
         """Whether the device copies from and to it without help of the processor."""
-        return self._address != 0
+        return self._unpin is not None and self._unpin.alive
 
     def close(self) -> None:
-        if self._address:
-            import torch
-
-            torch.cuda.cudart().cudaHostUnregister(self._address)
-            self._address = 0
+        if self._unpin is not None:
+            self._unpin()
         super().close()
 
     def _pin(self, device: "torch.device | str") -> str:
@@ -72,7 +70,10 @@ class PinnedTier(MemoryTier):
             with suppress(RuntimeError):  # torch finds the error once more at its next launch: let that be this one
                 torch.zeros(1, device=device)
             return f"not pinned: CUDA error {code} for {self.nbytes:,} bytes; raise ulimit -l or lower the budget"
-        self._address = address
+        # Memory that is unmapped while it is registered leaves CUDA with pages that are no longer ours, and whatever is
+        # mapped there next would be read and written in vain: a tier that is forgotten is unregistered too.
+        self._unpin = finalize(self, torch.cuda.cudart().cudaHostUnregister, address)
+        self._unpin.atexit = False
         return "pinned" if node is None else f"pinned, node {node}"
 
 

@@ -10,20 +10,18 @@ import triton.language as tl
 
 from tiers.copies import Runs
 
-WORD_NBYTES = 8
 _WORDS = 1024
 _PROGRAMS = 64
 """Enough reads under way to fill the link, and few enough that a model computes beside it."""
 
 
-def copy_runs(source: torch.Tensor, target: torch.Tensor, runs: Runs) -> torch.Tensor:
-    """Start copying runs of whole words on the current stream; what is returned has to be kept until that has ended.
+def copy_runs(source: torch.Tensor, target: torch.Tensor, runs: Runs, table: torch.Tensor) -> None:
+    """Start copying runs of whole words on the current stream, which reads ``table`` until that has ended.
 
     One of the tensors is on the current CUDA device, the other there too or in pinned memory.
     """
-    table = torch.from_numpy(runs + np.array([source.data_ptr(), target.data_ptr(), 0])).pin_memory()
+    np.add(runs, (source.data_ptr(), target.data_ptr(), 0), out=table.numpy()[: len(runs)])
     _copy_rows[(min(len(runs), _PROGRAMS),)](table, len(runs), WORDS=_WORDS, num_warps=4)
-    return table
 
 
 @triton.jit  # type: ignore[untyped-decorator]

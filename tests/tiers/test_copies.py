@@ -1,5 +1,7 @@
 """Which ranges are copied between two memories: tables of blocks, and every byte of random ones."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ Table = list[list[tuple[int, int, int]]]
 
 def plan(source: SlotLayout, target: SlotLayout, moves: list[tuple[int, int]], max_nbytes: int) -> Table:
     """The runs of each chunk: first byte in the source, first byte in the target, number of bytes, in KiB."""
-    chunks = plan_copies(source, target, [Move(*move) for move in moves], max_nbytes * KIB)
+    chunks = list(chain.from_iterable(plan_copies(source, target, [Move(*move) for move in moves], max_nbytes * KIB)))
     assert all(chunk.nbytes == chunk.runs[:, 2].sum() <= max_nbytes * KIB for chunk in chunks)
     return [[(s // KIB, t // KIB, n // KIB) for s, t, n in chunk.runs.tolist()] for chunk in chunks]
 
@@ -26,7 +28,7 @@ def plan(source: SlotLayout, target: SlotLayout, moves: list[tuple[int, int]], m
         pytest.param([], 32, [], id="nothing to move"),
         pytest.param([(1, 0), (2, 1)], 32, [[(4, 0, 8)]], id="neighbours in both are one range"),
         pytest.param([(1, 0), (2, 2)], 32, [[(4, 0, 4), (8, 8, 4)]], id="neighbours in one only are not"),
-        pytest.param([(3, 0), (1, 5), (2, 6)], 32, [[(4, 20, 8), (12, 0, 4)]], id="in the order of the source"),
+        pytest.param([(3, 0), (1, 5), (2, 6)], 32, [[(12, 0, 4), (4, 20, 8)]], id="in the order of the moves"),
         pytest.param([(1, 0), (3, 2), (5, 4)], 8, [[(4, 0, 4), (12, 8, 4)], [(20, 16, 4)]], id="as many as fit"),
         pytest.param([(0, 4), (1, 5), (2, 6)], 5, [[(0, 16, 5)], [(5, 21, 5)], [(10, 26, 2)]], id="large ones are cut"),
         pytest.param([(0, 4), (1, 5), (2, 7)], 7, [[(0, 16, 7)], [(7, 23, 1), (8, 28, 4)]], id="the rest has company"),
@@ -50,6 +52,12 @@ def test_slots_have_to_be_there(move: tuple[int, int]) -> None:
         plan(even_slots(8, 4 * KIB), even_slots(8, 4 * KIB), [move], 64)
 
 
+def test_many_blocks_are_planned_while_others_are_copied() -> None:
+    layout = even_slots(3000, KIB)
+    batches = plan_copies(layout, layout, [Move(slot, 2999 - slot) for slot in range(3000)], 512 * KIB)
+    assert [[chunk.nbytes // KIB for chunk in batch] for batch in batches] == [[512, 512], [512, 512], [512, 440]]
+
+
 def test_joins_what_it_is_given() -> None:
     assert join_neighbours([(0, 8, 4), (4, 12, 2), (8, 14, 2)]).tolist() == [[0, 8, 6], [8, 14, 2]]
 
@@ -69,7 +77,7 @@ def test_every_byte_goes_where_it_belongs(sizes: list[int], max_kib: int, data: 
     moves = [Move(slot, order.index(slot)) for slot in sources]
     memory = np.arange(1, source.nbytes + 1)
     found = np.zeros(target.nbytes, np.int64)
-    for chunk in plan_copies(source, target, moves, max_kib):
+    for chunk in chain.from_iterable(plan_copies(source, target, moves, max_kib)):
         assert chunk.nbytes <= max_kib
         for start, place, nbytes in chunk.runs.tolist():
             assert not found[place : place + nbytes].any()

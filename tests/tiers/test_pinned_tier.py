@@ -87,6 +87,20 @@ def test_is_pinned_at_its_exact_size_and_let_go() -> None:
 
 @pytest.mark.gpu
 @needs_cuda
+def test_is_let_go_when_it_is_forgotten() -> None:
+    """Else CUDA would go on to write to the pages of memory that is long unmapped."""
+    for turn in range(20):
+        tier = PinnedTier("host", 3, 5 * ALIGNMENT)
+        assert tier.is_pinned
+        tensor = torch.frombuffer(tier.buffer, dtype=torch.uint8)
+        tensor.copy_(torch.full((15 * ALIGNMENT,), turn, dtype=torch.uint8, device="cuda"), non_blocking=True)
+        torch.cuda.synchronize()
+        assert int(tensor.min()) == int(tensor.max()) == turn
+        del tier, tensor
+
+
+@pytest.mark.gpu
+@needs_cuda
 def test_may_have_no_slots() -> None:
     tier = PinnedTier("host", 0, ALIGNMENT)
     assert not tier.is_pinned
