@@ -29,6 +29,10 @@ class Copier(ABC):
         """On the caller's thread: what the device has been given to do so far. ``after`` of the copies to come."""
 
     @abstractmethod
+    def reach(self, after: object) -> None:
+        """Return when the device has done what ``after`` marks."""
+
+    @abstractmethod
     def copy(self, source: "torch.Tensor", target: "torch.Tensor", runs: Runs, after: object) -> Copy:
         """Start copying, once the device has done what ``after`` marks; both tensors stay as they are until then."""
 
@@ -51,6 +55,9 @@ class PlainCopier(Copier):
 
     def mark(self) -> object:
         return None
+
+    def reach(self, after: object) -> None:
+        pass
 
     def copy(self, source: "torch.Tensor", target: "torch.Tensor", runs: Runs, after: object) -> Copy:
         for start, place, nbytes in runs.tolist():

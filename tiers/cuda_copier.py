@@ -36,9 +36,13 @@ class CudaCopier(Copier):
         self.free_tables: list[torch.Tensor] = []
 
     def mark(self) -> object:
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)
         event.record(torch.cuda.current_stream(self._device))
         return event
+
+    def reach(self, after: object) -> None:
+        if isinstance(after, torch.cuda.Event):
+            after.synchronize()
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, runs: Runs, after: object) -> Copy:
         stream = next(self._turns)

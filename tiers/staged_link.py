@@ -65,7 +65,7 @@ class StagedFileLink(FileLink):
         for job in jobs:
             job.ring_slot = self._free.pop()
             if self._is_write:
-                self._copy(job)
+                self._copy(job, to_ring=True)
         if not self._is_write:
             self._request([(job, (self._staged(job),)) for job in jobs])
 
@@ -88,7 +88,7 @@ class StagedFileLink(FileLink):
             self._leave_ring(job)
             return
         self._sum(job, self._parts(job))
-        self._copy(job)
+        self._copy(job, to_ring=False)
 
     def _after_copy(self, job: Job) -> None:
         """The device is done with a chunk."""
@@ -102,18 +102,19 @@ class StagedFileLink(FileLink):
         self._free.append(job.ring_slot)
         self._end(job)
 
-    def _copy(self, job: Job) -> None:
+    def _copy(self, job: Job, *, to_ring: bool) -> None:
         _, memory = self._sides(job.transfer)
         assert isinstance(memory, SupportsMemory)
         device, ring = as_tensor(memory.flat()), as_tensor(self._ring.flat())
-        source, target = (device, ring) if self._is_write else (ring, device)
-        self._copies.append((job, self._copier.copy(source, target, self._runs(job), job.transfer.after)))
+        source, target = (device, ring) if to_ring else (ring, device)
+        runs = self._runs(job, to_ring=to_ring)
+        self._copies.append((job, self._copier.copy(source, target, runs, job.transfer.after)))
 
-    def _runs(self, job: Job) -> Runs:
+    def _runs(self, job: Job, *, to_ring: bool) -> Runs:
         staged = job.ring_slot * self._ring.block_nbytes
         runs = []
         for part in job.chunk.buffers:
-            runs.append((part.start, staged, len(part)) if self._is_write else (staged, part.start, len(part)))
+            runs.append((part.start, staged, len(part)) if to_ring else (staged, part.start, len(part)))
             staged += len(part)
         return join_neighbours(runs)
 

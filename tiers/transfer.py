@@ -9,21 +9,14 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from tiers.chunks import Move
-from tiers.copier import as_tensor, open_copier
-from tiers.device_link import DeviceLink
-from tiers.errors import OffloadError, TransferError
-from tiers.file_link import FileLink
-from tiers.link import Link, LinkStats, MemoryLink, Priority, Transfer
-from tiers.pinned_tier import PinnedTier
-from tiers.staged_link import StagedFileLink
-from tiers.tier import SupportsDeviceTensor, SupportsDirectIO, SupportsMemory, SupportsView, Tier
+from tiers.errors import TransferError
+from tiers.link import Link, LinkStats, Priority, Transfer
+from tiers.open_link import open_link
+from tiers.tier import Tier
 from tiers.timeline import Timeline
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +33,9 @@ class TransferConfig:
     """Bytes of one copy to or from a device: 150 µs on a fast link, several times what it costs to ask for it."""
     device_depth: int = 3
     """Copies under way on a link to or from a device, and chunks of a file that are being copied."""
+    files_to_device: Literal["auto", "staged", "kvikio"] = "auto"
+    """How a device is filled from files: through pinned host memory, or by kvikio, which is faster only where the drive
+    writes into the memory of the device itself. "auto" is kvikio there and staged elsewhere."""
     stall_timeout_s: float = 60.0
     """A transfer that does not end for so long is reported as failed: a drive that hangs must not hang us."""
 
@@ -125,48 +121,8 @@ class TransferEngine:
         ends = (source.name, target.name)
         link = self._links.get(ends)
         if link is None:
-            link = self._links[ends] = self._make_link(source, target)
+            link = self._links[ends] = open_link(source, target, self.config, self._finished, self.timeline)
         return link
-
-    def _make_link(self, source: Tier, target: Tier) -> Link:
-        name = f"{source.name}->{target.name}"
-        device = _device_of(source, target)
-        if device is not None:
-            return self._make_device_link(name, source, target, device)
-        if isinstance(source, SupportsView) and isinstance(target, SupportsView):
-            return MemoryLink(name, self._finished, self.timeline, self.config.chunk_nbytes)
-        is_write = not isinstance(source, SupportsDirectIO)
-        files, memory = (target, source) if is_write else (source, target)
-        if not (isinstance(files, SupportsDirectIO) and isinstance(memory, SupportsView)):
-            raise OffloadError(f"no way to move blocks over {name}")
-        queue = files.open_queue(self.config.queue_depth)
-        config = self.config
-        return FileLink(
-            name, self._finished, self.timeline, queue, config.chunk_nbytes, config.guess_depth, is_write=is_write
-        )
-
-    def _make_device_link(self, name: str, source: Tier, target: Tier, device: "torch.device") -> Link:
-        config, copier = self.config, open_copier(device)
-        if isinstance(source, SupportsMemory) and isinstance(target, SupportsMemory):
-            return DeviceLink(
-                name, self._finished, self.timeline, copier, config.device_chunk_nbytes, config.device_depth
-            )
-        is_write = isinstance(source, SupportsDeviceTensor)
-        files = target if is_write else source
-        if not isinstance(files, SupportsDirectIO):
-            raise OffloadError(f"no way to move blocks over {name}")
-        queue = files.open_queue(config.queue_depth)
-        ring = PinnedTier("ring", config.queue_depth + config.device_depth, config.chunk_nbytes, device=device)
-        return StagedFileLink(
-            name, self._finished, self.timeline, queue, config.guess_depth, copier, ring, is_write=is_write
-        )
-
-
-def _device_of(*tiers: Tier) -> "torch.device | None":
-    for tier in tiers:
-        if isinstance(tier, SupportsDeviceTensor) and isinstance(tier, SupportsMemory):
-            return as_tensor(tier.flat()).device
-    return None
 
 
 def _ends(transfer: Transfer) -> tuple[str, str]:
