@@ -1,8 +1,7 @@
-"""Copies to and from a CUDA device, on streams of their own."""
+"""Copies to and from a CUDA device, on a stream of their own."""
 
 from collections.abc import Callable
 from functools import cache
-from itertools import cycle
 
 import numpy as np
 import torch
@@ -17,21 +16,18 @@ _LARGE_RUN_NBYTES = 512 * 1024
 _WORD_NBYTES = 8
 _LEAST_ROWS = 1024
 
-_NUM_STREAMS = 2
-"""Copies take turns on them: the next one is ready when the last is about to end."""
-
 
 class CudaCopier(Copier):
     """For one direction and one thread, whose current stream it changes.
 
     Large ranges go through the copy engine, one call each. Many small ones would be bound by the calls: a kernel copies
-    them all, through the device's window on pinned host memory.
+    them all, through the device's window on pinned host memory. It takes some of the device's multiprocessors for that
+    time, which the copy engine does not.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._streams = [torch.cuda.Stream(device) for _ in range(_NUM_STREAMS)]
-        self._turns = cycle(self._streams)
+        self._stream = torch.cuda.Stream(device)
         self.free_events: list[torch.cuda.Event] = []
         self.free_tables: list[torch.Tensor] = []
 
@@ -45,10 +41,9 @@ class CudaCopier(Copier):
             after.synchronize()
 
     def copy(self, source: torch.Tensor, target: torch.Tensor, runs: Runs, after: object) -> Copy:
-        stream = next(self._turns)
-        torch.cuda.set_stream(stream)
+        torch.cuda.set_stream(self._stream)
         if isinstance(after, torch.cuda.Event):
-            stream.wait_event(after)
+            self._stream.wait_event(after)
         table = None
         scatter = _scatter_kernel(self._device) if _is_scattered(runs) and _are_visible(source, target) else None
         if scatter is not None:
@@ -58,7 +53,7 @@ class CudaCopier(Copier):
             for start, place, nbytes in runs.tolist():
                 target[place : place + nbytes].copy_(source[start : start + nbytes], non_blocking=True)
         event = self.free_events.pop() if self.free_events else torch.cuda.Event(blocking=True)
-        event.record(stream)
+        event.record(self._stream)
         return _CudaCopy(self, event, table)
 
     def _table(self, num_rows: int) -> torch.Tensor:
@@ -67,8 +62,7 @@ class CudaCopier(Copier):
         return torch.empty((max(_LEAST_ROWS, num_rows), 3), dtype=torch.int64, pin_memory=True)
 
     def close(self) -> None:
-        for stream in self._streams:
-            stream.synchronize()
+        self._stream.synchronize()
 
 
 class _CudaCopy(Copy):
@@ -90,8 +84,9 @@ class _CudaCopy(Copy):
 
 
 def _is_scattered(runs: Runs) -> bool:
-    is_small = len(runs) > _FEW_RUNS and int(runs[:, 2].sum()) < len(runs) * _LARGE_RUN_NBYTES
-    return is_small and not (runs % _WORD_NBYTES).any()
+    if len(runs) <= _FEW_RUNS or int(runs[:, 2].sum()) >= len(runs) * _LARGE_RUN_NBYTES:
+        return False
+    return int(np.bitwise_or.reduce(runs, axis=None)) % _WORD_NBYTES == 0
 
 
 def _are_visible(source: torch.Tensor, target: torch.Tensor) -> bool:

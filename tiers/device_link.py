@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from tiers.chunked_link import ChunkedLink, Job
 from tiers.copier import Copier, Copy, as_tensor
@@ -53,9 +53,7 @@ class DeviceLink(ChunkedLink):
     def _begin(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             source, target = job.transfer.source, job.transfer.target
-            assert isinstance(source, SupportsMemory)
-            assert isinstance(target, SupportsMemory)
-            ends = as_tensor(source.flat()), as_tensor(target.flat())
+            ends = as_tensor(cast("SupportsMemory", source).flat()), as_tensor(cast("SupportsMemory", target).flat())
             self._copies.append((job, self._copier.copy(*ends, job.chunk.runs, job.transfer.after)))
 
     def _advance(self) -> None:

@@ -12,9 +12,12 @@ _PROBE_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class GdsSupport:
-    """``is_real`` only where no host memory is in between; ``note`` says in one line what was found."""
+    """What kvikio can do here; ``note`` says it in one line."""
 
+    works: bool
+    """It reads into memory of the device, one way or another."""
     is_real: bool
+    """No host memory is in between."""
     note: str
 
 
@@ -26,7 +29,7 @@ def find_gds() -> GdsSupport:
     thread = threading.Thread(target=lambda: found.append(_probe()), name="gds-probe", daemon=True)
     thread.start()
     thread.join(_PROBE_S)
-    return found[0] if found else GdsSupport(False, f"kvikio gave no answer for {_PROBE_S:g} s")
+    return found[0] if found else GdsSupport(False, False, f"kvikio gave no answer for {_PROBE_S:g} s")
 
 
 def _probe() -> GdsSupport:
@@ -42,9 +45,11 @@ def _probe() -> GdsSupport:
             with kvikio.CuFile(file.name, "r") as opened:
                 moved = opened.pread(target, 4096).get()
         if moved != 4096:
-            return GdsSupport(False, f"kvikio read {moved} of 4096 bytes")
+            return GdsSupport(False, False, f"kvikio read {moved} of 4096 bytes")
         if not kvikio.cufile_driver.get("is_gds_available"):
-            return GdsSupport(False, f"kvikio {kvikio.__version__} works through host memory: no nvidia-fs, no P2PDMA")
+            note = f"kvikio {kvikio.__version__} works through host memory: no nvidia-fs, no P2PDMA"
+            return GdsSupport(True, False, note)
     except Exception as error:  # noqa: BLE001 - ImportError, RuntimeError of a missing driver, whatever else
-        return GdsSupport(False, f"kvikio does not work here: {type(error).__name__}: {error}".splitlines()[0])
-    return GdsSupport(True, f"kvikio {kvikio.__version__}, GPUDirect Storage")
+        note = f"kvikio does not work here: {type(error).__name__}: {error}".splitlines()[0]
+        return GdsSupport(False, False, note)
+    return GdsSupport(True, True, f"kvikio {kvikio.__version__}, GPUDirect Storage")

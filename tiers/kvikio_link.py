@@ -1,12 +1,14 @@
 """From files into the memory of a device without a stop in host memory, where the machine can do that."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tiers.chunked_link import Job
 from tiers.copier import as_tensor
 from tiers.staged_link import StagedFileLink
-from tiers.tier import SupportsMemory
+
+if TYPE_CHECKING:
+    from tiers.tier import SupportsMemory
 
 
 class KvikioLink(StagedFileLink):
@@ -22,9 +24,7 @@ class KvikioLink(StagedFileLink):
         for job in jobs:
             job.ring_slot = self._free.pop()
             self._copier.reach(job.transfer.after)
-            memory = job.transfer.target
-            assert isinstance(memory, SupportsMemory)
-            device = as_tensor(memory.flat())
+            device = as_tensor(cast("SupportsMemory", job.transfer.target).flat())
             parts: Any = tuple(device[part.start : part.stop] for part in job.chunk.buffers)
             requests.append((job, cast("tuple[memoryview, ...]", parts)))
         self._request(requests)

@@ -18,12 +18,12 @@ class KvikioQueue(IOQueue):
     """An IOQueue of reads whose buffers are tensors of a CUDA device.
 
     As many threads of kvikio as requests: its own default is one, which leaves a drive idle. They are all of the
-    process's, since kvikio has one pool.
+    process's, since kvikio has one pool. Where it has to go through host memory it reads with O_DIRECT too.
     """
 
     def __init__(self, depth: int) -> None:
         super().__init__(depth)
-        kvikio.defaults.set({"num_threads": depth, "task_size": _TASK_NBYTES})
+        kvikio.defaults.set({"num_threads": depth, "task_size": _TASK_NBYTES, "auto_direct_io_read": True})
         self._files: dict[tuple[int, int, int], Any] = {}
         self._pending: dict[int, tuple[IORequest, list[Any]]] = {}
         self._failed: list[Completion] = []

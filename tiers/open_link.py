@@ -46,7 +46,7 @@ def open_link(
     if device is None or not isinstance(memory, SupportsMemory):
         raise OffloadError(f"no way to move blocks over {name}")
     kind, queue = _device_reader(files, device, config) if not is_write else _stager(files, config)
-    ring = PinnedTier("ring", config.queue_depth + config.device_depth, config.chunk_nbytes, device=device)
+    ring = PinnedTier("ring", 2 * config.queue_depth, config.chunk_nbytes, device=device)
     copier = open_copier(device)
     return kind(name, finished, timeline, queue, config.guess_depth, copier, ring, is_write=is_write)
 

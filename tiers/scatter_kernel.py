@@ -10,8 +10,8 @@ import triton.language as tl
 
 from tiers.copies import Runs
 
-_WORDS = 1024
-_PROGRAMS = 64
+_WORDS = 2048
+_PROGRAMS = 32
 """Enough reads under way to fill the link, and few enough that a model computes beside it."""
 
 

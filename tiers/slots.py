@@ -37,6 +37,10 @@ class SlotLayout:
 
     def ranges_of(self, slots: Offsets) -> tuple[Offsets, Offsets]:
         """First bytes and sizes of many slots. IndexError if one of them is not there."""
+        if isinstance(self.starts, range) and slots.size:
+            if slots.max() >= self.num_slots:
+                raise IndexError(f"no slot {slots.max()}: there are {self.num_slots}")
+            return slots * self.starts.step, np.broadcast_to(self.starts.step, slots.shape)
         starts = self._array[slots]
         return starts, self._array[slots + 1] - starts
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 from tiers.chunked_link import Job
 from tiers.chunks import plan_chunks
@@ -25,8 +25,8 @@ _POLL_S = 0.0005
 class StagedFileLink(FileLink):
     """A FileLink whose requests land in slots of ``ring``, from where the device fetches them, or the other way round.
 
-    A chunk holds a slot of the ring from its start to its end; there are more of them than requests in flight, so that
-    the drive goes on while chunks are copied. Checksums are taken in the ring. The link closes the ring.
+    A chunk holds a slot of the ring from its start to its end; there are twice as many as requests in flight, so that
+    the drive goes on while chunks are copied and their checksums taken, both in the ring. The link closes it.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class StagedFileLink(FileLink):
         if self._is_write or job.transfer.error is not None:
             self._leave_ring(job)
             return
-        self._sum(job, self._parts(job))
         self._copy(job, to_ring=False)
+        self._sum(job, self._parts(job))  # while the device copies
 
     def _after_copy(self, job: Job) -> None:
         """The device is done with a chunk."""
@@ -104,8 +104,7 @@ class StagedFileLink(FileLink):
 
     def _copy(self, job: Job, *, to_ring: bool) -> None:
         _, memory = self._sides(job.transfer)
-        assert isinstance(memory, SupportsMemory)
-        device, ring = as_tensor(memory.flat()), as_tensor(self._ring.flat())
+        device, ring = as_tensor(cast("SupportsMemory", memory).flat()), as_tensor(self._ring.flat())
         source, target = (device, ring) if to_ring else (ring, device)
         runs = self._runs(job, to_ring=to_ring)
         self._copies.append((job, self._copier.copy(source, target, runs, job.transfer.after)))

@@ -29,10 +29,10 @@ class TransferConfig:
     """Bytes of a request, or of copies in a row. With the depth it bounds what a demand waits for: 8 MiB, some 5 ms."""
     guess_depth: int = 4
     """Requests in flight for blocks that may not be needed."""
-    device_chunk_nbytes: int = 8 * 2**20
-    """Bytes of one copy to or from a device: 150 µs on a fast link, several times what it costs to ask for it."""
-    device_depth: int = 3
-    """Copies under way on a link to or from a device, and chunks of a file that are being copied."""
+    device_chunk_nbytes: int = 16 * 2**20
+    """Bytes of one copy to or from a device: 300 µs on a fast link, several times what it costs to ask for it."""
+    device_depth: int = 2
+    """Copies under way on a link to or from a device."""
     files_to_device: Literal["auto", "staged", "kvikio"] = "auto"
     """How a device is filled from files: through pinned host memory, or by kvikio, which is faster only where the drive
     writes into the memory of the device itself. "auto" is kvikio there and staged elsewhere."""

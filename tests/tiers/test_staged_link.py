@@ -15,7 +15,7 @@ from tiers.fault_injection import Fault
 from tiers.nvme_tier import NVMeTier
 from tiers.transfer import Move, Priority, TransferConfig, TransferEngine
 
-ONE_AT_A_TIME = TransferConfig(queue_depth=1, device_depth=1, chunk_nbytes=PAGE)
+ONE_AT_A_TIME = TransferConfig(queue_depth=1, chunk_nbytes=PAGE)
 
 
 @on_every_device
@@ -42,15 +42,15 @@ def test_any_depth_and_any_chunk_will_do(nvme: NVMeTier, device: str) -> None:
 
     @settings(max_examples=15, deadline=None)
     @given(
-        depths=st.tuples(st.integers(1, 5), st.integers(1, 3)),
+        depth=st.integers(1, 5),
         pages=st.integers(1, 12),
         down=slots,
         up=slots,
         shift=st.integers(0, NUM_SLOTS - 1),
         seed=st.integers(0, 2**32),
     )
-    def check(depths: tuple[int, int], pages: int, down: list[int], up: list[int], shift: int, seed: int) -> None:
-        config = TransferConfig(queue_depth=depths[0], device_depth=depths[1], chunk_nbytes=pages * PAGE)
+    def check(depth: int, pages: int, down: list[int], up: list[int], shift: int, seed: int) -> None:
+        config = TransferConfig(queue_depth=depth, chunk_nbytes=pages * PAGE)
         with closing(TransferEngine(config)) as engine:
             for slot in down:
                 model[slot] = content(seed + slot, BLOCK)
@@ -66,7 +66,7 @@ def test_any_depth_and_any_chunk_will_do(nvme: NVMeTier, device: str) -> None:
 @on_every_device
 def test_many_transfers_share_the_ring(nvme: NVMeTier, device: str) -> None:
     there = device_tier(device)
-    with closing(TransferEngine(TransferConfig(queue_depth=2, device_depth=1, chunk_nbytes=PAGE))) as engine:
+    with closing(TransferEngine(TransferConfig(queue_depth=2, chunk_nbytes=PAGE))) as engine:
         transfers = [load(engine, nvme, there, [slot], list(Priority)[slot % 3]) for slot in range(NUM_SLOTS)]
         backs = [engine.submit(there, nvme, [], Priority.WRITE_BACK) for _ in range(2)]
         for transfer in reversed(transfers + backs):
@@ -130,7 +130,7 @@ def test_a_chunk_that_fails_ends_its_transfer_only(nvme: NVMeTier, device: str) 
     """And gives back its part of the ring, however often that happens."""
     there = device_tier(device)
     tier = broken(nvme, reads=dict.fromkeys(range(0, 40, 2), Fault.IO_ERROR))
-    with closing(TransferEngine(TransferConfig(queue_depth=2, device_depth=1, chunk_nbytes=PAGE))) as engine:
+    with closing(TransferEngine(TransferConfig(queue_depth=2, chunk_nbytes=PAGE))) as engine:
         for slot in range(8):
             with pytest.raises(TransferError, match="Input/output error"):
                 engine.wait(load(engine, tier, there, [slot], Priority.DEMAND))
