@@ -10,7 +10,8 @@ from tiers.memory_tier import MemoryTier
 from tiers.pinned_tier import PinnedTier
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-CUDA = pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])
+on_cuda = [pytest.mark.gpu, needs_cuda]
+CUDA = pytest.param("cuda", marks=on_cuda)
 on_every_device = pytest.mark.parametrize("device", ["cpu", CUDA])
 
 
