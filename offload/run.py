@@ -13,12 +13,13 @@ from transformers.generation.streamers import BaseStreamer
 
 from offload.config import RunConfig
 from offload.doctor import load_profile
-from offload.loader import load_model, open_prospect, plan_for
+from offload.loader import load_model
 from offload.meter import Reading, Stretch
 from offload.numbers import Numbers, has_tokenizer
 from offload.offloaded_model import OffloadedModel
 from offload.peak_memory import peak_rss_nbytes
 from offload.plan import Plan, Workload
+from offload.prospect import open_prospect, plan_for
 from offload.tokens import check_ids, first_tokens, load_tokenizer
 from offload.trace import record_modules, write_trace
 from simulators.profile import HardwareProfile
@@ -89,13 +90,13 @@ def run(
     """
     if max_new_tokens < 1:
         raise InvalidOptionError(f"new tokens {max_new_tokens}: must be at least 1")
-    profile = profile or load_profile()
+    profile = profile or load_profile(config.device)
     tokenizer = Numbers() if prompt is None and not has_tokenizer(model) else load_tokenizer(model)
     ids = _prompt_ids(tokenizer, prompt, prompt_ids, prompt_tokens)
     workload = Workload(config.batch, len(ids), max_new_tokens)
     timeline = Timeline() if trace_out else None
     start = time.perf_counter()
-    prospect = open_prospect(model, config.dtype, experts=config.experts)
+    prospect = open_prospect(model, config)
     try:
         check_ids(ids, prospect.config.vocab_size)
         plan = plan_for(prospect, config, workload, profile)
@@ -184,7 +185,7 @@ class _Observer(BaseStreamer):
 def _generate(
     model: OffloadedModel, ids: list[int], batch: int, max_new_tokens: int, observer: _Observer
 ) -> list[list[int]]:
-    inputs = torch.tensor([ids] * batch)
+    inputs = torch.tensor([ids] * batch, device=model.device)
     with torch.inference_mode():
         output = model.generate(
             input_ids=inputs,

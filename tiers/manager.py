@@ -40,6 +40,22 @@ class TieredMemoryManager:
             assert key not in self._entries, "a block is adopted once"
             self._entries[key] = Entry([None] * len(self.levels) + [slot])
 
+    def stage(self, keys: Sequence[BlockKey], index: int = 1) -> list[int]:
+        """Slots of a level below for copies of backed blocks, from where they are brought sooner than from the backing.
+
+        The caller fills them before anything else is asked of these blocks. Raises TierFullError.
+        """
+        slots = self._placement.allocate(index, len(keys))
+        level = self.levels[index]
+        for key, slot in zip(keys, slots, strict=True):
+            entry = self._entries[key]
+            assert entry.slots[-1] is not None, "only blocks that the backing tier holds are staged"
+            assert entry.slots[index] is None, "a block is staged once"
+            entry.slots[index] = slot
+            level.pool.publish(slot)
+            level.policy.insert(key)
+        return slots
+
     def lookup(self, key: BlockKey) -> LookupResult:
         """Where a block stands; changes nothing. One that is open is there for its owner alone."""
         entry = self._entries.get(key)

@@ -14,19 +14,24 @@ Model = Annotated[
     typer.Argument(help="A Hugging Face directory, a .gguf file, a packed store, or smollm2-135m.", metavar="MODEL"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", metavar="DEVICE")]
+# Where the placeholder is the name itself, some versions of typer take it for the name: so both are given.
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N.", metavar="DEVICE")]
 DeviceMemory = Annotated[str | None, typer.Option(help="Most bytes to use on the device.", metavar="SIZE")]
 HostMemory = Annotated[str | None, typer.Option(help="Most bytes to use of host RAM.", metavar="SIZE")]
 NvmeDir = Annotated[str | None, typer.Option(help="Directory, on a fast drive, of the nvme tier.", metavar="DIR")]
 NvmeMemory = Annotated[str | None, typer.Option(help="Most bytes to use on that drive.", metavar="SIZE")]
 Csd = Annotated[str | None, typer.Option(help="Computational drives to use.", metavar="N")]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.", metavar="DTYPE")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", metavar="DTYPE")]
 Experts = Annotated[
-    str | None, typer.Option(help="auto, or what experts must be kept in, such as int4.", metavar="PRECISION")
+    str | None,
+    typer.Option(help="auto, or what experts must be kept in, such as int4.", metavar="PRECISION"),
 ]
 Policy = Annotated[str | None, typer.Option(help="Which expert has to leave the device.", metavar="NAME")]
 Predictor = Annotated[
-    str | None, typer.Option(help="Who says which experts come next: a name, or a trained one's file.", metavar="NAME")
+    str | None,
+    typer.Option(
+        "--predictor", help="Who says which experts come next: a name, or a trained one's file.", metavar="NAME"
+    ),
 ]
 Batch = Annotated[str | None, typer.Option(help="Sequences side by side.", metavar="N")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML or YAML file with these settings.")]
@@ -54,6 +59,11 @@ def read_share(option: str, text: str) -> float:
 def drive_directory(given: str | None) -> Path:
     """Where a measurement of a drive keeps its files: as given, else ``OFFLOAD_NVME_DIR``, else ``.offload`` here."""
     return load_config({"nvme_dir": given}, as_options=True).nvme_dir or Path(".offload")
+
+
+def device_name(given: str | None) -> str:
+    """The device to measure on: as given, else ``OFFLOAD_DEVICE``, else the processor."""
+    return load_config({"device": given}, as_options=True).device
 
 
 def check_out(option: str, path: Path) -> None:

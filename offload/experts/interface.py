@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from offload.experts.grouped import Choices, StackedSlots
 from offload.experts.store import ExpertStore
 from prefetch.expert_predictor import Routing
 from tiers.block import ExpertKey
@@ -39,6 +40,11 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     the same tokens come out whatever the budget.
     """
     layer: ExpertLayer = module.tiered_experts
+    stack = layer.store.stack(layer.index)
+    if stack is not None and layer.store.stays(layer.index):
+        return _settled(module, layer, stack, hidden_states, top_k_index, top_k_weights)
+    if stack is not None:
+        return _grouped(module, layer, stack, hidden_states, top_k_index, top_k_weights)
     num_tokens, k = top_k_index.shape
     chosen, order = torch.sort(top_k_index.reshape(-1), stable=True)
     experts, counts = torch.unique_consecutive(chosen, return_counts=True)
@@ -55,5 +61,41 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
 
 
+def _settled(
+    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor, weights: Tensor
+) -> Tensor:
+    """As ``tiered_experts`` where slot i of the stack is expert i: only the device needs to know who is chosen."""
+    num_tokens, k = top_k_index.shape
+    if layer.store.observers:
+        layer.store.observe(_routing(layer.index, hidden_states, top_k_index, weights))
+    layer.store.manager.stats.hits += num_tokens * k
+    chosen, order = torch.sort(top_k_index.reshape(-1))
+    tokens = hidden_states.repeat(k, 1) if num_tokens == 1 else hidden_states.index_select(0, order // k)
+    outputs = hidden_states.new_empty(num_tokens * k, hidden_states.shape[-1])
+    outputs.index_copy_(0, order, stack.apply(module, tokens, chosen))
+    weighted = outputs * weights.reshape(-1, 1)
+    return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
+
+
+def _grouped(
+    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor, weights: Tensor
+) -> Tensor:
+    """As ``tiered_experts``: a product for all experts that are there, and one for those that had to come."""
+    num_tokens, k = top_k_index.shape
+    choices = Choices.of(top_k_index)
+    keys = [layer.keys[expert] for expert in choices.rows if expert < module.num_experts]
+    if layer.store.observers:
+        layer.store.observe(_routing(layer.index, hidden_states, top_k_index, weights))
+    outputs = hidden_states.new_zeros(num_tokens * k, hidden_states.shape[-1])
+    for wave in layer.store.waves(keys):
+        index = choices.wave([(slot, key.expert) for slot, key in wave])
+        rows, slots = torch.from_numpy(index).to(hidden_states.device)
+        some = hidden_states.repeat(len(rows), 1) if num_tokens == 1 else hidden_states.index_select(0, rows // k)
+        outputs.index_copy_(0, rows, stack.apply(module, some, slots))
+    weighted = outputs * weights.reshape(-1, 1)
+    return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
+
+
 def _routing(layer: int, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Routing:
-    return Routing(layer, hidden_states.float().numpy(), top_k_index.numpy(), top_k_weights.float().numpy())
+    given = (hidden_states.float(), top_k_index, top_k_weights.float())
+    return Routing(layer, *(tensor.numpy(force=True) for tensor in given))

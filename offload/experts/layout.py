@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from offload.arenas import SlotBytes
 from offload.experts.codecs.base import Codec, Matrix
 from offload.experts.codecs.registry import codec_of
 from offload.experts.codecs.stored import StoredMatrix
@@ -69,9 +70,9 @@ class MatrixLayout:
     is_transposed: bool = False
     codec: Codec | None = None
 
-    def view(self, buffer: memoryview) -> Matrix:
+    def view(self, slot: SlotBytes) -> Matrix:
         """The matrix in a slot."""
-        parts = [tensor_view(buffer, spec) for spec in self.specs]
+        parts = [tensor_view(slot, spec) for spec in self.specs]
         return self.codec.matrix(parts) if self.codec else StoredMatrix(parts[0], self.is_transposed)
 
 
@@ -92,13 +93,13 @@ class ExpertLayout:
             return _stored_layout(group, module_name, module, names)
         return _encoded_layout(group, module_name, module, codec_of(group.key.precision))
 
-    def views(self, buffer: memoryview) -> ExpertWeights:
+    def views(self, slot: SlotBytes) -> ExpertWeights:
         """The weights in a slot."""
         return ExpertWeights(
-            up=tuple(matrix.view(buffer) for matrix in self.up),
-            up_bias=None if self.up_bias is None else tensor_view(buffer, self.up_bias),
-            down=self.down.view(buffer),
-            down_bias=None if self.down_bias is None else tensor_view(buffer, self.down_bias),
+            up=tuple(matrix.view(slot) for matrix in self.up),
+            up_bias=None if self.up_bias is None else tensor_view(slot, self.up_bias),
+            down=self.down.view(slot),
+            down_bias=None if self.down_bias is None else tensor_view(slot, self.down_bias),
         )
 
 

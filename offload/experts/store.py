@@ -2,9 +2,12 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
+from offload.arenas import as_bytes, make_arena, slot_bytes
+from offload.experts.grouped import StackedSlots, is_grouped
 from offload.experts.layout import ExpertLayout, ExpertWeights
+from offload.weights.host_copies import host_levels
 from prefetch.budget import LinkEstimate, PrefetchBudget
 from prefetch.expert_predictor import ExpertPredictor, Routing, RoutingObserver
 from prefetch.prefetcher import Prefetcher
@@ -12,7 +15,6 @@ from tiers.block import BlockKey, ExpertKey
 from tiers.errors import TierFullError
 from tiers.eviction.registry import make_policy
 from tiers.manager import Level, LookupResult, TieredMemoryManager
-from tiers.memory_tier import MemoryTier
 from tiers.pool import BlockPool
 from tiers.transfer import TransferEngine
 from tiers.weight_tier import WeightGroup, WeightTier
@@ -25,7 +27,7 @@ class ExpertStore:
     """``slots`` of the device for the experts in ``groups``, which the checkpoint ``source`` backs.
 
     An expert that is asked for and not there is fetched while those that are there compute. ``policy`` is a name out of
-    ``tiers.eviction.registry``.
+    ``tiers.eviction.registry``; ``host_slots`` is how many experts the host keeps a copy of.
     """
 
     def __init__(
@@ -35,12 +37,17 @@ class ExpertStore:
         groups: Sequence[WeightGroup],
         slots: int,
         policy: str = "expected_use",
+        *,
+        device: str = "cpu",
+        host_slots: int = 0,
     ) -> None:
         assert slots > 0, "an expert needs a slot to be used"
         self.slot_nbytes = max(group.nbytes for group in groups)
-        self.arena = MemoryTier("device", slots, self.slot_nbytes)
+        self.arena = make_arena(device, slots, self.slot_nbytes)
         self.pool = BlockPool(slots)
-        self.manager = TieredMemoryManager(engine, [Level(self.arena, self.pool, make_policy(policy, slots))], source)
+        self.host = host_levels(device, host_slots, self.slot_nbytes)
+        level = Level(self.arena, self.pool, make_policy(policy, slots))
+        self.manager = TieredMemoryManager(engine, [level, *self.host], source)
         self.manager.adopt({group.key: source.slot_of(group.key) for group in groups})
         self.predictor: ExpertPredictor | None = None
         self.observers: list[RoutingObserver] = []
@@ -53,6 +60,8 @@ class ExpertStore:
         self._visited_at = 0.0
         self._layouts: dict[ExpertKey, ExpertLayout] = {}
         self._views: dict[ExpertKey, tuple[int, ExpertWeights]] = {}
+        self._stacks: dict[int, StackedSlots | None] = {}
+        self._stays_at: dict[int, int] = {}
 
     def describe(self, layouts: Mapping[ExpertKey, ExpertLayout]) -> None:
         """Say where the weights of some experts lie in their slots."""
@@ -73,6 +82,76 @@ class ExpertStore:
         for observer in self.observers:
             observer.observe(routing)
         self.decision_s += time.perf_counter() - start
+
+    def stack(self, layer: int) -> StackedSlots | None:
+        """All slots as one tensor for the experts of a layer, where products are grouped on this device."""
+        if layer not in self._stacks:
+            layouts = [layout for key, layout in self._layouts.items() if key.layer == layer]
+            slots = StackedSlots.over(as_bytes(self.arena.buffer), self.pool.num_slots, layouts)
+            if slots is not None and layer in self._stays_at:
+                slots = slots.part(self._stays_at[layer], len(layouts))
+            self._stacks[layer] = slots if slots is not None and is_grouped(slots.down) else None
+        return self._stacks[layer]
+
+    def stays(self, layer: int) -> bool:
+        """Whether the experts of a layer are in consecutive slots, by their number, and never leave."""
+        return layer in self._stays_at
+
+    def bring_all(self, on_arrival: Callable[[int], None]) -> None:
+        """Every expert to a slot of its own, for good; ``on_arrival`` is told the bytes. Raises TransferError.
+
+        Then no layer has to ask where its experts are, and to know which ones are wanted need not be waited for.
+        """
+        layers: dict[int, list[ExpertKey]] = {}
+        for key in sorted(self._layouts, key=lambda key: (key.layer, key.expert)):
+            layers.setdefault(key.layer, []).append(key)
+        for layer, keys in layers.items():
+            self.manager.prepare_load(keys)
+            slots = self.manager.complete_load(keys)
+            self.manager.release(keys)
+            assert slots == list(range(slots[0], slots[0] + len(keys))), "an empty arena is filled from its start"
+            self._stays_at[layer] = slots[0]
+            on_arrival(len(keys) * self.slot_nbytes)
+        self.manager.stats.misses = 0
+
+    def waves(self, keys: Sequence[ExpertKey]) -> Generator[list[tuple[int, ExpertKey]]]:
+        """Each of these experts once, with its slot: first all that are on the device, then the others, many at a time.
+
+        They stay where they are until the next wave is asked for. Raises TransferError, CorruptBlockError.
+        """
+        manager = self.manager
+        here = [key for key in keys if manager.lookup(key) is LookupResult.HIT]
+        missing = deque(key for key in keys if key not in set(here))
+        held: deque[ExpertKey] = deque()
+        start = time.perf_counter()
+        try:
+            if self._prefetcher and keys:
+                self._note_pace()
+                self._prefetcher.used(keys)
+            manager.prepare_load(here)
+            held.extend(here)
+            if self._prefetcher and keys:
+                self._prefetcher.foresee(keys[0].layer)
+            self._start(missing, held)
+            if self._prefetcher and keys:
+                self._prefetcher.request()
+            wave = here
+            while held:
+                self.decision_s += time.perf_counter() - start
+                for key in wave:
+                    held.remove(key)
+                slots = manager.complete_load(wave)  # which gives the pins back by itself if it fails
+                held.extendleft(wave)
+                if wave:
+                    yield list(zip(slots, wave, strict=True))
+                start = time.perf_counter()
+                for key in wave:
+                    held.remove(key)
+                manager.release(wave)
+                self._start(missing, held)
+                wave = list(held)
+        finally:
+            manager.release(held)
 
     def visit(self, keys: Sequence[ExpertKey]) -> Generator[tuple[ExpertKey, ExpertWeights]]:
         """Each of these experts once, with its weights, which stay where they are until the next is asked for.
@@ -116,6 +195,8 @@ class ExpertStore:
     def close(self) -> None:
         """The slots' memory goes with the last tensor that looks into it."""
         self.arena.close()
+        for level in self.host:
+            level.tier.close()
 
     def _start(self, missing: deque[ExpertKey], held: deque[ExpertKey]) -> None:
         """Begin to fetch as many as there is room for; the first of all if nothing else is held."""
@@ -133,7 +214,8 @@ class ExpertStore:
 
     def _note_pace(self) -> None:
         """What the link has delivered so far, and how long a layer takes now."""
-        now, link = time.perf_counter(), self._engine.links.get("nvme->device")
+        now = time.perf_counter()
+        link = self._engine.links.get("host->device" if self.host else "nvme->device")
         if self._budget and link and link.busy_s:
             step_s = 0.75 * self._budget.link.step_s + 0.25 * min(now - self._visited_at, 1.0)
             self._budget.link = LinkEstimate(link.nbytes / link.busy_s, step_s)
@@ -142,5 +224,5 @@ class ExpertStore:
     def _weights(self, key: ExpertKey, slot: int) -> ExpertWeights:
         known = self._views.get(key)
         if known is None or known[0] != slot:
-            known = self._views[key] = (slot, self._layouts[key].views(self.arena.view(slot)))
+            known = self._views[key] = (slot, self._layouts[key].views(slot_bytes(self.arena, slot)))
         return known[1]
