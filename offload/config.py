@@ -17,7 +17,12 @@ DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 """``auto`` keeps the type in which the model is stored."""
 
 EXPERTS: Final = ("auto", "stored", "int8", "int4", "int4-sparse", "int3-sparse", "int2-cold")
-"""``auto`` takes experts as the model has them, ``stored`` insists on those of the checkpoint."""
+"""``auto`` takes experts as the model has them, ``stored`` insists on those of the checkpoint. Two precisions may be
+joined by a ``+``."""
+
+MISS_PRECISIONS: Final = ("high", "mixed", "low")
+"""Which copy of an expert to use where a packed store has two: always the exact one; the other in place of a missing
+one that adds little; or wherever it adds little, missing or not."""
 
 PREDICTORS: Final = ("none", "next_gate", "popularity", "activation_matrix")
 """Of experts, by name; a trained one is a file."""
@@ -33,7 +38,8 @@ class RunConfig:
 
     ``device`` is ``cpu``, ``cuda`` or ``cuda:N``. ``nvme_dir`` is where the nvme tier keeps its files; without it there
     is no nvme tier. ``csd`` counts computational drives, ``batch`` sequences. ``dtype`` and ``experts`` say what the
-    model must be stored in. ``policy`` says which expert has to leave the device, ``predictor`` which will be needed.
+    model must be stored in. ``policy`` says which expert has to leave the device, ``predictor`` which will be needed,
+    ``miss_precision`` (one of MISS_PRECISIONS) which copy will do where there are two; all but "high" change tokens.
     Raises InvalidOptionError.
     """
 
@@ -47,6 +53,7 @@ class RunConfig:
     experts: str = "auto"
     policy: str = _POLICY
     predictor: str = "next_gate"
+    miss_precision: str = "high"
     batch: int = 1
 
     def __post_init__(self) -> None:
@@ -148,7 +155,7 @@ def _read_dtype(value: object) -> str:
 
 
 def _read_experts(value: object) -> str:
-    if isinstance(value, str) and value in EXPERTS:
+    if isinstance(value, str) and (value in EXPERTS or {*value.split("+", 1)} <= {*EXPERTS, "int2"} - {"auto"}):
         return value
     raise InvalidOptionError(f"{value!r} is no precision of experts; write one of {', '.join(EXPERTS)}")
 
@@ -171,6 +178,12 @@ def _read_predictor(value: object) -> str:
     raise InvalidOptionError(
         f"{value!r} is no predictor; write one of {', '.join(PREDICTORS)}, or the .npz file of a trained one"
     )
+
+
+def _read_miss_precision(value: object) -> str:
+    if isinstance(value, str) and value in MISS_PRECISIONS:
+        return value
+    raise InvalidOptionError(f"{value!r} is no precision on a miss; write one of {', '.join(MISS_PRECISIONS)}")
 
 
 def _read_csd(value: object) -> int:
@@ -204,6 +217,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
         "experts": _read_experts,
         "policy": _read_policy,
         "predictor": _read_predictor,
+        "miss_precision": _read_miss_precision,
         "batch": _read_batch,
     }
 )

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from offload.device import has_own_memory
@@ -64,6 +64,7 @@ class Report:
                 }
                 for name, link in profile.links.items()
             },
+            "kernels": None if profile.kernels is None else dict(profile.kernels),
             "profile": str(self.profile_path),
         }
 
@@ -82,8 +83,11 @@ def examine(
     drive = None if nvme_dir is None else _measure_drive(nvme_dir, file_bytes, seconds, steps)
     steps.done(6)
     compute = measure_compute(find_device(), seconds=seconds / 3)
+    from offload.experts.codecs.kernel_speed import measure_kernels
+
+    kernels = asdict(measure_kernels(seconds / 35)) if compute.device == "cpu" else None
     kvikio = probe_kvikio()
-    profile = _make_profile(compute, drive, nvme_dir)
+    profile = replace(_make_profile(compute, drive, nvme_dir), kernels=kernels)
     write_profile(profile, path)
     steps.done(_STEPS)
     return Report(

@@ -16,6 +16,8 @@ from offload.config import RunConfig
 from offload.device import torch_device
 from offload.dtypes import torch_dtype
 from offload.experts.bind import bind_experts, expert_keys, gate_weights
+from offload.experts.codecs.kernels import Kernels
+from offload.experts.low_copies import low_groups
 from offload.experts.names import CheckpointNames
 from offload.experts.passes import announce_passes
 from offload.experts.predictors import make_predictor
@@ -31,6 +33,7 @@ from offload.weights.host_copies import fill_host
 from offload.weights.streamer import LayerHooks, WeightStreamer
 from offload.weights.types import check_types
 from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySlice, embedding_scale
+from simulators.profile import HardwareProfile
 from tiers.chunks import Move
 from tiers.errors import ModelError
 from tiers.link import Priority
@@ -50,11 +53,15 @@ def load_model(
     config: RunConfig,
     workload: Workload,
     *,
+    profile: HardwareProfile | None = None,
     timeline: Timeline | None = None,
     transfer: TransferConfig | None = None,
     progress: Progress | None = None,
 ) -> OffloadedModel:
-    """Build the model, bring the weights that stay, set up streaming and the KV tiers. On failure nothing is left."""
+    """Build the model, bring the weights that stay, set up streaming and the KV tiers. On failure nothing is left.
+
+    ``profile`` says which kernels are fastest here, if that was measured.
+    """
     chunk = plan.prefill_chunk_tokens if plan.prefill_chunk_tokens < workload.prompt_tokens else None
     check_pieces(prospect.config, workload.prompt_tokens, chunk)
     if plan.streamed or plan.kv_host_blocks or plan.kv_nvme_blocks:
@@ -95,13 +102,25 @@ def load_model(
         model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, chunk)
         names = CheckpointNames(model)
         check_types(prospect.source, prospect.dtype, model, names)
-        bind_experts(model, names, experts, routed)
-        _bind(model, prospect, names, arena, resident, streamer)
         everything_stays = plan.expert_slots == len(routed)
+        low = low_groups(prospect.source, config.miss_precision, everything_stays=everything_stays)
+        bind_experts(model, names, experts, [*routed, *low], Kernels.of(profile.kernels if profile else None))
+        _bind(model, prospect, names, arena, resident, streamer)
         stages = _stages(plan, groups, routed, streamer, experts)
-        _fetch(engine, prospect.source, arena, resident, stages, experts if everything_stays else None, progress)
+        _fetch(
+            engine,
+            prospect.source,
+            arena,
+            resident,
+            stages,
+            experts if everything_stays and not low else None,
+            progress,
+        )
         _verify_rows(prospect.source, plan)
         if experts:
+            if low:
+                low_copies = experts.use_low_copies(low, always=config.miss_precision == "low")
+                announce_passes(model, low_copies.rule.begin)
             _predict(model, prospect, config, experts, everything_stays=everything_stays)
         if streamer:
             streamer.start()
@@ -206,7 +225,7 @@ def _bind(
     ignored = model._keys_to_ignore_on_load_unexpected or ()  # noqa: SLF001 - as transformers itself does
     parameters = ParameterMap(model, model.base_model_prefix, prospect.path, ignored, names.renamed, device=device)
     for group in prospect.source.groups:
-        if group.kind in ("expert", "head", "embedding"):
+        if group.kind in ("expert", "low_expert", "head", "embedding"):
             continue
         binding = parameters.bind(group)
         if group.key in views:

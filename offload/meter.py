@@ -50,6 +50,11 @@ class Stretch:
         """Time in which the model waited for blocks."""
         return self.end.stall_s - self.start.stall_s
 
+    @property
+    def experts_used(self) -> int:
+        """Visits to experts, one for each in each layer of a pass."""
+        return self.end.experts_used - self.start.experts_used
+
     def nbytes(self, link: str) -> int:
         return self.end.link_nbytes.get(link, 0) - self.start.link_nbytes.get(link, 0)
 
@@ -73,8 +78,7 @@ class Stretch:
         """Share of the bytes used, weights, experts and KV blocks, that lay on the device and were not brought."""
         weights = sum(group.nbytes for group in runtime.source.groups if group.kind in ("layer", "head", "rest"))
         blocks = self.end.kv_blocks_used - self.start.kv_blocks_used
-        experts = self.end.experts_used - self.start.experts_used
         used = self.passes * weights + blocks * runtime.kv.layout.block_nbytes
-        used += experts * runtime.plan.expert_slot_nbytes
+        used += self.experts_used * runtime.plan.expert_slot_nbytes
         brought = sum(self.nbytes(link) for link in self.end.link_nbytes if link.endswith("->device"))
         return max(0.0, 1.0 - brought / used) if used else 1.0

@@ -16,7 +16,7 @@ from offload.checkpoint.base import Checkpoint
 from offload.checkpoint.convert import convert, converted, parse_dtype
 from offload.checkpoint.groups import group_tensors, packed_groups
 from offload.checkpoint.source import fingerprint, open_checkpoint
-from offload.experts.note import ExpertNote
+from offload.experts.note import ExpertNote, LowNote
 from simulators.expert_trace import ExpertTrace
 from tiers.errors import ModelError
 from tiers.packed_store import PackedStore, PackedWriter, is_packed_store
@@ -52,8 +52,9 @@ def pack(
     """Write the packed form of a checkpoint to ``out``, which becomes a model directory of its own.
 
     ``dtype`` (float32, bfloat16, float16) converts, None keeps the types. ``experts`` keeps routed experts in fewer
-    bits (one of ``offload.experts.precision.CHOICES``), for which ``trace`` may tell which are seldom chosen.
-    ``progress`` is told (bytes done, bytes in all). Takes a few MiB of memory, for a GGUF file twice its largest
+    bits (one of ``offload.experts.precision.CHOICES``), for which ``trace`` may tell which are seldom chosen; two
+    precisions, as in "int8+int2", keep a second copy of each in the lower one. ``progress`` is told (bytes done, bytes
+    in all). Takes a few MiB of memory, for a GGUF file twice its largest
     tensor, to encode experts several times one of them. Does nothing where ``out`` is the packed form of this
     checkpoint already; continues where a killed process stopped. Raises ModelError, InvalidOptionError, DiskFullError,
     TierBusyError.
@@ -80,8 +81,11 @@ def pack(
                 _note_dtype(writer.directory / "config.json", dtype)
             writer.write(reader.read, _cumulative(writer, progress))
             if precisions:
-                errors = quantiser.errors.values()
-                ExpertNote(precisions.name, statistics.fmean(errors) if errors else 0.0).save(writer.directory)
+                error, low_error = (
+                    statistics.fmean(errors.values()) if errors else 0.0 for errors in quantiser.errors.values()
+                )
+                low = LowNote(precisions.low, low_error) if precisions.low else None
+                ExpertNote(precisions.name, error, low=low).save(writer.directory)
     with closing(PackedStore(out)) as store:
         return _result(store, start)
 

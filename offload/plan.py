@@ -115,6 +115,11 @@ class Workload:
             if value < least:
                 raise InvalidOptionError(f"{what} {value}: must be at least {least}")
 
+    @property
+    def context_tokens(self) -> int:
+        """Of a sequence at its end."""
+        return self.prompt_tokens + self.new_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -35,7 +35,7 @@ class KVNeed:
 def kv_need(sizes: ModelSizes, workload: Workload) -> KVNeed:
     """Blocks are per layer and sequence, so each layer of each sequence has one tail that is not full yet."""
     tails = sizes.num_layers * workload.batch
-    per_tail = _blocks(sizes, workload.prompt_tokens + workload.new_tokens)
+    per_tail = _blocks(sizes, workload.context_tokens)
     return KVNeed(
         total=tails * per_tail,
         mean=tails * _blocks(sizes, mean_context(workload)),

@@ -38,11 +38,13 @@ class Prospect:
 _ANYTHING = RunConfig()
 
 
-def open_prospect(path: Path, config: RunConfig = _ANYTHING, *, block_tokens: int | None = None) -> Prospect:
+def open_prospect(
+    path: Path, config: RunConfig = _ANYTHING, *, context_tokens: int = 0, block_tokens: int | None = None
+) -> Prospect:
     """Open a checkpoint for planning; the caller closes ``source``. Raises ModelError, InvalidOptionError.
 
     Of ``config`` only the device and what the model must be stored in count. ``block_tokens`` is the least size of a KV
-    block, in tokens; if not given, what suits the device.
+    block, in tokens; if not given, what suits the device and sequences of ``context_tokens``.
     """
     architecture = read_architecture(path)
     source = open_source(path)
@@ -52,7 +54,7 @@ def open_prospect(path: Path, config: RunConfig = _ANYTHING, *, block_tokens: in
         _check_dtype(path, config.dtype, named)
         _check_experts(path, config.experts)
         named_config = {**standard_config(architecture.config), "dtype": named}
-        tokens = block_tokens or _block_tokens(config.device)
+        tokens = block_tokens or _block_tokens(config.device, context_tokens)
         sizes = model_sizes(source.groups, named_config, architecture.attention, min_block_tokens=tokens)
     except BaseException:
         source.close()
@@ -60,16 +62,18 @@ def open_prospect(path: Path, config: RunConfig = _ANYTHING, *, block_tokens: in
     return Prospect(path, source, architecture, stored, sizes)
 
 
-def _block_tokens(device: str) -> int:
-    """A GPU fetches faster than a processor keeps books: there, fewer and larger blocks."""
-    return 256 if has_own_memory(device) else 64
+def _block_tokens(device: str, context_tokens: int) -> int:
+    """A GPU fetches and attends faster than its host keeps books: there, a sixteenth of a sequence, up to 1,024."""
+    if not has_own_memory(device):
+        return 64
+    return min(1024, max(64, 1 << (context_tokens // 16).bit_length()))
 
 
 def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile: HardwareProfile) -> Plan:
     """The plan for a budget. Raises BudgetError, and InvalidOptionError for a device that is not there."""
     require_device(config.device)
     longest = getattr(prospect.config, "max_position_embeddings", None)
-    tokens = workload.prompt_tokens + workload.new_tokens
+    tokens = workload.context_tokens
     if longest is not None and tokens > longest:
         raise InvalidOptionError(
             f"{workload.prompt_tokens} prompt tokens and {workload.new_tokens} new exceed the context of {longest}: "

@@ -74,13 +74,15 @@ def doctor_tables(data: Mapping[str, Any]) -> list[Table | Text]:
         links.add_row(link, *rates, "-" if latency is None else f"{latency:,.1f} us")
     facts = plain_table("found", "")
     for key, value in data.items():
-        if key in ("links", "gflops") or key.endswith("_note"):
+        if key in ("links", "gflops", "kernels") or key.endswith("_note"):
             continue
         note = data.get(f"{key}_note")
         label = "memory, GiB/s" if key == "memory_gib_s" else key.replace("_", " ")
         facts.add_row(label, escape(f"{_fact(value)}: {note}" if note else _fact(value)))
     for dtype, gflops in data.get("gflops", {}).items():
         facts.add_row(f"compute in {dtype}", f"{gflops:,.0f} GFLOP/s")
+    for weights, tokens in (data.get("kernels") or {}).items():
+        facts.add_row(f"kernel for {weights}", f"fastest up to {tokens} tokens")
     facts.columns[1].justify = "left"
     return [links, facts]
 

@@ -1,26 +1,26 @@
 """One generation from prompt to figures: what ``offload run`` does."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
-from transformers.generation.streamers import BaseStreamer
 
+from offload.checkpoint.source import model_fingerprint
 from offload.config import RunConfig
 from offload.doctor import load_profile
 from offload.loader import load_model
-from offload.meter import Reading, Stretch
+from offload.meter import Stretch
 from offload.numbers import Numbers, has_tokenizer
 from offload.offloaded_model import OffloadedModel
 from offload.peak_memory import peak_rss_nbytes
 from offload.plan import Plan, Workload
 from offload.prospect import open_prospect, plan_for
-from offload.tokens import check_ids, first_tokens, load_tokenizer
+from offload.requests import Requests, Tokenizer, predicted_paths, read_requests
+from offload.run_observer import Progress, RunObserver, Status
+from offload.tokens import check_ids, load_tokenizer
 from offload.trace import record_modules, write_trace
 from simulators.profile import HardwareProfile
 from tiers.errors import InvalidOptionError
@@ -28,20 +28,13 @@ from tiers.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """How far a run is. ``tiers`` maps a tier to the bytes in use and the bytes that it may use."""
-
-    phase: str
-    new_tokens: int
-    max_new_tokens: int
-    elapsed_s: float
-    tokens_per_s: float
-    tiers: dict[str, tuple[int, int]]
-
-
-@dataclass(frozen=True, slots=True)
 class RunResult:
-    """What came out and what it cost. Times are seconds; ``roofline_s`` and ``efficiency`` are of the decode steps."""
+    """What came out and what it cost. Times are seconds; ``roofline_s`` and ``efficiency`` are of the decode steps.
+
+    ``low_precision_ratio`` is the share of the visits to experts in which their copy in a lower precision stood in,
+    ``experts_per_step`` how many a decode step visits, counted in each layer. ``batches`` says which of several prompts
+    ran side by side, by their indices; ``prompt_tokens`` is then the length of the longest.
+    """
 
     token_ids: list[list[int]]
     text: list[str]
@@ -53,6 +46,7 @@ class RunResult:
     tiers: dict[str, dict[str, int]]
     links: dict[str, dict[str, float]]
     hit_ratio: float
+    low_precision_ratio: float
     stall_s: float
     roofline_s: float
     efficiency: float
@@ -60,11 +54,13 @@ class RunResult:
     placement: dict[str, dict[str, object]]
     predicted_tokens_per_s: float
     bottleneck: str
+    experts_per_step: float
+    batches: list[list[int]] | None
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of the command line's contract; a batch of one is unwrapped."""
+        """The keys of the command line's contract; the answer to one prompt is unwrapped."""
         data = asdict(self)
-        if len(self.token_ids) == 1:
+        if len(self.token_ids) == 1 and self.batches is None:
             data["token_ids"], data["text"] = self.token_ids[0], self.text[0]
         return data
 
@@ -75,6 +71,7 @@ def run(
     *,
     prompt: str | None = None,
     prompt_ids: list[int] | None = None,
+    prompts: Sequence[str] | None = None,
     prompt_tokens: int | None = None,
     max_new_tokens: int = 128,
     on_text: Callable[[str], None] | None = None,
@@ -84,25 +81,36 @@ def run(
     trace_out: Path | None = None,
     profile: HardwareProfile | None = None,
 ) -> RunResult:
-    """Generate greedily from one prompt, ``config.batch`` times side by side, and measure.
+    """Generate greedily and measure: from one prompt, ``config.batch`` times side by side, or from several ``prompts``.
 
-    ``prompt_tokens`` cuts the prompt to its first tokens. Raises as ``offload.load``.
+    Of those, so many run side by side: those that the trained predictor, if ``config`` names one, expects to need the
+    same experts. Answers are in the order of the prompts; ``on_text`` is told nothing of them. ``prompt_tokens`` cuts a
+    prompt to its first tokens. Raises as ``offload.load``.
     """
     if max_new_tokens < 1:
         raise InvalidOptionError(f"new tokens {max_new_tokens}: must be at least 1")
     profile = profile or load_profile(config.device)
     tokenizer = Numbers() if prompt is None and not has_tokenizer(model) else load_tokenizer(model)
-    ids = _prompt_ids(tokenizer, prompt, prompt_ids, prompt_tokens)
-    workload = Workload(config.batch, len(ids), max_new_tokens)
+    requests = read_requests(
+        tokenizer,
+        prompt,
+        prompt_ids,
+        prompts,
+        limit=prompt_tokens,
+        batch=config.batch,
+        paths=predicted_paths(config.predictor, lambda: model_fingerprint(model)),
+    )
+    workload = Workload(max(map(len, requests.batches)), requests.longest, max_new_tokens)
     timeline = Timeline() if trace_out else None
     start = time.perf_counter()
-    prospect = open_prospect(model, config)
+    prospect = open_prospect(model, config, context_tokens=workload.context_tokens)
     try:
-        check_ids(ids, prospect.config.vocab_size)
+        for ids in requests.ids:
+            check_ids(ids, prospect.config.vocab_size)
         plan = plan_for(prospect, config, workload, profile)
         if on_plan:
             on_plan(plan)
-        offloaded = load_model(prospect, plan, config, workload, timeline=timeline, progress=progress)
+        offloaded = load_model(prospect, plan, config, workload, profile=profile, timeline=timeline, progress=progress)
     except BaseException:
         prospect.source.close()
         raise
@@ -110,9 +118,10 @@ def run(
         if timeline:
             record_modules(_stages(offloaded), timeline)
         load_s = time.perf_counter() - start
-        observer = _Observer(offloaded, tokenizer, max_new_tokens, on_text, on_status)
-        sequences = _generate(offloaded, ids, config.batch, max_new_tokens, observer)
-        result = _summarise(offloaded, tokenizer, sequences, ids, observer, load_s, profile)
+        answers, stretches = _answer(
+            offloaded, requests, tokenizer, max_new_tokens, on_text if prompts is None else None, on_status
+        )
+        result = _summarise(offloaded, tokenizer, requests, answers, stretches, load_s, profile)
     finally:
         offloaded.close()
     if timeline and trace_out:
@@ -120,132 +129,98 @@ def run(
     return result
 
 
-class _Observer(BaseStreamer):
-    """Reads the counters when tokens appear; ``generate`` calls ``put`` with the prompt first, then for each step."""
-
-    def __init__(
-        self,
-        model: OffloadedModel,
-        tokenizer: PreTrainedTokenizerBase | Numbers,
-        max_new_tokens: int,
-        on_text: Callable[[str], None] | None,
-        on_status: Callable[[Status], None] | None,
-    ) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._max_new_tokens = max_new_tokens
-        self._on_text = on_text
-        self._on_status = on_status
-        self._shown = ""
-        self._ids: list[int] = []
-        self.readings: list[Reading] = []
-        """At the start, at the first token, and at the latest one."""
-
-    def put(self, value: Tensor) -> None:
-        self.readings = [*self.readings[:2], Reading.of(self._model.runtime)]
-        if len(self.readings) > 1:
-            self._ids.append(int(value.reshape(-1)[0]))
-            self._show_text()
-        self._show_status("decode" if len(self.readings) > 1 else "prefill")
-
-    def end(self) -> None:
-        if self._on_text:
-            self._on_text(self._decoded()[len(self._shown) :])
-
-    def _show_text(self) -> None:
-        if not self._on_text:
-            return
-        text = self._decoded()
-        if not text.endswith("\ufffd"):  # a character may take several tokens
-            self._on_text(text[len(self._shown) :])
-            self._shown = text
-
-    def _decoded(self) -> str:
-        return str(self._tokenizer.decode(self._ids, skip_special_tokens=True))
-
-    def _show_status(self, phase: str) -> None:
-        if not self._on_status:
-            return
-        runtime = self._model.runtime
-        now = self.readings[-1].time_s
-        first = self.readings[min(1, len(self.readings) - 1)].time_s
-        steps = max(0, len(self._ids) - 1)
-        self._on_status(
-            Status(
-                phase,
-                len(self._ids),
-                self._max_new_tokens,
-                now - self.readings[0].time_s,
-                steps / (now - first) if steps else 0.0,
-                runtime.tier_occupancy(),
-            )
-        )
+def _answer(
+    model: OffloadedModel,
+    requests: Requests,
+    tokenizer: Tokenizer,
+    max_new_tokens: int,
+    on_text: Callable[[str], None] | None,
+    on_status: Callable[[Status], None] | None,
+) -> tuple[list[list[int]], list[tuple[Stretch, Stretch]]]:
+    """The new tokens of every request, and what each batch took: in all, and in its decode steps."""
+    answers: list[list[int]] = [[] for _ in requests.ids]
+    stretches = []
+    for number, members in enumerate(requests.batches):
+        progress = Progress(number * max_new_tokens, len(requests.batches) * max_new_tokens)
+        observer = RunObserver(model, tokenizer, progress, on_text, on_status)
+        rows = _generate(model, requests, members, max_new_tokens, observer)
+        for member, row in zip(members, rows, strict=True):
+            answers[member] = row
+        stretches.append(_stretches(model, requests, members, rows, observer))
+    return answers, stretches
 
 
 def _generate(
-    model: OffloadedModel, ids: list[int], batch: int, max_new_tokens: int, observer: _Observer
+    model: OffloadedModel, requests: Requests, members: list[int], max_new_tokens: int, observer: RunObserver
 ) -> list[list[int]]:
-    inputs = torch.tensor([ids] * batch, device=model.device)
+    """The answers of a batch, each up to the token that ends it."""
+    ends = model.generation_config.eos_token_id
+    ends = [ends] if isinstance(ends, int) else ends or []
+    pad = model.generation_config.pad_token_id
+    pad = next(iter(ends), 0) if pad is None else pad
+    inputs, mask = (tensor.to(model.device) for tensor in requests.inputs(members, pad))
     with torch.inference_mode():
         output = model.generate(
             input_ids=inputs,
-            attention_mask=torch.ones_like(inputs),
+            attention_mask=mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
+            pad_token_id=pad,
             streamer=observer,
         )
-    return [row[len(ids) :] for row in output.tolist()]
+    rows = output[:, inputs.shape[1] :].tolist()
+    return [row[: next((i + 1 for i, token in enumerate(row) if token in ends), len(row))] for row in rows]
+
+
+def _stretches(
+    model: OffloadedModel, requests: Requests, members: list[int], rows: list[list[int]], observer: RunObserver
+) -> tuple[Stretch, Stretch]:
+    """All of a batch, and its decode steps."""
+    chunk = model.runtime.prefill_chunk_tokens
+    chunks = -(-max(len(requests.ids[i]) for i in members) // chunk) if chunk else 1
+    steps = max(map(len, rows)) - 1
+    begin, first, last = observer.readings[0], observer.readings[1], observer.readings[-1]
+    return Stretch(begin, last, chunks + steps), Stretch(first, last, steps)
 
 
 def _summarise(
     model: OffloadedModel,
-    tokenizer: PreTrainedTokenizerBase | Numbers,
-    sequences: list[list[int]],
-    ids: list[int],
-    observer: _Observer,
+    tokenizer: Tokenizer,
+    requests: Requests,
+    answers: list[list[int]],
+    stretches: list[tuple[Stretch, Stretch]],
     load_s: float,
     profile: HardwareProfile,
 ) -> RunResult:
     runtime = model.runtime
-    begin, first = observer.readings[0], observer.readings[1]
-    last = observer.readings[-1]
-    steps = max(len(row) for row in sequences) - 1
-    chunks = -(-len(ids) // runtime.prefill_chunk_tokens) if runtime.prefill_chunk_tokens else 1
-    whole, decode = Stretch(begin, last, chunks + steps), Stretch(first, last, steps)
-    roofline_s = decode.roofline_s(profile)
+    batches, decodes = [batch for batch, _ in stretches], [decode for _, decode in stretches]
+    whole = Stretch(batches[0].start, batches[-1].end, sum(batch.passes for batch in batches))
+    decode_s = sum(decode.seconds for decode in decodes)
+    steps = sum(decode.passes for decode in decodes)
+    roofline_s = sum(decode.roofline_s(profile) for decode in decodes)
+    low = runtime.experts.low_copies if runtime.experts else None
     return RunResult(
-        token_ids=sequences,
-        text=[str(tokenizer.decode(row, skip_special_tokens=True)) for row in sequences],
-        prompt_tokens=len(ids),
+        token_ids=answers,
+        text=[str(tokenizer.decode(row, skip_special_tokens=True)) for row in answers],
+        prompt_tokens=requests.longest,
         load_s=load_s,
-        prefill_s=first.time_s - begin.time_s,
-        decode_s=decode.seconds,
-        decode_tokens_per_s=steps * len(sequences) / decode.seconds if steps else 0.0,
+        prefill_s=sum(decode.start.time_s - batch.start.time_s for batch, decode in stretches),
+        decode_s=decode_s,
+        decode_tokens_per_s=sum(len(row) - 1 for row in answers) / decode_s if steps else 0.0,
         tiers=runtime.tier_usage(),
-        links={name: {"bytes": whole.nbytes(name), "busy_s": whole.busy_s(name)} for name in last.link_nbytes},
+        links={name: {"bytes": whole.nbytes(name), "busy_s": whole.busy_s(name)} for name in whole.end.link_nbytes},
         hit_ratio=whole.hit_ratio(runtime),
+        low_precision_ratio=low.num_low / max(1, low.num_visits) if low else 0.0,
         stall_s=whole.stall_s,
         roofline_s=roofline_s,
-        efficiency=roofline_s / decode.seconds if steps else 1.0,
+        efficiency=roofline_s / decode_s if steps else 1.0,
         peak_rss_bytes=peak_rss_nbytes(),
         placement=runtime.plan.placement(),
         predicted_tokens_per_s=runtime.plan.predicted_tokens_per_s,
         bottleneck=runtime.plan.bottleneck,
+        experts_per_step=sum(decode.experts_used for decode in decodes) / max(1, steps),
+        batches=requests.batches if requests.are_many else None,
     )
-
-
-def _prompt_ids(
-    tokenizer: PreTrainedTokenizerBase | Numbers, prompt: str | None, prompt_ids: list[int] | None, limit: int | None
-) -> list[int]:
-    if (prompt is None) == (prompt_ids is None):
-        raise InvalidOptionError("give the prompt either as text or as token ids")
-    if prompt_ids is not None or isinstance(tokenizer, Numbers):
-        ids = list(prompt_ids or ())
-    else:
-        ids = first_tokens(tokenizer, prompt or "", limit)
-    if not ids:
-        raise InvalidOptionError("the prompt is empty; give at least one character")
-    return ids[:limit]
 
 
 def _stages(model: OffloadedModel) -> dict[str, torch.nn.Module]:

@@ -9,7 +9,8 @@ from offload.loader import load_model
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
 from offload.prospect import open_prospect, plan_for
-from offload.run import RunResult, Status, run
+from offload.run import RunResult, run
+from offload.run_observer import Status
 from offload.runnable import runnable_model
 from simulators.profile import HardwareProfile
 from tiers.timeline import Timeline
@@ -42,15 +43,26 @@ def load(
     Raises ModelError, BudgetError, InvalidOptionError (the caller's to mend), TierError (the machine's).
     """
     config = load_config(budget, file=config_file)
-    prospect = open_prospect(runnable_model(str(model)), config)
+    tokens = (prompt_tokens or DEFAULT_PROMPT_TOKENS) + (new_tokens or DEFAULT_NEW_TOKENS)
+    prospect = open_prospect(runnable_model(str(model)), config, context_tokens=tokens)
     try:
         default = DEFAULT_PROMPT_TOKENS + DEFAULT_NEW_TOKENS
         longest = getattr(prospect.config, "max_position_embeddings", None) or default
         new = min(DEFAULT_NEW_TOKENS, longest // 2) if new_tokens is None else new_tokens
         prompt = max(1, min(DEFAULT_PROMPT_TOKENS, longest - new)) if prompt_tokens is None else prompt_tokens
         workload = Workload(config.batch, prompt, new)
-        plan = plan_for(prospect, config, workload, profile or load_profile(config.device))
-        return load_model(prospect, plan, config, workload, timeline=timeline, transfer=transfer, progress=progress)
+        profile = profile or load_profile(config.device)
+        plan = plan_for(prospect, config, workload, profile)
+        return load_model(
+            prospect,
+            plan,
+            config,
+            workload,
+            profile=profile,
+            timeline=timeline,
+            transfer=transfer,
+            progress=progress,
+        )
     except BaseException:
         prospect.source.close()
         raise
@@ -58,7 +70,7 @@ def load(
 
 def plan_model(config: RunConfig, model: Path, workload: Workload) -> Plan:
     """What would sit where, and how fast that should be; loads nothing. Raises as ``load``."""
-    prospect = open_prospect(model, config)
+    prospect = open_prospect(model, config, context_tokens=workload.context_tokens)
     try:
         return plan_for(prospect, config, workload, load_profile(config.device))
     finally:

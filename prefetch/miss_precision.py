@@ -1,7 +1,10 @@
-"""At which precision a missing expert is worth loading: HOBBIT's thresholds."""
+"""At which precision a missing expert is worth loading: HOBBIT's thresholds for a token, Fate's share for a prompt."""
 
 from collections.abc import Sequence
 from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tiers.errors import InvalidOptionError
 
@@ -39,3 +42,14 @@ def miss_precisions(
             precisions[i] = MissPrecision.LOW
         before += weights[i] / total
     return precisions
+
+
+def least_popular(counts: NDArray[np.int64], share: float = 0.3) -> NDArray[np.int64]:
+    """The experts that were chosen least often, which together got at most ``share`` of all choices.
+
+    ``counts`` [experts] says how often each was; of equals the first is less popular. Fate (arXiv 2502.12224) loads
+    these in two bits when it takes a prompt.
+    """
+    order = np.argsort(counts, kind="stable")
+    within: NDArray[np.int64] = order[np.cumsum(counts[order]) <= share * counts.sum()]
+    return within

@@ -1,7 +1,5 @@
 """Trained predictors of paths as files: what a network was trained for, and its arrays."""
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefetch.path_network import Matrix, PathBlock, PathNetwork
-from tiers.array_file import save_arrays
+from tiers.array_file import ArrayFormat, Arrays
 from tiers.errors import ModelError
 
-FORMAT: Final = "offload-path-predictor-1"
-PathKind = Literal["routing-path", "pre-gate"]
-
 _CURE: Final = "'offload train-predictor' makes one"
+
+FORMAT: Final = ArrayFormat("offload-path-predictor-1", "predictor of paths", _CURE, ModelError)
+PathKind = Literal["routing-path", "pre-gate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +74,12 @@ class PathFile:
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises InvalidOptionError where it cannot be written."""
         content: dict[str, Any] = {name: getattr(self, name) for name in (*_SCALARS, "layers", "ids")}
-        save_arrays(path, format=FORMAT, **content, **self.arrays)
+        FORMAT.save(path, **content, **self.arrays)
 
     @classmethod
     def load(cls, path: Path) -> "PathFile":
         """Raises ModelError for a file that is not one."""
-        try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                if str(file["format"]) != FORMAT:
-                    raise ModelError(f"{path}: is of the format '{file['format']}', not {FORMAT}; {_CURE}")
-                return _read(dict(file))
-        except FileNotFoundError:
-            raise ModelError(f"{path}: no such predictor; {_CURE}") from None
-        except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(f"{path}: is no predictor of paths, or a damaged one; {_CURE}") from None
+        return FORMAT.load(path, _read)
 
 
 _SCALARS: Final[Mapping[str, type]] = {
@@ -104,10 +92,9 @@ _SCALARS: Final[Mapping[str, type]] = {
 }
 
 
-def _read(found: dict[str, NDArray[Any]]) -> PathFile:
+def _read(found: Arrays) -> PathFile:
     values: dict[str, Any] = {name: kind(found.pop(name)) for name, kind in _SCALARS.items()}
     if values["kind"] not in get_args(PathKind) or min(v for v in values.values() if isinstance(v, int)) < 1:
         raise ValueError("a value that nobody would write")
     layers, ids = found.pop("layers").astype(np.int32), found.pop("ids").astype(np.int32)
-    del found["format"]
     return PathFile(**values, layers=layers, ids=ids, arrays=found)

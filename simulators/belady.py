@@ -1,7 +1,7 @@
 """The fewest misses that any policy could have had on a recorded trace: evict what is used again last."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from simulators.expert_visits import Pass
 from tiers.block import ExpertKey
@@ -19,6 +19,17 @@ def belady_misses(passes: Sequence[Pass], slots: int) -> list[int]:
     uses = _next_uses(passes)
     cache = _Cache(slots)
     return [sum(cache.visit(visit, next(uses)) for visit in one.visits) for one in passes]
+
+
+def belady_hit_ratio(passes: Sequence[Pass], slots: int, counted: Iterable[int] | None = None) -> float:
+    """Share of the accesses of passes that such a cache finds; 1 where there are none.
+
+    ``counted`` are the indices of the passes that count, all of them if not given. The others warm the cache.
+    """
+    misses = belady_misses(passes, slots)
+    places = range(len(passes)) if counted is None else list(counted)
+    accesses = sum(len(visit) for i in places for visit in passes[i].visits)
+    return 1.0 - sum(misses[i] for i in places) / accesses if accesses else 1.0
 
 
 class _Cache:

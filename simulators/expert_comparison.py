@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prefetch.expert_predictor import ExpertPredictor
-from simulators.belady import belady_misses
+from simulators.belady import belady_hit_ratio
 from simulators.expert_replay import PrefetchLimits, replay
 from simulators.expert_trace import ExpertTrace
-from simulators.expert_visits import Pass, passes_of
+from simulators.expert_visits import passes_of
 from tiers.block import BlockKey
 from tiers.errors import TraceError
 from tiers.eviction.base import EvictionPolicy
@@ -61,11 +61,12 @@ def compare(
     slots that do not hold what one token needs.
     """
     passes = passes_of(trace)
-    if not any(one.is_decode for one in passes):
+    decode = [i for i, one in enumerate(passes) if one.is_decode]
+    if not decode:
         raise TraceError(f"the trace of '{trace.model}' has no decode pass; record one of a longer generation")
     rows = []
     for size in slots:
-        best = _belady_hit_ratio(passes, size)
+        best = belady_hit_ratio(passes, size, decode)
         for policy, make_policy in policies.items():
             for predictor, make_predictor in predictors.items():
                 guesser = make_predictor(trace) if make_predictor else None
@@ -87,10 +88,3 @@ def compare(
                     )
                 )
     return rows
-
-
-def _belady_hit_ratio(passes: Sequence[Pass], slots: int) -> float:
-    misses = belady_misses(passes, slots)
-    decode = [(missed, one) for missed, one in zip(misses, passes, strict=True) if one.is_decode]
-    accesses = sum(len(visit) for _, one in decode for visit in one.visits)
-    return 1.0 - sum(missed for missed, _ in decode) / accesses

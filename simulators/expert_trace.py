@@ -1,20 +1,18 @@
 """Recorded routing of a mixture of experts: what the gates of a run were given and what they chose."""
 
 import itertools
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tiers.array_file import save_arrays
+from tiers.array_file import ArrayFormat, Arrays
 from tiers.errors import TraceError
 
-FORMAT = "offload-expert-trace-1"
+FORMAT: Final = ArrayFormat("offload-expert-trace-1", "expert trace", "'offload trace record' writes one", TraceError)
 
 _DTYPES: dict[str, Any] = {
     "layers": np.int32,
@@ -79,20 +77,14 @@ class ExpertTrace:
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises InvalidOptionError where it cannot be written."""
         arrays = {name: getattr(self, name).astype(dtype, copy=False) for name, dtype in _DTYPES.items()}
-        save_arrays(path, format=FORMAT, model=self.model, num_experts=self.num_experts, **arrays)
+        FORMAT.save(path, model=self.model, num_experts=self.num_experts, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "ExpertTrace":
         """Raises TraceError for a file that is not one."""
-        try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                if str(file["format"]) != FORMAT:
-                    raise TraceError(f"{path}: is of the format '{file['format']}', not {FORMAT}; record it again")
-                arrays = {name: file[name].astype(dtype, copy=False) for name, dtype in _DTYPES.items()}
-                return cls(model=str(file["model"]), num_experts=int(file["num_experts"]), **arrays)
-        except FileNotFoundError:
-            raise TraceError(f"{path}: no such trace") from None
-        except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            if isinstance(error, TraceError):
-                raise TraceError(f"{path}: {error}") from None
-            raise TraceError(f"{path}: is no expert trace, or a damaged one; record it again") from None
+        return FORMAT.load(path, _read)
+
+
+def _read(found: Arrays) -> ExpertTrace:
+    arrays = {name: found[name].astype(dtype, copy=False) for name, dtype in _DTYPES.items()}
+    return ExpertTrace(model=str(found["model"]), num_experts=int(found["num_experts"]), **arrays)

@@ -43,6 +43,8 @@ class HardwareProfile:
     memory_bytes_per_s: float
     flops: Mapping[str, float]
     links: Mapping[str, LinkProfile]
+    kernels: Mapping[str, int] | None = None
+    """By the type of weights, tokens up to which the kernel made for few is the fastest; None if not measured."""
 
     def flops_per_s(self, dtype: str) -> float:
         """FLOP/s in ``dtype``; of a dtype that was not measured, the slowest one that was."""
@@ -126,6 +128,7 @@ def read_profile(path: Path) -> HardwareProfile:
         memory_bytes_per_s=_rate(keys["memory_bytes_per_s"], f"{path}: memory_bytes_per_s"),
         flops={dtype: _rate(rate, f"{path}: flops.{dtype}") for dtype, rate in flops.items()},
         links={name: _read_link(name, link, f"{path}: links.{name}") for name, link in links.items()},
+        kernels=_read_kernels(keys.get("kernels"), f"{path}: kernels"),
     )
 
 
@@ -140,6 +143,12 @@ def _read_link(name: str, value: object, where: str) -> LinkProfile:
         latency_s=_number(keys["latency_s"], f"{where}.latency_s"),
         by_size=_read_table(keys.get("by_size"), f"{where}.by_size"),
     )
+
+
+def _read_kernels(value: object, where: str) -> Mapping[str, int] | None:
+    if value is None:
+        return None
+    return {name: int(_number(tokens, f"{where}.{name}")) for name, tokens in _object(value, where).items()}
 
 
 def _read_table(value: object, where: str) -> tuple[tuple[int, float], ...] | None:

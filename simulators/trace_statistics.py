@@ -1,7 +1,5 @@
 """What a trace of experts says of a model: skew, locality, and how well its routing can be foreseen."""
 
-import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,36 +85,6 @@ def recall(scores: NDArray[np.floating], visited: Chosen) -> float:
     return _ratio((ranked & (np.arange(visited.shape[-1]) < numbers)).sum(), numbers.sum())
 
 
-def accesses(trace: ExpertTrace) -> list[int]:
-    """The experts that the passes visit, as ``row * num_experts + expert``: each once for a layer of a pass."""
-    chosen = chosen_experts(trace)
-    visited = (chosen[tokens].any(axis=0) for tokens in trace.iter_passes())
-    return [int(key) for layers in visited for key in np.flatnonzero(layers)]
-
-
-def ideal_hit_ratio(keys: Sequence[int], slots: int) -> float:
-    """Share of accesses that a cache of ``slots`` finds that evicts what is needed last (Belady's MIN).
-
-    Every key that is asked for gets a slot, as the runtime has no other place to compute from.
-    """
-    upcoming = _next_uses(keys)
-    cached: dict[int, int] = {}
-    farthest: list[tuple[int, int]] = []
-    hits = 0
-    for key, needed in zip(keys, upcoming, strict=True):
-        if key in cached:
-            hits += 1
-        elif len(cached) >= slots:
-            while True:  # entries of keys that were used since are out of date
-                when, victim = heapq.heappop(farthest)
-                if cached.get(victim) == -when:
-                    break
-            del cached[victim]
-        cached[key] = needed
-        heapq.heappush(farthest, (-needed, key))
-    return _ratio(hits, len(keys))
-
-
 def _entropy(share: NDArray[np.floating]) -> float:
     used = share[share > 0]
     return float(-(used * np.log(used)).sum() / np.log(len(share)))
@@ -137,13 +105,3 @@ def _next_gate(trace: ExpertTrace, chosen: Chosen, row: int) -> float:
 
 def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else np.nan
-
-
-def _next_uses(keys: Sequence[int]) -> list[int]:
-    """For each access, when its key is accessed again: the number of accesses plus the key if never."""
-    seen: dict[int, int] = {}
-    upcoming = [0] * len(keys)
-    for place in range(len(keys) - 1, -1, -1):
-        upcoming[place] = seen.get(keys[place], len(keys) + keys[place])
-        seen[keys[place]] = place
-    return upcoming

@@ -48,7 +48,8 @@ class PackedArray:
 
 
 def arrays_of(groups: Sequence[WeightGroup]) -> tuple[PackedArray, ...]:
-    """Slices of head and embedding share an array each, and so do a layer's experts; slots follow this order."""
+    """Slices of head and embedding share an array each, and so do a layer's experts, and their copies in a lower
+    precision, which are smaller. Slots follow this order."""
     by_name: dict[str, list[WeightGroup]] = {}
     for group in groups:
         by_name.setdefault(_array_name(group), []).append(group)
@@ -57,7 +58,8 @@ def arrays_of(groups: Sequence[WeightGroup]) -> tuple[PackedArray, ...]:
 
 def _array_name(group: WeightGroup) -> str:
     if isinstance(group.key, ExpertKey):
-        return f"layers.{group.key.layer}.experts"
+        name = f"layers.{group.key.layer}.experts"
+        return f"{name}.low" if group.kind == "low_expert" else name
     return group.kind if group.kind in ("head", "embedding") else group.key.name
 
 
@@ -180,7 +182,7 @@ def _parse_group(node: Mapping[str, Any]) -> WeightGroup:
 
 
 def _parse_key(name: str, kind: str, precision: str) -> WeightKey:
-    if kind != "expert":
+    if kind not in ("expert", "low_expert"):
         return WeightGroupKey(name)
     match = _EXPERT.fullmatch(name)
     if match is None:

@@ -21,7 +21,7 @@ DTYPE_NBYTES = {
 }  # fmt: skip
 """Bytes per element of the types that a tensor may have, in the spelling of safetensors."""
 
-GroupKind = Literal["layer", "expert", "head", "embedding", "rest"]
+GroupKind = Literal["layer", "expert", "low_expert", "head", "embedding", "rest"]
 
 STORED = "stored"
 """The precision in the key of an expert that is kept as the checkpoint has it."""
@@ -59,6 +59,7 @@ class WeightGroup:
     * ``layer``: everything of one decoder layer but its routed experts, key ``layers.<i>``
     * ``expert``: one routed expert, whose key is an ExpertKey. Checkpoints that stack experts have tensors of all of
       them: then a spec is the one row ``first_row``, which is the expert
+    * ``low_expert``: the same expert once more, in a lower precision than its ``expert``; not every store has these
     * ``head``: rows of the output projection from vocabulary row ``first_row`` on, key ``head.<j>``; its one tensor
       bears the name under which the checkpoint stores it, which is the input embedding's where the two are tied
     * ``embedding``: rows of the input embedding where it is not tied, key ``embedding.<j>``

@@ -11,13 +11,14 @@ import json  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
-from dataclasses import asdict, dataclass, replace  # noqa: E402
+from dataclasses import asdict, replace  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any, Literal  # noqa: E402
+from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from offload.bench.expert_spec import WARM_STEPS, Spec, Timing  # noqa: E402
 from offload.bench.generation import with_tiers  # noqa: E402
 from offload.config import RunConfig  # noqa: E402
 from offload.meter import Reading, Stretch  # noqa: E402
@@ -25,47 +26,6 @@ from offload.offloaded_model import OffloadedModel  # noqa: E402
 from offload.peak_memory import peak_rss_nbytes  # noqa: E402
 from offload.plan import Plan, Workload  # noqa: E402
 from offload.prospect import Prospect  # noqa: E402
-
-WARM_STEPS = 4
-"""Steps before those that are timed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """What to run. ``tokens`` is a file with token ids: ``prompt`` of them at once, the others one by one.
-
-    ``engine`` is ours, plain transformers with everything in memory, or accelerate with ``device_memory`` of it there
-    and the rest in ``folder``. ``expert_slots`` sets up a cache of that many experts whatever the budget would give.
-    """
-
-    engine: Literal["ours", "transformers", "accelerate"]
-    model: str
-    tokens: str
-    prompt: int
-    folder: str
-    device_memory: int | None = None
-    policy: str = "expected_use"
-    predictor: str = "next_gate"
-    expert_slots: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """What it took. Bytes came from the drive; those of experts that were fetched ahead in vain are among them."""
-
-    prefill_s: float
-    step_s: float
-    peak_rss_nbytes: int
-    prefill_nbytes: int = 0
-    nbytes_per_step: float = 0.0
-    """From the drive."""
-    host_nbytes_per_step: float = 0.0
-    stall_s_per_step: float = 0.0
-    decision_s_per_step: float = 0.0
-    hits: int = 0
-    pending_hits: int = 0
-    misses: int = 0
-    expert_slots: int = 0
 
 
 def main(spec: Spec) -> Timing:
@@ -117,7 +77,11 @@ def finish(tokens: Tensor) -> None:
 
 def _run_ours(spec: Spec, ids: Tensor) -> Timing:
     config = RunConfig(
-        device_memory=spec.device_memory, nvme_dir=Path(spec.folder), policy=spec.policy, predictor=spec.predictor
+        device_memory=spec.device_memory,
+        nvme_dir=Path(spec.folder),
+        policy=spec.policy,
+        predictor=spec.predictor,
+        miss_precision=spec.miss_precision,
     )
     workload = Workload(1, spec.prompt, ids.shape[1] - spec.prompt)
 

@@ -3,16 +3,16 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 
 from offload.bench.drive import Drive
-from offload.bench.expert_run import WARM_STEPS, Spec, Timing
+from offload.bench.expert_peers import PROGRAMS, beside, peer_specs
+from offload.bench.expert_spec import WARM_STEPS, Spec, Timing
 from offload.bench.header import header
 from offload.bench.memory_limit import MemoryLimit
 from offload.bench.synthetic_moe import VOCABULARY, synthetic_moe
@@ -27,11 +27,11 @@ from offload.planner import smallest_device_bytes
 from offload.prospect import open_prospect
 from offload.texts import help_tokens
 from offload.traces.record import Course, record_trace
-from simulators.belady import belady_misses
+from simulators.belady import belady_hit_ratio
 from simulators.expert_replay import replay
 from simulators.expert_trace import ExpertTrace
 from simulators.expert_visits import keys_of, passes_of
-from tiers.errors import WorldError
+from tiers.errors import ModelError, WorldError
 from tiers.eviction.registry import make_policy
 
 Row = dict[str, Any]
@@ -66,7 +66,7 @@ class Sizes:
     slots_share: float | None = None
     """Of the experts that are cached; None takes what the memory limit leaves room for."""
     with_peers: bool = True
-    precisions: tuple[str, ...] = ("int8", "int4")
+    precisions: tuple[str, ...] = ("int8", "int4", "stored+int4")
     fio_s: float = 3.0
     most_file_nbytes: int = 2**30
     timeout_s: float = 1800.0
@@ -92,7 +92,7 @@ def bench_experts(
     sizes = sizes or Sizes()
     nvme_dir.mkdir(parents=True, exist_ok=True)
     path = model or synthetic_moe(nvme_dir)
-    total = 2 + len(MATCHES) + (predictor is not None) + len(sizes.precisions) + sizes.with_peers
+    total = 2 + len(MATCHES) + (predictor is not None) + len(sizes.precisions) + 2 * sizes.with_peers
     with Drive.opened(nvme_dir, seconds=sizes.fio_s, most_nbytes=sizes.most_file_nbytes, seed=seed) as drive:
         bench = _Bench(path, nvme_dir, sizes, drive, ticker(progress, total), predictor)
         rows = list(bench.rows(_tokens(path, sizes, seed)))
@@ -100,7 +100,7 @@ def bench_experts(
         "model": path.name,
         "memory_limit_bytes": bench.limit_in_force,
         "drive_measured_with": drive.tool,
-        "peer_error": bench.peer_error,
+        "peer_errors": bench.peer_errors,
         "rows": rows,
     }
 
@@ -116,7 +116,8 @@ class _Bench:
         self._tick = tick
         self._predictor = predictor
         self.limit_in_force: int | None = None
-        self.peer_error: str | None = None
+        self.peer_errors: dict[str, str] = {}
+        """Why a peer was not measured."""
 
     def rows(self, tokens: list[int]) -> Iterator[Row]:
         """One after the other, each in a process of its own."""
@@ -127,18 +128,20 @@ class _Bench:
         yield row
         trace = self._record(tokens)
         spec, budget = self._within_limit(base)
-        peer = self._peer(base, budget) if self._sizes.with_peers else None
+        peers = self._peers(base, budget) if self._sizes.with_peers else {}
         demand: Timing | None = None
         matches = dict(MATCHES)
         if self._predictor:
             matches["expected use, trained on paths (ExpertFlow)"] = ("expected_use", str(self._predictor))
         for name, (policy, predictor) in matches.items():
-            timing, row = self._measured(name, replace(spec, policy=policy, predictor=predictor), resident, peer, trace)
+            timing, row = self._measured(
+                name, replace(spec, policy=policy, predictor=predictor), resident, peers, trace
+            )
             demand = demand or timing
             row["transfer_time_hidden"] = 1 - timing.stall_s_per_step / max(demand.stall_s_per_step, 1e-9)
             yield row
         for precision in self._sizes.precisions:
-            yield self._packed(spec, precision, resident, peer, trace)
+            yield self._packed(spec, precision, resident, peers, trace)
 
     def _resident(self, spec: Spec) -> tuple[Timing, Row]:
         """Everything in memory, without a limit: the floor of the roofline, against plain transformers."""
@@ -172,28 +175,31 @@ class _Bench:
         budget = max(sizes.memory_limit - INTERPRETER_NBYTES, smallest_device_bytes(found, Budgets(), workload))
         return replace(spec, device_memory=budget), budget
 
-    def _peer(self, spec: Spec, budget: int) -> Timing | None:
-        """Accelerate with as many bytes of weights in memory; None where it does not get through."""
-        folder = str(self._nvme_dir / "accelerate")
-        try:
-            timing, _ = self._run(
-                replace(spec, engine="accelerate", folder=folder, device_memory=budget), self._sizes.memory_limit
-            )
-        except (WorldError, subprocess.TimeoutExpired) as error:
-            self.peer_error = str(error)
-            timing = None
-        self._tick()
-        return timing
+    def _peers(self, spec: Spec, budget: int) -> dict[str, Timing]:
+        """In the same limit; those that get through."""
+        found = {}
+        for name, prepare in peer_specs(spec, self._nvme_dir, budget).items():
+            try:
+                found[name], _ = self._run(prepare(), self._sizes.memory_limit)
+            except (WorldError, ModelError, subprocess.TimeoutExpired) as error:
+                self.peer_errors[name] = str(error)
+            self._tick()
+        return found
 
-    def _packed(self, spec: Spec, precision: str, resident: Timing, peer: Timing | None, trace: ExpertTrace) -> Row:
+    def _packed(
+        self, spec: Spec, precision: str, resident: Timing, peers: Mapping[str, Timing], trace: ExpertTrace
+    ) -> Row:
         """The same budget with experts in fewer bits: more of them fit, and each is fewer bytes."""
         out = self._nvme_dir / f"{self._model.name}-{precision}"
         pack(self._model, out, experts=precision, trace=trace if precision == COLD else None)
-        timing, row = self._measured(f"experts in {precision}", replace(spec, model=str(out)), resident, peer, None)
+        name, spec = f"experts in {precision}", replace(spec, model=str(out))
+        if "+" in precision:
+            name, spec = f"{name}, the lower where little is added (HOBBIT)", replace(spec, miss_precision="mixed")
+        timing, row = self._measured(name, spec, resident, peers, None)
         return row | {"expert_slots": timing.expert_slots}
 
     def _measured(
-        self, name: str, spec: Spec, resident: Timing, peer: Timing | None, trace: ExpertTrace | None
+        self, name: str, spec: Spec, resident: Timing, peers: Mapping[str, Timing], trace: ExpertTrace | None
     ) -> tuple[Timing, Row]:
         before = self._drive.bytes_per_s()
         timing, limited = self._run(spec, self._sizes.memory_limit)
@@ -219,9 +225,7 @@ class _Bench:
             row["belady_hit_ratio"] = best = _belady_hit_ratio(trace, timing.expert_slots)
             row["belady_gap"] = best - row["hit_ratio"]
             row["prediction_accuracy"] = _accuracy(trace, spec)
-        if peer is not None:
-            row |= {"peer": 1 / peer.step_s, "peer_name": "accelerate", "peer_prefill_s": peer.prefill_s}
-            row["ratio_to_peer"] = peer.step_s / timing.step_s
+        row |= beside(peers, timing)
         self._tick()
         return timing, row
 
@@ -229,7 +233,12 @@ class _Bench:
         """In a process of its own; whether the limit was in force. Raises WorldError with what it said last."""
         with MemoryLimit.of(limit) as group:
             ran = group.run(
-                [sys.executable, "-m", "offload.bench.expert_run", json.dumps(asdict(spec))],
+                [
+                    sys.executable,
+                    "-m",
+                    PROGRAMS.get(spec.engine, "offload.bench.expert_run"),
+                    json.dumps(asdict(spec)),
+                ],
                 timeout_s=self._sizes.timeout_s,
             )
             if ran.returncode != 0:
@@ -251,8 +260,7 @@ def _belady_hit_ratio(trace: ExpertTrace, slots: int) -> float:
     """Of the steps that are timed."""
     passes = passes_of(trace)
     first = next(i for i, one in enumerate(passes) if one.is_decode) + WARM_STEPS
-    accesses = sum(len(visit) for one in passes[first:] for visit in one.visits)
-    return 1 - float(np.sum(belady_misses(passes, slots)[first:])) / accesses
+    return belady_hit_ratio(passes, slots, range(first, len(passes)))
 
 
 def _accuracy(trace: ExpertTrace, spec: Spec) -> float | None:

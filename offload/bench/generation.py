@@ -140,12 +140,13 @@ def with_tiers(
     block_tokens: int | None = None,
 ) -> tuple[T, Plan]:
     """Load ``model`` within a budget, use it, close it. ``change`` may set up a placement that no budget would give."""
-    prospect = open_prospect(model, config, block_tokens=block_tokens)
+    prospect = open_prospect(model, config, context_tokens=workload.context_tokens, block_tokens=block_tokens)
     try:
-        plan = plan_for(prospect, config, workload, load_profile(config.device))
+        profile = load_profile(config.device)
+        plan = plan_for(prospect, config, workload, profile)
         if change:
             plan = change(prospect, plan)
-        offloaded = load_model(prospect, plan, config, workload)
+        offloaded = load_model(prospect, plan, config, workload, profile=profile)
     except BaseException:
         prospect.source.close()
         raise

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offload.bench.expert_run import Timing, time_plain_steps, time_steps
+from offload.bench.expert_run import time_plain_steps, time_steps
+from offload.bench.expert_spec import Timing
 from offload.bench.gpu import Change, GPUBench, GPUSizes, Row, free, opened
 from offload.bench.synthetic_moe import synthetic_moe
 from offload.bench.ticker import Progress, ticker

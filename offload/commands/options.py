@@ -1,7 +1,11 @@
 """Options that several commands share."""
 
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -14,27 +18,66 @@ Model = Annotated[
     typer.Argument(help="A Hugging Face directory, a .gguf file, a packed store, or smollm2-135m.", metavar="MODEL"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-# Where the placeholder is the name itself, some versions of typer take it for the name: so both are given.
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N.", metavar="DEVICE")]
-DeviceMemory = Annotated[str | None, typer.Option(help="Most bytes to use on the device.", metavar="SIZE")]
-HostMemory = Annotated[str | None, typer.Option(help="Most bytes to use of host RAM.", metavar="SIZE")]
 NvmeDir = Annotated[str | None, typer.Option(help="Directory, on a fast drive, of the nvme tier.", metavar="DIR")]
-NvmeMemory = Annotated[str | None, typer.Option(help="Most bytes to use on that drive.", metavar="SIZE")]
-Csd = Annotated[str | None, typer.Option(help="Computational drives to use.", metavar="N")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.", metavar="DTYPE")]
-Experts = Annotated[
-    str | None,
-    typer.Option(help="auto, or what experts must be kept in, such as int4.", metavar="PRECISION"),
+
+
+def _setting(option: str, metavar: str, meaning: str) -> object:
+    # Where the placeholder is the name itself, some versions of typer take it for the name, unless that is given.
+    return Annotated[str | None, typer.Option(option, help=meaning, metavar=metavar)]
+
+
+_SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
+    {
+        "device": Device,
+        "device_memory": _setting("--device-memory", "SIZE", "Most bytes to use on the device."),
+        "host_memory": _setting("--host-memory", "SIZE", "Most bytes to use of host RAM."),
+        "nvme_dir": NvmeDir,
+        "nvme_memory": _setting("--nvme-memory", "SIZE", "Most bytes to use on that drive."),
+        "csd": _setting("--csd", "N", "Computational drives to use."),
+        "dtype": _setting("--dtype", "DTYPE", "auto, float32, bfloat16 or float16."),
+        "experts": _setting("--experts", "PRECISION", "auto, or what experts must be kept in, such as int4."),
+        "policy": _setting("--policy", "NAME", "Which expert has to leave the device."),
+        "predictor": _setting("--predictor", "NAME", "Who says which experts come next: a name or a file."),
+        "miss_precision": _setting(
+            "--miss-precision",
+            "NAME",
+            "high; or, at a loss, mixed: the lower of a store's two precisions for missing experts that add little.",
+        ),
+        "batch": _setting("--batch", "N", "Sequences side by side."),
+    }
+)
+"""The fields of RunConfig as options."""
+
+_CONFIG_FILE: Final = Annotated[
+    Path | None, typer.Option("--config", help="TOML or YAML file with these settings.", metavar="FILE")
 ]
-Policy = Annotated[str | None, typer.Option(help="Which expert has to leave the device.", metavar="NAME")]
-Predictor = Annotated[
-    str | None,
-    typer.Option(
-        "--predictor", help="Who says which experts come next: a name, or a trained one's file.", metavar="NAME"
-    ),
-]
-Batch = Annotated[str | None, typer.Option(help="Sequences side by side.", metavar="N")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML or YAML file with these settings.")]
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """A decorator: the command line offers every setting of a run, and a file of them, where ``settings`` stands.
+
+    So a command declares ``settings: RunConfig`` and none of its options. What is wrong with one is InvalidOptionError.
+    """
+    given = inspect.signature(command)
+    names = [*_SETTINGS, "config"]
+    offered = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in (*_SETTINGS.items(), ("config", _CONFIG_FILE))
+    ]
+    parameters: list[inspect.Parameter] = []
+    for parameter in given.parameters.values():
+        parameters.extend(offered if parameter.name == "settings" else [parameter])
+
+    @wraps(command)
+    def with_settings(*words: Any, **values: Any) -> None:
+        *explicit, file = [values.pop(name) for name in names]
+        settings = load_config(dict(zip(_SETTINGS, explicit, strict=True)), file=file, as_options=True)
+        command(*words, settings=settings, **values)
+
+    with_settings.__signature__ = given.replace(parameters=parameters)  # type: ignore[attr-defined]  # as inspect reads it
+    with_settings.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_settings
 
 
 def read_count(option: str, text: str, *, least: int = 1) -> int:

@@ -28,7 +28,8 @@ def pack(
     experts: Annotated[
         str | None,
         typer.Option(
-            help="Keep routed experts in fewer bits, at a loss: int8, int4, int4-sparse, int3-sparse or int2-cold.",
+            help="Keep routed experts in fewer bits, at a loss: int8, int4-sparse, int4, int3-sparse or int2-cold; "
+            "or twice, as int8+int2 or stored+int4, for --miss-precision.",
             metavar="PRECISION",
         ),
     ] = None,

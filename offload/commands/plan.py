@@ -7,43 +7,23 @@ import typer
 
 from offload.commands import options
 from offload.commands.output import Data, answering, say
-from offload.config import load_config
+from offload.config import RunConfig
 from offload.runnable import runnable_model
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+@options.takes_settings
 def plan(
     model: options.Model,
     *,
     prompt_tokens: Annotated[str, typer.Option(metavar="N", help="Length of the prompt to plan for.")] = "1024",
     max_new_tokens: Annotated[str, typer.Option(metavar="N", help="Tokens to generate.")] = "128",
-    device: options.Device = None,
-    device_memory: options.DeviceMemory = None,
-    host_memory: options.HostMemory = None,
-    nvme_dir: options.NvmeDir = None,
-    nvme_memory: options.NvmeMemory = None,
-    csd: options.Csd = None,
-    dtype: options.Dtype = None,
-    experts: options.Experts = None,
-    batch: options.Batch = None,
-    config: options.ConfigFile = None,
+    settings: RunConfig,
     as_json: options.Json = False,
 ) -> None:
     """Shows what fits where, and the predicted speed."""
-    explicit = {
-        "device": device,
-        "device_memory": device_memory,
-        "host_memory": host_memory,
-        "nvme_dir": nvme_dir,
-        "nvme_memory": nvme_memory,
-        "csd": csd,
-        "dtype": dtype,
-        "experts": experts,
-        "batch": batch,
-    }
-    settings = load_config(explicit, file=config, as_options=True)
     prompt_length = options.read_count("--prompt-tokens", prompt_tokens)
     new_tokens = options.read_count("--max-new-tokens", max_new_tokens)
     with answering(as_json) as answer:

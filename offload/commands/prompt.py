@@ -21,10 +21,18 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     return text
 
 
-def _read(file: Path) -> str:
+def read_prompts(file: Path) -> list[str]:
+    """The prompts of ``--prompts``, one a line (``-`` is standard input); InvalidOptionError for none."""
+    prompts = [line for line in _read(file, "--prompts").splitlines() if line.strip()]
+    if not prompts:
+        raise InvalidOptionError(f"--prompts: {file} is empty; write a prompt on each line")
+    return prompts
+
+
+def _read(file: Path, option: str = "--prompt-file") -> str:
     try:
         return sys.stdin.read() if file == Path("-") else file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise InvalidOptionError(f"--prompt-file: {file}: not a text file in UTF-8") from None
+        raise InvalidOptionError(f"{option}: {file}: not a text file in UTF-8") from None
     except OSError as error:
-        raise InvalidOptionError(f"--prompt-file: {file}: {error.strerror or error}; name a text file") from None
+        raise InvalidOptionError(f"{option}: {file}: {error.strerror or error}; name a text file") from None

@@ -9,9 +9,9 @@ import typer
 
 from offload.commands import interrupts, options
 from offload.commands.output import Data, answering, say
-from offload.commands.prompt import read_prompt
+from offload.commands.prompt import read_prompt, read_prompts
 from offload.commands.view import make_view
-from offload.config import load_config
+from offload.config import RunConfig
 from offload.experts.note import ExpertNote
 from offload.numbers import parse_ids
 from offload.runnable import runnable_model
@@ -23,48 +23,30 @@ if TYPE_CHECKING:
     from offload.session import Status
 
 
+@options.takes_settings
 def run(
     model: options.Model,
     *,
     prompt: Annotated[str | None, typer.Option(help="Text to continue.", metavar="TEXT")] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="File with that text; - is stdin.", metavar="FILE")] = None,
     prompt_ids: Annotated[str | None, typer.Option(help="Token ids to continue, 1,2,3.", metavar="IDS")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="File with a prompt on each line, answered --batch at a time.", metavar="FILE")
+    ] = None,
     prompt_tokens: Annotated[str | None, typer.Option(help="Use its first N tokens only.", metavar="N")] = None,
     max_new_tokens: Annotated[str, typer.Option(help="Tokens to generate.", metavar="N")] = "128",
     trace_out: Annotated[Path | None, typer.Option(help="Write a timeline of the run here.", metavar="FILE")] = None,
-    device: options.Device = None,
-    device_memory: options.DeviceMemory = None,
-    host_memory: options.HostMemory = None,
-    nvme_dir: options.NvmeDir = None,
-    nvme_memory: options.NvmeMemory = None,
-    csd: options.Csd = None,
-    dtype: options.Dtype = None,
-    experts: options.Experts = None,
-    policy: options.Policy = None,
-    predictor: options.Predictor = None,
-    batch: options.Batch = None,
-    config: options.ConfigFile = None,
+    settings: RunConfig,
     as_json: options.Json = False,
 ) -> None:
     """Generates text; shows what is in which tier, then what it cost."""
-    explicit = {
-        "device": device,
-        "device_memory": device_memory,
-        "host_memory": host_memory,
-        "nvme_dir": nvme_dir,
-        "nvme_memory": nvme_memory,
-        "csd": csd,
-        "dtype": dtype,
-        "experts": experts,
-        "policy": policy,
-        "predictor": predictor,
-        "batch": batch,
-    }
-    settings = load_config(explicit, file=config, as_options=True)
     ids = None if prompt_ids is None else parse_ids("--prompt-ids", prompt_ids)
+    if prompts is not None and (prompt is not None or prompt_file is not None or ids is not None):
+        raise InvalidOptionError("--prompts: a single prompt is given too; give one of them")
     if ids is not None and (prompt is not None or prompt_file is not None):
         raise InvalidOptionError("--prompt-ids: a text is given too; give one of them")
-    text = read_prompt(prompt, prompt_file) if ids is None else None
+    many = None if prompts is None else read_prompts(prompts)
+    text = read_prompt(prompt, prompt_file) if ids is None and many is None else None
     limit = None if prompt_tokens is None else options.read_count("--prompt-tokens", prompt_tokens)
     new_tokens = options.read_count("--max-new-tokens", max_new_tokens)
     if trace_out is not None:
@@ -75,7 +57,7 @@ def run(
 
         note = ExpertNote.load(path)
         if note:
-            say(str(note))
+            say(note.told(with_low=settings.miss_precision != "high"))
 
         with make_view(as_json) as view:
 
@@ -88,6 +70,7 @@ def run(
                 path,
                 prompt=text,
                 prompt_ids=ids,
+                prompts=many,
                 prompt_tokens=limit,
                 max_new_tokens=new_tokens,
                 on_text=None if as_json else view.on_text,
@@ -96,6 +79,8 @@ def run(
                 progress=view.on_load,
                 trace_out=trace_out,
             )
+            if many is not None and not as_json:
+                view.on_text("\n\n".join(f"{i}. {text.strip()}" for i, text in enumerate(result.text, 1)))
         data = result.as_json()
         if note:
             data["experts"] = asdict(note)

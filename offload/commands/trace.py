@@ -9,7 +9,7 @@ import typer
 from offload.commands import options
 from offload.commands.output import Data, answering, progress_bar, say
 from offload.commands.prompt import read_prompt
-from offload.config import load_config
+from offload.config import RunConfig
 from offload.runnable import runnable_model
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def trace(context: typer.Context) -> None:
 
 
 @trace_app.command()
+@options.takes_settings
 def record(
     model: options.Model,
     *,
@@ -39,27 +40,10 @@ def record(
         bool,
         typer.Option("--gate-inputs", help="Record what the gates are given too: 2 bytes x layers x hidden a token."),
     ] = False,
-    device: options.Device = None,
-    device_memory: options.DeviceMemory = None,
-    host_memory: options.HostMemory = None,
-    nvme_dir: options.NvmeDir = None,
-    nvme_memory: options.NvmeMemory = None,
-    dtype: options.Dtype = None,
-    batch: options.Batch = None,
-    config: options.ConfigFile = None,
+    settings: RunConfig,
     as_json: options.Json = False,
 ) -> None:
     """Runs a mixture of experts over a text and writes which experts each token visits."""
-    explicit = {
-        "device": device,
-        "device_memory": device_memory,
-        "host_memory": host_memory,
-        "nvme_dir": nvme_dir,
-        "nvme_memory": nvme_memory,
-        "dtype": dtype,
-        "batch": batch,
-    }
-    settings = load_config(explicit, file=config, as_options=True)
     text = read_prompt(None, prompt_file)
     counts = (("--requests", requests), ("--prompt-tokens", prompt_tokens), ("--max-new-tokens", max_new_tokens))
     num_requests, num_prompt, num_new = (options.read_count(option, given) for option, given in counts)
@@ -84,16 +68,27 @@ def info(
     slots: Annotated[
         str | None, typer.Option(help="Experts that a cache holds, for the ideal hit ratio; half of them.", metavar="N")
     ] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Compare ways of putting N requests at a time side by side.", metavar="N")
+    ] = None,
+    predictor: Annotated[
+        Path | None, typer.Option(help="A trained predictor, whose paths are one of these ways.", metavar="PREDICTOR")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Says how skewed, how local and how predictable the routing of a trace is."""
     num_slots = None if slots is None else options.read_count("--slots", slots)
+    num_requests = None if batch is None else options.read_count("--batch", batch)
     options.check_trace(file)
     with answering(as_json) as answer:
-        from offload.traces.summary import summarise_trace
+        from offload.traces.summary import summarise_batching, summarise_trace
         from simulators.expert_trace import ExpertTrace
 
-        answer.show({"file": file, **summarise_trace(ExpertTrace.load(file), num_slots)}, _tables)
+        loaded = ExpertTrace.load(file)
+        data = {"file": file, **summarise_trace(loaded, num_slots)}
+        if num_requests is not None:
+            data["batching"] = summarise_batching(loaded, num_requests, predictor)
+        answer.show(data, _tables)
 
 
 def _tables(data: Data) -> "Sequence[RenderableType]":

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from offload.experts.codecs.kernels import DEFAULT, Kernels
 from offload.experts.interface import ExpertLayer
 from offload.experts.layout import ExpertLayout, is_experts_module
 from offload.experts.names import CheckpointNames
@@ -21,16 +22,23 @@ _INDEX = re.compile(r"\.(\d+)\.")
 
 
 def bind_experts(
-    model: PreTrainedModel, names: CheckpointNames, store: ExpertStore | None, groups: Sequence[WeightGroup]
+    model: PreTrainedModel,
+    names: CheckpointNames,
+    store: ExpertStore | None,
+    groups: Sequence[WeightGroup],
+    kernels: Kernels = DEFAULT,
 ) -> None:
-    """Tell every experts module where its experts are, and take its own parameters away: nobody may fill those.
+    """Tell every experts module where its experts are and how to multiply by them, and take its own parameters away.
 
-    Raises ModelError where the model computes its experts otherwise, or where experts are missing.
+    Nobody may fill those. Raises ModelError where the model computes its experts otherwise, or where experts are
+    missing.
     """
     layers: dict[int, list[tuple[ExpertKey, WeightGroup]]] = {}
+    low: dict[int, list[tuple[ExpertKey, WeightGroup]]] = {}
     for group in groups:
         assert isinstance(group.key, ExpertKey)
-        layers.setdefault(group.key.layer, []).append((group.key, group))
+        found = layers if group.kind == "expert" else low
+        found.setdefault(group.key.layer, []).append((group.key, group))
     modules = experts_modules(model)
     for layer, members in layers.items():
         if layer not in modules:
@@ -40,10 +48,11 @@ def bind_experts(
             )
         name, module = modules[layer]
         if len(members) != module.num_experts:
-            found = f"has {module.num_experts} experts, the checkpoint {len(members)}"
-            raise ModelError(f"{name} {found}; is config.json its own?")
+            counts = f"has {module.num_experts} experts, the checkpoint {len(members)}"
+            raise ModelError(f"{name} {counts}; is config.json its own?")
         assert store is not None, "what has groups has a store"
-        store.describe({key: ExpertLayout.of(group, name, module, names) for key, group in members})
+        copies = [*members, *low.get(layer, [])]
+        store.describe({key: ExpertLayout.of(group, name, module, names, kernels) for key, group in copies})
         module.tiered_experts = ExpertLayer(store, layer, [key for key, _ in sorted(members, key=_number)])
     for layer, (name, module) in modules.items():
         if layer not in layers:

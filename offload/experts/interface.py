@@ -37,7 +37,7 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
 
     hidden_states [tokens, hidden], top_k_index and top_k_weights [tokens, k] -> [tokens, hidden]. An index of
     ``num_experts`` or more marks a choice that was masked. The order of the sums does not depend on what is cached:
-    the same tokens come out whatever the budget.
+    the same tokens come out whatever the budget, unless copies in a lower precision may stand in for what is missing.
     """
     layer: ExpertLayer = module.tiered_experts
     stack = layer.store.stack(layer.index)
@@ -53,6 +53,8 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     keys = [layer.keys[expert] for expert in rows if expert < module.num_experts]
     if layer.store.observers:
         layer.store.observe(_routing(layer.index, hidden_states, top_k_index, top_k_weights))
+    if layer.store.low_copies:
+        keys = layer.store.low_copies.choose(keys)
     for key, weights in layer.store.visit(keys):
         places = rows[key.expert]
         tokens = hidden_states if num_tokens == 1 else hidden_states[places // k]

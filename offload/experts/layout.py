@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from offload.arenas import SlotBytes
 from offload.experts.codecs.base import Codec, Matrix
+from offload.experts.codecs.kernels import DEFAULT, Kernels
 from offload.experts.codecs.registry import codec_of
 from offload.experts.codecs.stored import StoredMatrix
 from offload.experts.names import CheckpointNames
@@ -69,11 +70,14 @@ class MatrixLayout:
     specs: tuple[TensorSpec, ...]
     is_transposed: bool = False
     codec: Codec | None = None
+    kernels: Kernels = DEFAULT
 
     def view(self, slot: SlotBytes) -> Matrix:
         """The matrix in a slot."""
         parts = [tensor_view(slot, spec) for spec in self.specs]
-        return self.codec.matrix(parts) if self.codec else StoredMatrix(parts[0], self.is_transposed)
+        if self.codec:
+            return self.codec.matrix(parts, self.kernels)
+        return StoredMatrix(parts[0], self.is_transposed, self.kernels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,25 @@ class ExpertLayout:
     down_bias: TensorSpec | None
 
     @classmethod
-    def of(cls, group: WeightGroup, module_name: str, module: nn.Module, names: CheckpointNames) -> "ExpertLayout":
-        """Sort the tensors of ``group``. Raises ModelError where they are not those that the module has."""
+    def of(
+        cls,
+        group: WeightGroup,
+        module_name: str,
+        module: nn.Module,
+        names: CheckpointNames,
+        kernels: Kernels = DEFAULT,
+    ) -> "ExpertLayout":
+        """Sort the tensors of ``group``, to multiply by with ``kernels``.
+
+        Raises ModelError where they are not those that the module has.
+        """
         assert isinstance(group.key, ExpertKey)
         if group.key.precision == STORED:
-            return _stored_layout(group, module_name, module, names)
-        return _encoded_layout(group, module_name, module, codec_of(group.key.precision))
+            layout = _stored_layout(group, module_name, module, names)
+        else:
+            layout = _encoded_layout(group, module_name, module, codec_of(group.key.precision))
+        up = tuple(replace(matrix, kernels=kernels) for matrix in layout.up)
+        return replace(layout, up=up, down=replace(layout.down, kernels=kernels))
 
     def views(self, slot: SlotBytes) -> ExpertWeights:
         """The weights in a slot."""

@@ -14,15 +14,20 @@ from offload.numbers import has_tokenizer
 from offload.session import load
 from offload.texts import help_tokens
 
-_CHUNK = 64
+_PIECE = 64
 
 
 def perplexity(
-    model: Path, tokens: list[int], *, progress: Callable[[int], None] | None = None, **budget: Any
+    model: Path,
+    tokens: list[int],
+    *,
+    piece_tokens: int = _PIECE,
+    progress: Callable[[int], None] | None = None,
+    **budget: Any,
 ) -> float:
     """Of ``tokens`` but the first, each after all before it. ``progress`` is told how many were read more.
 
-    ``budget`` is that of ``offload.load``, whose errors are raised.
+    The model takes ``piece_tokens`` at a time. ``budget`` is that of ``offload.load``, whose errors are raised.
     """
     ids = torch.tensor([tokens])
     total = 0.0
@@ -30,11 +35,11 @@ def perplexity(
     try:
         with torch.inference_mode():
             cache = offloaded.new_cache()
-            for start in range(0, len(tokens) - 1, _CHUNK):
+            for start in range(0, len(tokens) - 1, piece_tokens):
                 # Piece by piece: the logits of all positions may be more memory than the model.
-                piece = ids[:, start : start + _CHUNK]
+                piece = ids[:, start : start + piece_tokens]
                 logits = offloaded(input_ids=piece, past_key_values=cache).logits[0].float()
-                targets = ids[0, start + 1 : start + 1 + _CHUNK]
+                targets = ids[0, start + 1 : start + 1 + piece_tokens]
                 total += float(functional.cross_entropy(logits[: len(targets)], targets, reduction="sum"))
                 if progress:
                     progress(piece.shape[1])
@@ -56,15 +61,21 @@ def measure_loss(
     if num_tokens < 2 or not has_tokenizer(model):
         return note
     tokens = help_tokens(model, num_tokens)
-    done = 0
+    low, done = note.low, 0
 
     def add(count: int) -> None:
         nonlocal done
         done += count
         if progress:
-            progress(done, 2 * num_tokens)
+            progress(done, (4 if low else 2) * num_tokens)
 
     before, after = (perplexity(path, tokens, progress=add) for path in (model, packed))
-    note = replace(note, perplexity_stored=before, perplexity=after, num_tokens=num_tokens)
+    if low:
+        # Used wherever they may be, not only for what is missing: then the figures hold for every budget.
+        decode, prompt = (
+            perplexity(packed, tokens, piece_tokens=size, progress=add, miss_precision="low") for size in (1, _PIECE)
+        )
+        low = replace(low, perplexity_decode=decode, perplexity_prompt=prompt)
+    note = replace(note, perplexity_stored=before, perplexity=after, num_tokens=num_tokens, low=low)
     note.save(packed)
     return note

@@ -22,7 +22,7 @@ from offload.experts.precision import Precisions
 from offload.weights.binding import tensor_view
 from tiers.block import ExpertKey
 from tiers.errors import ModelError
-from tiers.weight_tier import STORED, TensorSpec, WeightGroup
+from tiers.weight_tier import STORED, GroupKind, TensorSpec, WeightGroup
 
 
 class GroupReader(Protocol):
@@ -34,8 +34,9 @@ class GroupReader(Protocol):
 class ExpertQuantiser:
     """Lays out and encodes the experts among ``stored``, the groups of the checkpoint at ``model``.
 
-    ``errors`` collects the error of the matrices of the first expert of each layer that was read, relative to their
-    size (root mean squares). Raises ModelError where there are no experts, or of shapes that the kernels cannot take.
+    ``errors`` collects, for experts and for their copies in a lower precision, the error of the matrices of the first
+    of each layer that was read, relative to their size (root mean squares). Raises ModelError where there are no
+    experts, or of shapes that the kernels cannot take.
     """
 
     def __init__(self, model: Path, stored: Sequence[WeightGroup], precisions: Precisions) -> None:
@@ -47,8 +48,8 @@ class ExpertQuantiser:
         self._stored = {group.key: group for group in stored if group.kind == "expert"}
         if not self._stored or not self._modules:
             raise ModelError(f"{model}: has no routed experts; --experts is for mixtures of experts")
-        self.groups = [self._encoded_group(group) if group.kind == "expert" else group for group in stored]
-        self.errors: dict[int, float] = {}
+        self.groups = [made for group in stored for made in self._made_from(group)]
+        self.errors: dict[GroupKind, dict[int, float]] = {"expert": {}, "low_expert": {}}
 
     def reader(self, checkpoint: GroupReader) -> GroupReader:
         """Reads ``groups``: experts encoded, everything else as ``checkpoint`` does."""
@@ -69,7 +70,8 @@ class ExpertQuantiser:
         up, down = matrix_names(module)
         tensors: dict[str, Tensor] = {}
         wrong = total = 0.0
-        is_measured = key.layer not in self.errors  # decoding takes longer than encoding
+        errors = self.errors[encoded.kind]
+        is_measured = key.layer not in errors  # decoding takes longer than encoding
         for role, pieces in ((up, weights.up), (down, (weights.down,))):
             weight = torch.cat([_as_float(piece) for piece in pieces])
             codec = codec_of(key.precision)
@@ -83,14 +85,23 @@ class ExpertQuantiser:
             if bias is not None:
                 tensors[encoded_name(name, key, role)] = tensor_view(buffer, bias)
         if is_measured:
-            self.errors[key.layer] = (wrong / max(total, 1e-30)) ** 0.5
+            errors[key.layer] = (wrong / max(total, 1e-30)) ** 0.5
         return tensors
 
-    def _encoded_group(self, stored: WeightGroup) -> WeightGroup:
+    def _made_from(self, stored: WeightGroup) -> Iterator[WeightGroup]:
+        if not isinstance(stored.key, ExpertKey):
+            yield stored
+            return
+        precision = self._precisions.of(stored.key)
+        yield stored if precision == STORED else self._encoded_group(stored, precision, "expert")
+        if self._precisions.low is not None:
+            yield self._encoded_group(stored, self._precisions.low, "low_expert")
+
+    def _encoded_group(self, stored: WeightGroup, precision: str, kind: GroupKind) -> WeightGroup:
         assert isinstance(stored.key, ExpertKey)
         if stored.key.layer not in self._modules:
             raise ModelError(f"{stored.key.name}: the model does not compute it through the experts interface")
-        key = ExpertKey(stored.key.layer, stored.key.expert, self._precisions.of(stored.key))
+        key = ExpertKey(stored.key.layer, stored.key.expert, precision)
         name, module = self._modules[key.layer]
         layout = ExpertLayout.of(stored, name, module, self._names)
         infos = [
@@ -103,7 +114,7 @@ class ExpertQuantiser:
             if bias is not None:
                 infos.append(TensorInfo(encoded_name(name, key, role), bias.dtype, bias.shape))
         specs, nbytes = lay_out(infos)
-        return WeightGroup(key, "expert", specs, nbytes)
+        return WeightGroup(key, kind, specs, nbytes)
 
 
 class _EncodingReader:
@@ -115,7 +126,7 @@ class _EncodingReader:
         self._held: tuple[WeightGroup, dict[str, Tensor]] | None = None
 
     def read(self, group: WeightGroup, spec: TensorSpec) -> Iterator[NDArray[np.uint8]]:
-        if group.kind != "expert":
+        if not isinstance(group.key, ExpertKey) or group.key.precision == STORED:
             yield from self._checkpoint.read(group, spec)
             return
         if self._held is None or self._held[0] is not group:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from offload.arenas import as_bytes, make_arena, slot_bytes
 from offload.experts.grouped import StackedSlots, is_grouped
 from offload.experts.layout import ExpertLayout, ExpertWeights
+from offload.experts.low_copies import LowCopies
 from offload.weights.host_copies import host_levels
 from prefetch.budget import LinkEstimate, PrefetchBudget
 from prefetch.expert_predictor import ExpertPredictor, Routing, RoutingObserver
@@ -52,11 +53,14 @@ class ExpertStore:
         self.predictor: ExpertPredictor | None = None
         self.observers: list[RoutingObserver] = []
         """Are told what a gate is given and chooses, before those experts are visited; the predictor is one."""
+        self.low_copies: LowCopies | None = None
+        """Where the copies in a lower precision may be used."""
         self._prefetcher: Prefetcher | None = None
         self._budget: PrefetchBudget[BlockKey] | None = None
         self.decision_s = 0.0
         """Time spent on predicting, choosing and bookkeeping; neither on waiting nor on computing."""
         self._engine = engine
+        self._source = source
         self._visited_at = 0.0
         self._layouts: dict[ExpertKey, ExpertLayout] = {}
         self._views: dict[ExpertKey, tuple[int, ExpertWeights]] = {}
@@ -75,6 +79,15 @@ class ExpertStore:
         link = LinkEstimate(bytes_per_s=1e9, step_s=5e-3)
         self._budget = PrefetchBudget(link, self.slot_nbytes, most, least_probability=_LEAST_PROBABILITY)
         self._prefetcher = Prefetcher(self.manager, predictor, self._budget)
+
+    def use_low_copies(self, groups: Sequence[WeightGroup], *, always: bool) -> LowCopies:
+        """From now on ``groups``, the experts once more in a lower precision, stand in for them; see LowCopies."""
+        assert all(group.nbytes <= self.slot_nbytes for group in groups), "a low copy fits where the exact one does"
+        keys = [group.key for group in groups if isinstance(group.key, ExpertKey)]
+        self.manager.adopt({key: self._source.slot_of(key) for key in keys})
+        self.low_copies = LowCopies(self.manager, keys, always=always)
+        self.observers.append(self.low_copies.rule)
+        return self.low_copies
 
     def observe(self, routing: Routing) -> None:
         """Pass on what a gate was given and chose."""

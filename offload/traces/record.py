@@ -79,8 +79,9 @@ def record_trace(
         check_ids(pieces.reshape(-1).tolist(), prospect.config.vocab_size)
         _check_size(prospect, len(layers), course, gate_inputs=gate_inputs)
         workload = Workload(config.batch, course.prompt_tokens, course.new_tokens)
-        plan = plan_for(prospect, config, workload, load_profile(config.device))
-        offloaded = load_model(prospect, plan, config, workload)
+        profile = load_profile(config.device)
+        plan = plan_for(prospect, config, workload, profile)
+        offloaded = load_model(prospect, plan, config, workload, profile=profile)
     except BaseException:
         prospect.source.close()
         raise

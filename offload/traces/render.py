@@ -41,7 +41,16 @@ def trace_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     table = plain_table("layer", *(_COLUMNS[name] for name in columns))
     for row in (*data["per_layer"], {"layer": "mean", **data["mean"]}):
         table.add_row(str(row["layer"]), *(_figure(name, row[name]) for name in columns))
-    return [Text("\n".join(lines)), table, Text(_LEGEND, style="dim")]
+    tables: list[Table | Text] = [Text("\n".join(lines)), table, Text(_LEGEND, style="dim")]
+    return tables + ([_batching_table(data["batching"])] if "batching" in data else [])
+
+
+def _batching_table(data: Mapping[str, Any]) -> Table:
+    """What a step of a batch touches, by who runs side by side with whom."""
+    table = plain_table(f"{data['batch']} requests side by side", "experts a step", "experts a token")
+    for row in data["rows"]:
+        table.add_row(row["grouping"], f"{row['experts_per_step']:.1f}", f"{row['experts_per_token']:.1f}")
+    return table
 
 
 def _figure(name: str, value: float) -> str:

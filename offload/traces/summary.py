@@ -1,12 +1,17 @@
 """A trace in figures: what ``offload trace info`` prints."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prefetch.routing_path import RoutingPath
+from simulators.belady import belady_hit_ratio
+from simulators.expert_batching import compare_batching
 from simulators.expert_trace import ExpertTrace
-from simulators.trace_statistics import accesses, ideal_hit_ratio, layer_statistics
+from simulators.expert_visits import passes_of
+from simulators.trace_statistics import layer_statistics
 from tiers.errors import TraceError
 
 
@@ -18,7 +23,8 @@ def summarise_trace(trace: ExpertTrace, slots: int | None = None) -> dict[str, A
     """
     if not len(trace.tokens):
         raise TraceError("the trace has no tokens; record it again")
-    keys = accesses(trace)
+    passes = passes_of(trace)
+    keys = [key for one in passes for visit in one.visits for key in visit]
     slots = slots or max(1, trace.num_experts * len(trace.layers) // 2)
     rows = [asdict(row) for row in layer_statistics(trace)]
     figures = [name for name in rows[0] if name != "layer"]
@@ -27,10 +33,10 @@ def summarise_trace(trace: ExpertTrace, slots: int | None = None) -> dict[str, A
         "requests": len(np.unique(trace.requests)),
         "accesses": len(keys),
         "unique_blocks": len(set(keys)),
-        "ideal_hit_ratio": ideal_hit_ratio(keys, slots),
+        "ideal_hit_ratio": belady_hit_ratio(passes, slots),
         "slots": slots,
         "tokens": len(trace.tokens),
-        "passes": len(np.unique(trace.passes)),
+        "passes": len(passes),
         "layers": len(trace.layers),
         "experts_per_layer": trace.num_experts,
         "experts_per_token": top_k,
@@ -39,6 +45,16 @@ def summarise_trace(trace: ExpertTrace, slots: int | None = None) -> dict[str, A
         "mean": {name: _mean([row[name] for row in rows]) for name in figures},
         "per_layer": rows,
     }
+
+
+def summarise_batching(trace: ExpertTrace, batch: int, predictor: Path | None) -> dict[str, Any]:
+    """What ``batch`` requests side by side would touch, by who is put together with whom.
+
+    ``predictor`` is the file of a trained one. Raises TraceError, and ModelError for a predictor of another model.
+    """
+    foresee = RoutingPath.load(predictor, trace.model).begin if predictor else None
+    rows = compare_batching(trace, batch, foresee)
+    return {"batch": batch, "rows": [asdict(row) for row in rows]}
 
 
 def _mean(values: list[float]) -> float:

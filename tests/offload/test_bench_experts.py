@@ -10,8 +10,15 @@ from offload.bench.memory_limit import MemoryLimit
 from tests.offload.zoo import save_model
 
 SIZES = Sizes(
-    prompt=8, steps=12, memory_limit=None, slots_share=0.5, precisions=("int8",), fio_s=0.05, most_file_nbytes=2**23
+    prompt=8,
+    steps=12,
+    memory_limit=None,
+    slots_share=0.5,
+    precisions=("int8", "int8+int2"),
+    fio_s=0.05,
+    most_file_nbytes=2**23,
 )
+LOW = "experts in int8+int2, the lower where little is added (HOBBIT)"
 
 
 @pytest.mark.slow
@@ -21,7 +28,7 @@ def test_rows(tmp_path: Path) -> None:
     )
     found = bench_experts(model, tmp_path / "nvme", sizes=SIZES)
     rows = {row["name"]: row for row in found["rows"]}
-    assert set(rows) == {"all resident", *MATCHES, "experts in int8"}
+    assert set(rows) == {"all resident", *MATCHES, "experts in int8", LOW}
     assert rows["all resident"]["peer_name"] == "transformers"
     belady = {rows[name]["belady_hit_ratio"] for name in MATCHES}
     assert len(belady) == 1, "one trace, one number of slots"
@@ -38,6 +45,8 @@ def test_rows(tmp_path: Path) -> None:
         else:
             assert 0 <= row["prediction_accuracy"] <= 1
     assert found["memory_limit_bytes"] is None
+    assert rows[LOW]["missed_bytes_per_token"] < rows["experts in int8"]["missed_bytes_per_token"]
+    assert "llama.cpp" in found["peer_errors"], "it is not installed, or is not given a Mixtral"
 
 
 def test_memory_limit() -> None:

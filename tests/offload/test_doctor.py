@@ -11,6 +11,7 @@ import pytest
 
 from offload.disk_speed import file_nbytes
 from offload.doctor import Report, examine, load_profile
+from offload.experts.codecs.kernels import Kernels
 from offload.gpu_storage import probe_cupy, probe_gds, probe_kvikio
 from simulators.profile import DEFAULT, LINKS, read_profile
 from tiers.errors import DiskFullError, InvalidOptionError, TierBusyError
@@ -43,6 +44,17 @@ def test_the_report_has_what_scripts_read(tmp_path: Path) -> None:
         assert link["read_gib_s"] > 0
         assert link["write_gib_s"] > 0
         assert link["latency_us"] > 0
+
+
+def test_the_kernels_are_those_that_won_here(tmp_path: Path) -> None:
+    """A bound of the ladder that was climbed, or 0; kept in the profile, and what a model is loaded with."""
+    report = _examine(tmp_path / "drive")
+    found = report.as_json()["kernels"]
+    assert report.profile.device != "cpu" or found == dict(load_profile().kernels or {})
+    if isinstance(found, dict):
+        assert found.keys() == {"bf16", "int8", "int4"}
+        assert all(tokens in {0, *(2**i for i in range(9))} for tokens in found.values())
+        assert Kernels.of(found) == Kernels(**found)
 
 
 def test_nothing_is_left_in_the_directory(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from offload.config import RunConfig
-from offload.run import RunResult, Status, run
+from offload.run import RunResult, run
 from tests.offload.zoo import generate, plain_model, smallest_budget
 from tests.tiers.kit import open_fds
 from tiers.errors import InvalidOptionError, ModelError
 
 if TYPE_CHECKING:
     from offload.plan import Plan
+    from offload.run_observer import Status
 
 TEXT = "The licensed work is provided on an as is basis, without warranties of any kind"
 
@@ -143,8 +144,11 @@ def test_writes_a_trace(tiny_llama: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({}, "either as text or as token ids"),
+        ({}, "either as text or as token ids, or several"),
         ({"prompt": "a", "prompt_ids": [1]}, "either as text or as token ids"),
+        ({"prompt_ids": [1], "prompts": ["a"]}, "either as text or as token ids"),
+        ({"prompts": ["a", ""]}, "the prompt is empty"),
+        ({"prompts": []}, "the prompt is empty"),
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt_ids": []}, "the prompt is empty"),
         ({"prompt_ids": [1], "max_new_tokens": 0}, "new tokens 0: must be at least 1"),

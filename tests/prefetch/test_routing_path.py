@@ -132,18 +132,18 @@ def test_another_model(tmp_path: Path) -> None:
 
 def test_files_that_are_no_predictors(tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
-    with pytest.raises(ModelError, match=r"no such predictor; 'offload train-predictor' makes one"):
+    with pytest.raises(ModelError, match=r"no such predictor of paths; 'offload train-predictor' makes one"):
         PathFile.load(path)
     path.write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="is no predictor of paths, or a damaged one"):
         PathFile.load(path)
     np.savez(path, format="offload-expert-trace-1")
-    with pytest.raises(ModelError, match=re.escape(f"is of the format 'offload-expert-trace-1', not {FORMAT}")):
+    with pytest.raises(ModelError, match=re.escape(f"is of the format 'offload-expert-trace-1', not {FORMAT.name}")):
         PathFile.load(path)
-    np.savez(path, format=FORMAT, kind="oracle")
+    np.savez(path, format=FORMAT.name, kind="oracle")
     with pytest.raises(ModelError, match="is no predictor of paths"):
         PathFile.load(path)
-    np.savez(path, format=FORMAT, payload=np.array([{}], object), allow_pickle=True)
+    np.savez(path, format=FORMAT.name, payload=np.array([{}], object), allow_pickle=True)
     with pytest.raises(ModelError, match="is no predictor of paths"):
         PathFile.load(path)
     for damage in ({"kind": "oracle"}, {"num_experts": 0}, {"window": -1}):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from simulators.belady import belady_misses
 from simulators.expert_comparison import MakePolicy, compare
 from simulators.expert_replay import PrefetchLimits, replay
 from simulators.expert_trace import ExpertTrace
-from simulators.expert_visits import Pass, keys_of, passes_of, tokens_of
+from simulators.expert_visits import keys_of, passes_of, tokens_of
 from simulators.prediction_score import good_predictions
 from simulators.routing_generator import RoutingShape, generate_routing
 from tiers.block import ExpertKey
@@ -81,31 +80,6 @@ def test_nobody_beats_belady(policy: str, slots: int) -> None:
     passes = passes_of(trace)
     misses = sum(one.misses for one in replay(trace, make_policy(policy, slots), passes=passes).passes)
     assert misses >= sum(belady_misses(passes, slots))
-
-
-@pytest.mark.parametrize("slots", [2, 3, 4, 5])
-def test_belady_is_the_least(slots: int) -> None:
-    """By trying every set of experts that could be kept."""
-    random = np.random.default_rng(slots)
-    for _ in range(8):
-        chosen = [[sorted(random.choice(3, 2, replace=False).tolist()) for _ in range(2)] for _ in range(5)]
-        passes = passes_of(by_hand(*chosen, experts=3))
-        assert sum(belady_misses(passes, slots)) == fewest_misses(passes, slots)
-
-
-def fewest_misses(passes: Sequence[Pass], slots: int) -> int:
-    states = {frozenset[ExpertKey](): 0}
-    for visit in [visit for one in passes for visit in one.visits]:
-        after: dict[frozenset[ExpertKey], int] = {}
-        for state, misses in states.items():
-            others = sorted(state - set(visit), key=str)
-            for kept in product([False, True], repeat=len(others)):
-                new = frozenset([*visit, *(key for key, stays in zip(others, kept, strict=True) if stays)])
-                if len(new) <= slots:
-                    count = misses + len(set(visit) - state)
-                    after[new] = min(count, after.get(new, count))
-        states = after
-    return min(states.values())
 
 
 def oracle(trace: ExpertTrace, lookahead: int) -> OraclePredictor:

@@ -58,7 +58,7 @@ def test_what_does_not_fit_together(changes: dict[str, Any], message: str) -> No
 
 def test_files_that_are_no_traces(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
-    with pytest.raises(TraceError, match="no such trace"):
+    with pytest.raises(TraceError, match="no such expert trace"):
         ExpertTrace.load(path)
     np.save(tmp_path / "one.npy", np.ones(3))
     with pytest.raises(TraceError, match="is no expert trace"):

@@ -30,6 +30,7 @@ PROFILES = st.builds(
     memory_bytes_per_s=RATES,
     flops=st.dictionaries(st.text(), RATES, min_size=1),
     links=st.fixed_dictionaries(dict.fromkeys(LINKS, LINK_PROFILES)),
+    kernels=st.none() | st.dictionaries(st.text(), st.integers(0, 2**20)),
 )
 
 Damage = Callable[[dict[str, Any]], object]
@@ -67,6 +68,7 @@ def test_the_file_is_private_and_replaces_an_older_one(tmp_path: Path) -> None:
         (lambda value: value.update(memory_bytes_per_s=10**400), "memory_bytes_per_s: 1000"),
         (lambda value: value.update(name=3), "name: 3 is not a text"),
         (lambda value: value.update(flops={}), "flops: no dtype"),
+        (lambda value: value.update(kernels={"int8": "few"}), "kernels.int8: 'few'"),
         (lambda value: value.update(links=[]), "links: [] is not an object"),
         (lambda value: value["flops"].update(float32=float("nan")), "flops.float32: nan"),
     ],
@@ -91,6 +93,14 @@ def test_what_is_not_an_object_is_refused(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(InvalidOptionError, match=r"profile\.json"):
         read_profile(path)
+
+
+def test_a_file_from_before_kernels_were_measured(tmp_path: Path) -> None:
+    write_profile(DEFAULT, tmp_path / "p.json")
+    value = json.loads((tmp_path / "p.json").read_text())
+    del value["kernels"]
+    (tmp_path / "p.json").write_text(json.dumps(value))
+    assert read_profile(tmp_path / "p.json") == DEFAULT
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -1,20 +1,14 @@
-"""Statistics of traces whose figures are known, and Belady's cache against a search of all others."""
+"""Statistics of traces whose figures are known."""
 
-import itertools
 import math
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from simulators.expert_trace import ExpertTrace
 from simulators.trace_statistics import (
-    accesses,
     chosen_experts,
-    ideal_hit_ratio,
     layer_statistics,
     neighbours,
     recall,
@@ -97,30 +91,3 @@ def test_one_token_has_no_neighbour() -> None:
     (layer,) = layer_statistics(trace([[[0, 1]]]))
     assert math.isnan(layer.overlap)
     assert layer.popularity_recall == 1.0
-
-
-def test_a_pass_visits_an_expert_once() -> None:
-    shared = trace([[[0, 1], [2, 3]], [[1, 2], [3, 0]]], passes=np.zeros(2, np.int32))
-    assert accesses(shared) == [0, 1, 2, 4, 6, 7]
-
-
-@given(st.lists(st.integers(0, 4), max_size=11), st.integers(1, 4))
-def test_no_cache_finds_more(keys: list[int], slots: int) -> None:
-    @cache
-    def most_hits(place: int, held: frozenset[int]) -> int:
-        if place == len(keys):
-            return 0
-        key = keys[place]
-        if key in held:
-            return 1 + most_hits(place + 1, held)
-        if len(held) < slots:
-            return most_hits(place + 1, held | {key})
-        return max(most_hits(place + 1, held - {victim} | {key}) for victim in held)
-
-    found = ideal_hit_ratio(keys, slots)
-    assert math.isnan(found) if not keys else found * len(keys) == pytest.approx(most_hits(0, frozenset()))
-
-
-def test_all_but_the_first_use_hit_where_all_fit() -> None:
-    keys = list(itertools.chain(range(10), range(10)))
-    assert ideal_hit_ratio(keys, 10) == 0.5

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from offload.experts.codecs.base import Codec, Matrix, Part
+from offload.experts.codecs.kernels import DEFAULT, Kernels
 from tiers.errors import ModelError
 
 _GROUPS = (64, 32)
@@ -20,8 +21,7 @@ _GROUPS = (64, 32)
 _SHRINKS = (1.0, 0.94, 0.88, 0.82)
 """Parts of a group's range that are tried: clipping its extremes can make the error of all others smaller."""
 
-_MOST_BY_KERNEL = 32
-"""Tokens beyond which it is faster to widen a tile once than to do so for every token."""
+_TOKENS_TO_DECODE = 32
 
 
 def tile_rows() -> int:
@@ -33,12 +33,14 @@ def tile_rows() -> int:
 class AffineMatrix(Matrix):
     """``planes`` of codes, and ``scales`` bfloat16 [inputs / group, outputs, 2]: scale and zero.
 
-    A weight is ``(code - 8) * scale + zero``, as the kernel has it, whatever the number of bits.
+    A weight is ``(code - 8) * scale + zero``, as the kernel has it, whatever the number of bits. Beyond
+    ``most_by_kernel`` tokens a tile is widened once, and not for every token.
     """
 
     bits: int
     planes: tuple[Tensor, ...]
     scales: Tensor
+    most_by_kernel: int
 
     @property
     def inputs(self) -> int:
@@ -54,7 +56,7 @@ class AffineMatrix(Matrix):
         outputs, inputs = self.scales.shape[1], self.inputs
         nibbles = join_planes(self.planes, self.bits)
         narrow = tokens.to(torch.bfloat16).contiguous()
-        if narrow.shape[0] > _MOST_BY_KERNEL and outputs % 64 == 0 and tile_rows() == 64:
+        if narrow.shape[0] > self.most_by_kernel and outputs % 64 == 0 and tile_rows() == 64:
             product = self._by_tiles(narrow, nibbles.view(outputs // 64, inputs, 32))
         else:
             kernel = torch.ops.aten._weight_int4pack_mm_for_cpu  # noqa: SLF001 - its only name
@@ -105,13 +107,13 @@ class AffineCodec(Codec):
         return *split_planes(packed.flatten(), self.bits), scales.to(torch.bfloat16).contiguous()
 
     def decode(self, parts: Sequence[Tensor]) -> Tensor:
-        matrix = AffineMatrix(self.bits, tuple(parts[:-1]), parts[-1])
+        matrix = AffineMatrix(self.bits, tuple(parts[:-1]), parts[-1], _TOKENS_TO_DECODE)
         # The kernel knows how its codes are laid out; what it makes of one input at a time is the matrix.
-        columns = [matrix.multiply(some) for some in torch.eye(matrix.inputs).split(_MOST_BY_KERNEL)]
+        columns = [matrix.multiply(some) for some in torch.eye(matrix.inputs).split(_TOKENS_TO_DECODE)]
         return torch.cat(columns).t().contiguous()
 
-    def matrix(self, parts: Sequence[Tensor]) -> Matrix:
-        return AffineMatrix(self.bits, tuple(parts[:-1]), parts[-1])
+    def matrix(self, parts: Sequence[Tensor], kernels: Kernels = DEFAULT) -> Matrix:
+        return AffineMatrix(self.bits, tuple(parts[:-1]), parts[-1], kernels.int4)
 
 
 def _fit(groups: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:

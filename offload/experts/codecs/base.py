@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from offload.experts.codecs.kernels import DEFAULT, Kernels
+
 
 class Matrix(ABC):
     """A matrix [outputs, inputs] in some form, in memory that somebody else owns."""
@@ -44,5 +46,5 @@ class Codec(ABC):
         """The float32 matrix [outputs, inputs] that the parts stand for."""
 
     @abstractmethod
-    def matrix(self, parts: Sequence[Tensor]) -> Matrix:
-        """The matrix to multiply by; looks into ``parts`` and copies nothing."""
+    def matrix(self, parts: Sequence[Tensor], kernels: Kernels = DEFAULT) -> Matrix:
+        """The matrix to multiply by, by ``kernels``; looks into ``parts`` and copies nothing."""

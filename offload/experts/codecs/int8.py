@@ -9,22 +9,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from offload.experts.codecs.base import Codec, Matrix, Part
+from offload.experts.codecs.kernels import DEFAULT, Kernels
 from tiers.errors import ModelError
-
-_MOST_BY_KERNEL = 64
-"""Tokens beyond which it is faster to widen the codes once than to do so for every token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Matrix(Matrix):
-    """``codes`` int8 [outputs, inputs], ``scales`` bfloat16 [outputs]."""
+    """``codes`` int8 [outputs, inputs], ``scales`` bfloat16 [outputs].
+
+    Beyond ``most_by_kernel`` tokens the codes are widened once, and not for every token.
+    """
 
     codes: Tensor
     scales: Tensor
+    most_by_kernel: int
 
     def multiply(self, tokens: Tensor) -> Tensor:
         narrow = tokens.to(torch.bfloat16)
-        if narrow.shape[0] <= _MOST_BY_KERNEL:
+        if narrow.shape[0] <= self.most_by_kernel:
             product = torch._weight_int8pack_mm(narrow.contiguous(), self.codes, self.scales)  # noqa: SLF001 - its only name
         else:
             product = functional.linear(narrow, self.codes.to(torch.bfloat16)) * self.scales
@@ -51,5 +53,6 @@ class Int8Codec(Codec):
         codes, scales = parts
         return codes.float() * scales.float().unsqueeze(1)
 
-    def matrix(self, parts: Sequence[Tensor]) -> Matrix:
-        return Int8Matrix(*parts)
+    def matrix(self, parts: Sequence[Tensor], kernels: Kernels = DEFAULT) -> Matrix:
+        codes, scales = parts
+        return Int8Matrix(codes, scales, kernels.int8)

@@ -14,13 +14,14 @@ CODECS: Final = MappingProxyType(
         codec.name: codec
         for codec in (
             Int8Codec(),
-            AffineCodec(4),
             SparseCodec(AffineCodec(4)),
+            AffineCodec(4),
             SparseCodec(AffineCodec(3)),
             AffineCodec(2),
         )
     }
 )
+"""By falling size."""
 
 
 def codec_of(precision: str) -> Codec:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from offload.experts.codecs.base import Codec, Matrix, Part
+from offload.experts.codecs.kernels import DEFAULT, Kernels
 
 _SHARE = 0.005
 """Of the weights that are kept apart; the paper's is 0.45 %."""
@@ -56,9 +57,9 @@ class SparseCodec(Codec):
         weight[rows.long(), columns.long()] += values.float()
         return weight
 
-    def matrix(self, parts: Sequence[Tensor]) -> Matrix:
+    def matrix(self, parts: Sequence[Tensor], kernels: Kernels = DEFAULT) -> Matrix:
         *dense, rows, columns, values = parts
-        return SparseMatrix(self._dense.matrix(dense), rows, columns, values)
+        return SparseMatrix(self._dense.matrix(dense, kernels), rows, columns, values)
 
 
 def _count(weights: int) -> int:

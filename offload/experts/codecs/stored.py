@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from offload.experts.codecs.base import Matrix
+from offload.experts.codecs.kernels import DEFAULT, Kernels
 from offload.linear import linear
 
 
@@ -15,8 +16,9 @@ class StoredMatrix(Matrix):
 
     weight: Tensor
     is_transposed: bool
+    kernels: Kernels = DEFAULT
 
     def multiply(self, tokens: Tensor) -> Tensor:
         if self.is_transposed:
             return torch.matmul(tokens, self.weight)
-        return linear(tokens, self.weight)
+        return linear(tokens, self.weight, by_vector=self.kernels.bf16 > 0)

@@ -46,6 +46,26 @@ def test_loss_is_measured_and_told(smollm2: Path, tmp_path: Path) -> None:
     assert f"perplexity {found['perplexity_stored']:.2f} -> {found['perplexity']:.2f} on 100 tokens" in ran.stderr
 
 
+def test_two_precisions(smollm2: Path, tmp_path: Path) -> None:
+    model = model_with_tokenizer(tmp_path / "model", smollm2)
+    packed = tmp_path / "packed"
+    ran = offload(
+        "pack", str(model), str(packed), "--experts", "int8+int2", "--loss-tokens", "70", "--json", cwd=tmp_path
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)["experts"]
+    low = found["low"]
+    assert low["precision"] == "int2"
+    assert len({found["perplexity"], low["perplexity_decode"], low["perplexity_prompt"]}) == 3
+    said = f"in int2 where they add little: weights differ by {low['relative_error']:.1%}, perplexity at worst"
+    arguments = ("run", str(packed), "--prompt", "x", "--max-new-tokens", "3", "--json", "--experts", "int8+int2")
+    for precision in ("high", "low"):
+        ran = offload(*arguments, "--miss-precision", precision, cwd=tmp_path)
+        assert ran.returncode == 0, ran.stderr
+        assert (said in ran.stderr) == (precision == "low")
+        assert (json.loads(ran.stdout)["low_precision_ratio"] > 0) == (precision == "low")
+
+
 def test_what_a_model_does_not_have(smollm2: Path, tmp_path: Path) -> None:
     model = model_with_tokenizer(tmp_path / "model", smollm2)
     ran = offload("run", str(model), "--experts", "int4", "--prompt", "x", cwd=tmp_path)
@@ -55,7 +75,7 @@ def test_what_a_model_does_not_have(smollm2: Path, tmp_path: Path) -> None:
         (("run", str(model), "--prompt", "x", "--experts", "int1"), "--experts: 'int1' is no precision of experts"),
         (("pack", str(model), "out", "--experts", "int1"), "--experts int1: unknown; choose one of int8"),
         (("pack", str(model), "out", "--experts", "int2-cold"), "record a trace"),
-        (("pack", str(model), "out", "--experts", "int2-cold", "--trace", "t.npz"), "t.npz: no such trace"),
+        (("pack", str(model), "out", "--experts", "int2-cold", "--trace", "t.npz"), "t.npz: no such expert trace"),
         (("pack", str(model), "out", "--experts", "int4", "--loss-tokens", "x"), "--loss-tokens: 'x' is not a count"),
     ):
         ran = offload(*arguments, cwd=tmp_path)

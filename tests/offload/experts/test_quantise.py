@@ -1,5 +1,6 @@
 """Packed stores whose experts are kept in fewer bits."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from offload.experts.codecs.kernels import Kernels
 from offload.experts.note import ExpertNote
 from offload.experts.precision import CHOICES, COLD, Precisions, coldest
 from offload.pack import pack
 from simulators.expert_trace import ExpertTrace
+from simulators.profile import DEFAULT
 from tests.offload.zoo import loaded, make_inputs, save_model, smallest_budget
 from tiers.block import ExpertKey
 from tiers.errors import InvalidOptionError, ModelError
@@ -82,6 +85,18 @@ def test_nothing_depends_on_the_budget(model_type: str, tmp_path: Path) -> None:
     least = smallest_budget(tmp_path / "packed", tmp_path / "nvme", **WORKLOAD)
     everything = logits(tmp_path / "packed", tmp_path / "nvme")
     assert torch.equal(logits(tmp_path / "packed", tmp_path / "nvme", device_memory=least), everything)
+
+
+def test_a_profile_chooses_the_kernel(tmp_path: Path) -> None:
+    """The layers of a loaded model multiply by what the machine's profile says is fastest."""
+    path = save_model(tmp_path / "model", "mixtral", **FAMILIES["mixtral"])
+    pack(path, tmp_path / "packed", experts="int8")
+    for measured, expected in ((None, Kernels()), ({"int8": 3}, Kernels(int8=3))):
+        profile = replace(DEFAULT, kernels=measured)
+        with loaded(tmp_path / "packed", nvme_dir=tmp_path / "nvme", profile=profile, **WORKLOAD) as model:
+            assert model.runtime.experts is not None
+            layouts = model.runtime.experts._layouts.values()
+            assert {matrix.kernels for layout in layouts for matrix in (*layout.up, layout.down)} == {expected}
 
 
 def test_a_store_is_smaller_and_says_what_it_holds(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def test_a_trace_is_recorded_explained_and_learnt(tmp_path: Path) -> None:
     save_model(tmp_path / "model", "mixtral", num_local_experts=6, num_experts_per_tok=2)
     (tmp_path / "ids").write_text(" ".join(str(3 + i % 190) for i in range(60)), encoding="utf-8")
     sizes = ["--requests", "3", "--prompt-tokens", "16", "--max-new-tokens", "4", "--forced", "--gate-inputs"]
+    sizes += ["--policy", "lru", "--predictor", "none", "--experts", "stored"]
     ran = run_command("trace", "record", "model", "--prompt-file", "ids", "-o", "t.npz", *sizes, "--json", cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
     recorded = json.loads(ran.stdout)
@@ -41,6 +42,14 @@ def test_a_trace_is_recorded_explained_and_learnt(tmp_path: Path) -> None:
     assert scores["bytes"] == (tmp_path / "p.npz").stat().st_size
     predictor = RoutingPath.load(tmp_path / "p.npz", told["model"])
     assert predictor.begin(np.array([[3, 4]]), 0).shape == (2, 4, 6)
+    grouped = run_command("trace", "info", "t.npz", "--batch", "2", "--predictor", "p.npz", "--json", cwd=tmp_path)
+    batching = json.loads(grouped.stdout)["batching"]
+    assert batching["batch"] == 2
+    assert len(batching["rows"]) == 6
+    assert (
+        "by predicted paths"
+        in run_command("trace", "info", "t.npz", "--batch", "2", "--predictor", "p.npz", cwd=tmp_path).stdout
+    )
     table, _ = training_tables(scores)[::-1]
     assert isinstance(table, Table)
     assert table.row_count == 4 + 1

@@ -5,6 +5,7 @@ import torch
 
 from offload.experts.codecs.affine import AffineCodec, join_planes, split_planes, tile_rows
 from offload.experts.codecs.base import Codec
+from offload.experts.codecs.kernels import DEFAULT, Kernels
 from offload.experts.codecs.registry import CODECS, codec_of
 from offload.experts.codecs.stored import StoredMatrix
 from tiers.errors import ModelError
@@ -56,9 +57,10 @@ class TestEveryCodec:
         encoded = codec.encode(weights(*shape))
         inputs = weights(tokens, shape[1], seed=1).to(dtype)
         expected = inputs.to(torch.bfloat16).float() @ codec.decode(encoded).t()
-        found = codec.matrix(encoded).multiply(inputs)
-        assert found.dtype == dtype
-        assert relative(found.float() - expected, expected) < 0.012
+        for kernels in (DEFAULT, Kernels(0, 0, 0), Kernels(1, 100, 100)):
+            found = codec.matrix(encoded, kernels).multiply(inputs)
+            assert found.dtype == dtype
+            assert relative(found.float() - expected, expected) < 0.012
 
     def test_extremes(self, codec: Codec, shape: tuple[int, int]) -> None:
         """All zeros, one constant, and one weight far beyond the others."""
@@ -96,6 +98,7 @@ def test_as_stored(dtype: torch.dtype) -> None:
     for matrix in (
         StoredMatrix(weight, is_transposed=False),
         StoredMatrix(weight.t().contiguous(), is_transposed=True),
+        StoredMatrix(weight, is_transposed=False, kernels=Kernels(bf16=0)),
     ):
         for some in (tokens, tokens[:1]):
             found = matrix.multiply(some)

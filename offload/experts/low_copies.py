@@ -1,0 +1,52 @@
+"""The second, smaller copies that a packed store may hold of its experts, and when one is good enough."""
+
+from collections.abc import Sequence
+
+from prefetch.precision_rule import PrecisionRule
+from tiers.block import ExpertKey
+from tiers.errors import InvalidOptionError
+from tiers.manager import LookupResult, TieredMemoryManager
+from tiers.weight_tier import WeightGroup, WeightTier
+
+
+def low_groups(source: WeightTier, miss_precision: str, *, everything_stays: bool) -> list[WeightGroup]:
+    """The low copies of a store that a run has a use for. Raises InvalidOptionError where one is wanted and none is."""
+    if miss_precision == "high":
+        return []
+    low = [group for group in source.groups if group.kind == "low_expert"]
+    if not low:
+        raise InvalidOptionError(
+            f"--miss-precision {miss_precision}: {source.path} keeps no expert in two precisions; "
+            "run 'offload pack MODEL OUT --experts int8+int2' and use OUT"
+        )
+    return low if miss_precision == "low" or not everything_stays else []
+
+
+class LowCopies:
+    """Takes an expert's low copy in place of a missing exact one where ``rule`` says that it adds little.
+
+    ``keys`` are those of the copies; for the manager they are blocks of their own. An exact copy that is there, or on
+    its way, is always used, unless ``always``: then cached or not makes no difference to what is computed, and what is
+    measured of the loss holds for every budget. In general, results depend on what was cached.
+    """
+
+    def __init__(self, manager: TieredMemoryManager, keys: Sequence[ExpertKey], *, always: bool) -> None:
+        self.rule = PrecisionRule()
+        self.num_visits = 0
+        self.num_low = 0
+        """Of the visits, those of a low copy."""
+        self._manager = manager
+        self._always = always
+        self._copies = {(key.layer, key.expert): key for key in keys}
+
+    def choose(self, keys: Sequence[ExpertKey]) -> list[ExpertKey]:
+        """What to visit for the experts ``keys`` of one layer, whose routing the rule was told, in the same order."""
+        spared = self.rule.spared(keys[0].layer) if keys else ()
+        chosen = [self._choose(key) if key.expert in spared else key for key in keys]
+        self.num_visits += len(keys)
+        self.num_low += sum(new is not old for new, old in zip(chosen, keys, strict=True))
+        return chosen
+
+    def _choose(self, key: ExpertKey) -> ExpertKey:
+        is_here = self._manager.lookup(key) in (LookupResult.HIT, LookupResult.PENDING)
+        return key if is_here and not self._always else self._copies[key.layer, key.expert]
