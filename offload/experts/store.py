@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
+from itertools import islice, takewhile
 
 from offload.experts.layout import ExpertLayout, ExpertWeights
 from prefetch.budget import LinkEstimate, PrefetchBudget
@@ -74,13 +75,13 @@ class ExpertStore:
             observer.observe(routing)
         self.decision_s += time.perf_counter() - start
 
-    def visit(self, keys: Sequence[ExpertKey]) -> Generator[tuple[ExpertKey, ExpertWeights]]:
-        """Each of these experts once, with its weights, which stay where they are until the next is asked for.
+    def visit(self, keys: Sequence[ExpertKey]) -> Generator[list[tuple[ExpertKey, ExpertWeights]]]:
+        """Each of these experts once, with its weights, which stay where they are until the next are asked for.
 
-        Those on the device come first, while the others are fetched, as many at a time as there is room for. Raises
-        TransferError, CorruptBlockError.
+        Those that are ready come together: at first what is on the device, while the others are fetched, as many at a
+        time as there is room for. Raises TransferError, CorruptBlockError.
         """
-        start = time.perf_counter()
+        start = self._clock()
         manager = self.manager
         here = [key for key in keys if manager.lookup(key) is LookupResult.HIT]
         present = set(here)
@@ -97,19 +98,23 @@ class ExpertStore:
             self._start(missing, held)
             if self._prefetcher and keys:
                 self._prefetcher.request()
-            slots = dict(zip(here, manager.complete_load(here), strict=True))
             while held or missing:
                 self._start(missing, held)
-                key = held.popleft()
-                slot = slots.get(key)
-                self.decision_s += time.perf_counter() - start
-                if slot is None:
-                    (slot,) = manager.complete_load([key])  # which gives the pin back by itself if it fails
-                held.appendleft(key)
-                yield key, self._weights(key, slot)
-                start = time.perf_counter()
-                held.popleft()
-                manager.release([key])
+                # While slots are short each of them is given back as soon as it can be.
+                group = [] if missing else list(takewhile(present.__contains__, held))
+                group = group or [held[0]]
+                for _ in group:  # complete_load gives the pins back by itself if it fails
+                    held.popleft()
+                slots = manager.complete_load(group)
+                held.extendleft(reversed(group))
+                ready = [(key, self._weights(key, slot)) for key, slot in zip(group, slots, strict=True)]
+                self.decision_s += self._clock() - start
+                yield ready
+                start = self._clock()
+                for _ in group:
+                    held.popleft()
+                manager.release(group)
+            self.decision_s += self._clock() - start
         finally:
             manager.release(held)
 
@@ -119,17 +124,30 @@ class ExpertStore:
 
     def _start(self, missing: deque[ExpertKey], held: deque[ExpertKey]) -> None:
         """Begin to fetch as many as there is room for; the first of all if nothing else is held."""
+        most = len(missing)
         while missing:
+            room = self.manager.room
+            if held and not room:
+                return
+            some = list(islice(missing, max(1, min(most, room))))
             try:
-                self.manager.prepare_load([missing[0]])
+                self.manager.prepare_load(some)
             except TierFullError:
-                if held:
+                if len(some) > 1:
+                    most = 1  # some of the room is not free yet
+                elif held:
                     return
                 # What was fetched ahead and is not wanted now may be all that is in the way.
-                if not (self._prefetcher and self._prefetcher.stop()):
+                elif not (self._prefetcher and self._prefetcher.stop()):
                     raise
                 continue
-            held.append(missing.popleft())
+            for key in some:
+                missing.popleft()
+                held.append(key)
+
+    def _clock(self) -> float:
+        """Seconds; it stands still while somebody waits for a transfer."""
+        return time.perf_counter() - self._engine.stall_s
 
     def _note_pace(self) -> None:
         """What the link has delivered so far, and how long a layer takes now."""

@@ -1,5 +1,6 @@
 """Parameters of a model as views of memory that we manage."""
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from tiers.weight_tier import TensorSpec, WeightGroup
 
 def tensor_view(buffer: memoryview, spec: TensorSpec) -> Tensor:
     """The tensor that ``spec`` describes inside a slot, without a copy."""
-    data = torch.frombuffer(buffer, dtype=torch.uint8, count=spec.nbytes, offset=spec.offset)
-    return data.view(torch_dtype(spec.dtype)).view(spec.shape)
+    data = torch.frombuffer(buffer, dtype=torch_dtype(spec.dtype), count=math.prod(spec.shape), offset=spec.offset)
+    return data.view(spec.shape)
 
 
 def empty_parameters(model: nn.Module) -> None:
