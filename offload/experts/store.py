@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from itertools import islice, takewhile
+from typing import TYPE_CHECKING
 
 from offload.experts.layout import ExpertLayout, ExpertWeights
 from prefetch.budget import LinkEstimate, PrefetchBudget
@@ -17,6 +18,9 @@ from tiers.memory_tier import MemoryTier
 from tiers.pool import BlockPool
 from tiers.transfer import TransferEngine
 from tiers.weight_tier import WeightGroup, WeightTier
+
+if TYPE_CHECKING:
+    from tiers.link import LinkStats
 
 _LEAST_PROBABILITY = 0.5
 """Guesses that come true less often are not worth the slots that they take; the link they have only when it is free."""
@@ -52,6 +56,7 @@ class ExpertStore:
         """Time spent on predicting, choosing and bookkeeping; neither on waiting nor on computing."""
         self._engine = engine
         self._visited_at = 0.0
+        self._link: LinkStats | None = None
         self._layouts: dict[ExpertKey, ExpertLayout] = {}
         self._views: dict[ExpertKey, tuple[int, ExpertWeights]] = {}
 
@@ -151,7 +156,8 @@ class ExpertStore:
 
     def _note_pace(self) -> None:
         """What the link has delivered so far, and how long a layer takes now."""
-        now, link = time.perf_counter(), self._engine.links.get("nvme->device")
+        self._link = self._link or self._engine.links.get("nvme->device")
+        now, link = time.perf_counter(), self._link
         if self._budget and link and link.busy_s:
             step_s = 0.75 * self._budget.link.step_s + 0.25 * min(now - self._visited_at, 1.0)
             self._budget.link = LinkEstimate(link.nbytes / link.busy_s, step_s)
