@@ -73,6 +73,12 @@ class TieredMemoryManager:
         entries = self._entries
         return [key for key in keys if (entry := entries.get(key)) is not None and entry.is_below]
 
+    @property
+    def room(self) -> int:
+        """Slots of level 0 that are free or could be made free: fewer where blocks in the way are not copied yet."""
+        level = self.levels[0]
+        return level.pool.num_free + max(0, len(level.policy) - len(self._placement.pinned))
+
     def prepare_load(self, keys: Sequence[BlockKey]) -> None:
         """Pin blocks for use and start bringing those that are not on level 0. All or nothing.
 
@@ -144,20 +150,15 @@ class TieredMemoryManager:
         """
         entries = {key: self._entries[key] for key in keys}
         self._forget_failures(entries.items())
-        level = self.levels[0]
         wanted = [key for key, entry in entries.items() if entry.slots[0] is None]
-        room = level.pool.num_free
-        if room < len(wanted):
-            room += max(0, len(level.policy) - len(self._placement.pinned))
-        wanted = wanted[:room]
+        if len(wanted) > self.levels[0].pool.num_free:
+            wanted = wanted[: self.room]
         if wanted:
             # Nobody needs these blocks yet: whoever does will meet the error, if it is still there.
             with suppress(WorldError):
-                # Guesses each in a transfer of its own, so that one of them can be cancelled.
-                for some in [[key] for key in wanted] if is_guess else [wanted]:
-                    self._placement.fetch(some, Priority.GUESS if is_guess else Priority.PREFETCH)
-                    for key in some:
-                        entries[key].is_prefetched = True
+                self._placement.fetch(wanted, Priority.GUESS if is_guess else Priority.PREFETCH)
+                for key in wanted:
+                    entries[key].is_prefetched = True
         return [key for key in keys if entries[key].slots[0] is not None]
 
     def forecast(self, step: int, expected: Iterable[tuple[BlockKey, Expected]]) -> None:

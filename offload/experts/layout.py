@@ -52,15 +52,25 @@ class ExpertWeights:
 
     def apply(self, module: Any, tokens: Tensor) -> Tensor:
         """What the expert makes of ``tokens`` [tokens, hidden], as its module in transformers would."""
+        return self.down_of(module, activate(module, self.up_of(tokens)))
+
+    def up_of(self, tokens: Tensor) -> Tensor:
+        """[tokens, hidden] -> what ``activate`` takes, a row for each."""
         parts = [matrix.multiply(tokens) for matrix in self.up]
         inner = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        if self.up_bias is not None:
-            inner = inner + self.up_bias
-        inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)  # noqa: SLF001 - the interface's
+        return inner if self.up_bias is None else inner + self.up_bias
+
+    def down_of(self, module: Any, inner: Tensor) -> Tensor:
+        """What ``activate`` returned -> [tokens, hidden]."""
         output = self.down.multiply(inner)
         if self.down_bias is not None:
             output = output + self.down_bias
         return module.post_expert_norm(output) if getattr(module, "has_post_expert_norm", False) else output
+
+
+def activate(module: Any, inner: Tensor) -> Tensor:
+    """What lies between the matrices of an expert: the same for all of them, and row by row."""
+    return module._apply_gate(inner) if module.has_gate else module.act_fn(inner)  # type: ignore[no-any-return]  # noqa: SLF001 - the interface's
 
 
 @dataclass(frozen=True, slots=True)

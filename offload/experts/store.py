@@ -3,6 +3,8 @@
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING
 
 from offload.arenas import as_bytes, make_arena, slot_bytes
 from offload.experts.grouped import StackedSlots, is_grouped
@@ -19,6 +21,9 @@ from tiers.manager import Level, LookupResult, TieredMemoryManager
 from tiers.pool import BlockPool
 from tiers.transfer import TransferEngine
 from tiers.weight_tier import WeightGroup, WeightTier
+
+if TYPE_CHECKING:
+    from tiers.link import LinkStats
 
 _LEAST_PROBABILITY = 0.5
 """Guesses that come true less often are not worth the slots that they take; the link they have only when it is free."""
@@ -62,6 +67,7 @@ class ExpertStore:
         self._engine = engine
         self._source = source
         self._visited_at = 0.0
+        self._link: LinkStats | None = None
         self._layouts: dict[ExpertKey, ExpertLayout] = {}
         self._views: dict[ExpertKey, tuple[int, ExpertWeights]] = {}
         self._stacks: dict[int, StackedSlots | None] = {}
@@ -127,52 +133,21 @@ class ExpertStore:
             on_arrival(len(keys) * self.slot_nbytes)
         self.manager.stats.misses = 0
 
-    def waves(self, keys: Sequence[ExpertKey]) -> Generator[list[tuple[int, ExpertKey]]]:
-        """Each of these experts once, with its slot: first all that are on the device, then the others, many at a time.
+    def visit(self, keys: Sequence[ExpertKey]) -> Generator[list[tuple[ExpertKey, ExpertWeights]]]:
+        """Each of these experts once, with its weights, which stay where they are until the next are asked for.
 
-        They stay where they are until the next wave is asked for. Raises TransferError, CorruptBlockError.
+        Those that are ready come together: at first what is on the device, while the others are fetched, as many at a
+        time as there is room for. Raises TransferError, CorruptBlockError.
         """
-        manager = self.manager
-        here = [key for key in keys if manager.lookup(key) is LookupResult.HIT]
-        missing = deque(key for key in keys if key not in set(here))
-        held: deque[ExpertKey] = deque()
-        start = time.perf_counter()
-        try:
-            if self._prefetcher and keys:
-                self._note_pace()
-                self._prefetcher.used(keys)
-            manager.prepare_load(here)
-            held.extend(here)
-            if self._prefetcher and keys:
-                self._prefetcher.foresee(keys[0].layer)
-            self._start(missing, held)
-            if self._prefetcher and keys:
-                self._prefetcher.request()
-            wave = here
-            while held:
-                self.decision_s += time.perf_counter() - start
-                for key in wave:
-                    held.remove(key)
-                slots = manager.complete_load(wave)  # which gives the pins back by itself if it fails
-                held.extendleft(wave)
-                if wave:
-                    yield list(zip(slots, wave, strict=True))
-                start = time.perf_counter()
-                for key in wave:
-                    held.remove(key)
-                manager.release(wave)
-                self._start(missing, held)
-                wave = list(held)
-        finally:
-            manager.release(held)
+        for wave in self.waves(keys):
+            yield [(key, self._weights(key, slot)) for key, slot in wave]
 
-    def visit(self, keys: Sequence[ExpertKey]) -> Generator[tuple[ExpertKey, ExpertWeights]]:
-        """Each of these experts once, with its weights, which stay where they are until the next is asked for.
+    def waves(self, keys: Sequence[ExpertKey], *, all_at_once: bool = False) -> Generator[list[tuple[ExpertKey, int]]]:
+        """As ``visit``, with slots in place of weights.
 
-        Those on the device come first, while the others are fetched, as many at a time as there is room for. Raises
-        TransferError, CorruptBlockError.
+        What had to be fetched comes expert by expert or, with ``all_at_once``, as few times as there is room for.
         """
-        start = time.perf_counter()
+        start = self._clock()
         manager = self.manager
         here = [key for key in keys if manager.lookup(key) is LookupResult.HIT]
         present = set(here)
@@ -189,19 +164,22 @@ class ExpertStore:
             self._start(missing, held)
             if self._prefetcher and keys:
                 self._prefetcher.request()
-            slots = dict(zip(here, manager.complete_load(here), strict=True))
             while held or missing:
                 self._start(missing, held)
-                key = held.popleft()
-                slot = slots.get(key)
-                self.decision_s += time.perf_counter() - start
-                if slot is None:
-                    (slot,) = manager.complete_load([key])  # which gives the pin back by itself if it fails
-                held.appendleft(key)
-                yield key, self._weights(key, slot)
-                start = time.perf_counter()
-                held.popleft()
-                manager.release([key])
+                # While slots are short each of them is given back as soon as it can be.
+                group = [] if missing else list(takewhile(present.__contains__, held))
+                group = group or (list(held) if all_at_once else [held[0]])
+                for _ in group:  # complete_load gives the pins back by itself if it fails
+                    held.popleft()
+                slots = manager.complete_load(group)
+                held.extendleft(reversed(group))
+                self.decision_s += self._clock() - start
+                yield list(zip(group, slots, strict=True))
+                start = self._clock()
+                for _ in group:
+                    held.popleft()
+                manager.release(group)
+            self.decision_s += self._clock() - start
         finally:
             manager.release(held)
 
@@ -213,22 +191,35 @@ class ExpertStore:
 
     def _start(self, missing: deque[ExpertKey], held: deque[ExpertKey]) -> None:
         """Begin to fetch as many as there is room for; the first of all if nothing else is held."""
+        most = len(missing)
         while missing:
+            room = self.manager.room
+            if held and not room:
+                return
+            some = list(islice(missing, max(1, min(most, room))))
             try:
-                self.manager.prepare_load([missing[0]])
+                self.manager.prepare_load(some)
             except TierFullError:
-                if held:
+                if len(some) > 1:
+                    most = 1  # some of the room is not free yet
+                elif held:
                     return
                 # What was fetched ahead and is not wanted now may be all that is in the way.
-                if not (self._prefetcher and self._prefetcher.stop()):
+                elif not (self._prefetcher and self._prefetcher.stop()):
                     raise
                 continue
-            held.append(missing.popleft())
+            for key in some:
+                missing.popleft()
+                held.append(key)
+
+    def _clock(self) -> float:
+        """Seconds; it stands still while somebody waits for a transfer."""
+        return time.perf_counter() - self._engine.stall_s
 
     def _note_pace(self) -> None:
         """What the link has delivered so far, and how long a layer takes now."""
-        now = time.perf_counter()
-        link = self._engine.links.get("host->device" if self.host else "nvme->device")
+        self._link = self._link or self._engine.links.get("host->device" if self.host else "nvme->device")
+        now, link = time.perf_counter(), self._link
         if self._budget and link and link.busy_s:
             step_s = 0.75 * self._budget.link.step_s + 0.25 * min(now - self._visited_at, 1.0)
             self._budget.link = LinkEstimate(link.nbytes / link.busy_s, step_s)

@@ -1,5 +1,6 @@
 """Parameters of a model as views of memory that we manage."""
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
-from offload.arenas import SlotBytes, as_bytes
+from offload.arenas import SlotBytes
 from offload.dtypes import torch_dtype
 from tiers.errors import ModelError
 from tiers.weight_tier import TensorSpec, WeightGroup
@@ -16,8 +17,10 @@ from tiers.weight_tier import TensorSpec, WeightGroup
 
 def tensor_view(slot: SlotBytes, spec: TensorSpec) -> Tensor:
     """The tensor that ``spec`` describes inside a slot, without a copy."""
-    data = as_bytes(slot)[spec.offset : spec.offset + spec.nbytes]
-    return data.view(torch_dtype(spec.dtype)).view(spec.shape)
+    dtype = torch_dtype(spec.dtype)
+    if isinstance(slot, Tensor):
+        return slot[spec.offset : spec.offset + spec.nbytes].view(dtype).view(spec.shape)
+    return torch.frombuffer(slot, dtype=dtype, count=math.prod(spec.shape), offset=spec.offset).view(spec.shape)
 
 
 def empty_parameters(model: nn.Module, device: torch.device) -> None:
