@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tiers.errors import WorldError
-from tiers.link import Link, Priority, Transfer, as_world_error, describe
+from tiers.link import Batch, Link, Priority, Transfer, as_world_error, describe
 from tiers.timeline import Timeline
+
+_NOTHING = Batch((), is_last=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +42,7 @@ class ChunkedLink(Link):
         super().__init__(name, finished, timeline)
 
     @abstractmethod
-    def _cut(self, transfer: Transfer) -> Iterator[Sequence[Any]]:
+    def _cut(self, transfer: Transfer) -> Iterator[Batch]:
         """The chunks of a transfer, some at a time; what it raises ends that transfer only."""
 
     @abstractmethod
@@ -94,11 +96,11 @@ class ChunkedLink(Link):
                 transfer = self._next()
                 if transfer is None:
                     break
-                if not self._is_planned(transfer):
+                if not transfer.chunks and not self._cut_more(transfer):
                     continue
                 chunk = transfer.chunks.popleft()
                 transfer.num_in_flight += 1
-                if not transfer.chunks and not self._has_more(transfer):
+                if not transfer.chunks and not transfer.has_batches:
                     self._queues[transfer.priority].popleft()
             job = Job(transfer, chunk, time.perf_counter(), transfer.priority is Priority.GUESS)
             self._num_guesses += job.is_guess
@@ -107,10 +109,10 @@ class ChunkedLink(Link):
         if jobs:
             self._begin(jobs)
         with self._changed:
-            # While the device is busy: then the next transfer starts at once when there is room for it.
+            # While the device is busy: then what comes next starts at once when there is room for it.
             transfer = self._next()
-            if transfer is not None:
-                self._is_planned(transfer)
+            if transfer is not None and not transfer.chunks:
+                self._cut_more(transfer)
 
     def _next(self) -> Transfer | None:
         transfer = super()._next()
@@ -120,27 +122,23 @@ class ChunkedLink(Link):
             return transfer
         return next(iter(self._queues[Priority.WRITE_BACK]), None)
 
-    def _is_planned(self, transfer: Transfer) -> bool:
-        """Whether a transfer is cut into chunks, which is done now if it was not; False if it is over."""
-        return bool(transfer.chunks) or transfer.num_in_flight > 0 or self._plan(transfer)
-
-    def _plan(self, transfer: Transfer) -> bool:
-        """Cut a transfer into chunks when its turn has come; False if it is over: that failed, or there are none."""
-        transfer.uncut = self._cut(transfer)
-        if self._has_more(transfer):
-            return True
-        self._queues[transfer.priority].popleft()
-        self._finish(transfer)
-        return False
-
-    def _has_more(self, transfer: Transfer) -> bool:
-        """Cut the next chunks; False if there are none or that failed."""
-        assert transfer.uncut is not None
+    def _cut_more(self, transfer: Transfer) -> bool:
+        """Cut the next chunks of the first transfer of its queue; False if there are none, and it leaves the queue."""
+        if transfer.batches is None:
+            transfer.batches = self._cut(transfer)
         try:
-            transfer.chunks.extend(next(transfer.uncut, ()))
+            batch = next(transfer.batches, _NOTHING)
         except Exception as error:  # noqa: BLE001
             transfer.error = transfer.error or as_world_error(error, transfer)
-        return bool(transfer.chunks)
+            batch = _NOTHING
+        transfer.chunks.extend(batch.chunks)
+        transfer.has_batches = not batch.is_last
+        if transfer.chunks:
+            return True
+        self._queues[transfer.priority].popleft()
+        if transfer.num_in_flight == 0:
+            self._finish(transfer)
+        return False
 
     def _record(self, job: Job, nbytes: int) -> None:
         self.stats.nbytes += nbytes
@@ -151,8 +149,9 @@ class ChunkedLink(Link):
         """The rest of a transfer is not even tried; it ends with what of it is in flight."""
         with self._changed:
             transfer.error = transfer.error or error
-            if transfer.chunks:
+            if transfer.chunks or transfer.has_batches:
                 transfer.chunks.clear()
+                transfer.has_batches = False
                 self._queues[transfer.priority].remove(transfer)
 
     def _end(self, job: Job) -> None:
@@ -161,7 +160,7 @@ class ChunkedLink(Link):
         self._num_guesses -= job.is_guess
         with self._changed:
             job.transfer.num_in_flight -= 1
-            if job.transfer.num_in_flight == 0 and not job.transfer.chunks:
+            if job.transfer.num_in_flight == 0 and not job.transfer.chunks and not job.transfer.has_batches:
                 self._ended.append(job.transfer)
 
     def _outcome(self, transfer: Transfer) -> WorldError | None:

@@ -1,7 +1,7 @@
 """Which ranges of one memory go where in another. Pure, and by numpy: a link to a device has 150 ns for a block."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -14,9 +14,6 @@ from tiers.slots import SlotLayout
 Runs = NDArray[np.int64]
 """[number of runs, 3]: first byte in the source, first byte in the target, number of bytes."""
 
-_BATCH = 1024
-"""Moves that are planned together."""
-
 
 @dataclass(frozen=True, slots=True)
 class CopyChunk:
@@ -26,26 +23,22 @@ class CopyChunk:
     nbytes: int
 
 
-def plan_copies(
-    source: SlotLayout, target: SlotLayout, moves: Sequence[Move], max_nbytes: int
-) -> Iterator[Sequence[CopyChunk]]:
+def plan_copies(source: SlotLayout, target: SlotLayout, moves: Sequence[Move], max_nbytes: int) -> list[CopyChunk]:
     """Join blocks that follow each other in both memories and cut what is larger than ``max_nbytes``.
 
-    Comes in batches, so that the first copies are under way while the others are planned. A chunk has at most
-    ``max_nbytes``. A block may be smaller than its slot in the target; ValueError if it is larger, IndexError if there
-    is no such slot.
+    A chunk has at most ``max_nbytes``. A block may be smaller than its slot in the target; ValueError if it is larger,
+    IndexError if there is no such slot.
     """
-    for first in range(0, len(moves), _BATCH):
-        batch = moves[first : first + _BATCH]
-        slots = np.fromiter(chain.from_iterable(batch), np.int64, 2 * len(batch))
-        starts, sizes = source.ranges_of(slots[::2])
-        places, room = target.ranges_of(slots[1::2])
-        too_large = np.flatnonzero(sizes > room)
-        if len(too_large):
-            index = int(too_large[0])
-            raise ValueError(f"{sizes[index]} bytes do not fit in slot {batch[index].target_slot}")
-        runs = np.stack([starts, places, sizes], axis=1)
-        yield _pack(_cut(_join(runs), max_nbytes), max_nbytes)
+    if not moves:
+        return []
+    slots = np.fromiter(chain.from_iterable(moves), np.int64, 2 * len(moves))
+    starts, sizes = source.ranges_of(slots[::2])
+    places, room = target.ranges_of(slots[1::2])
+    too_large = np.flatnonzero(sizes > room)
+    if len(too_large):
+        index = int(too_large[0])
+        raise ValueError(f"{sizes[index]} bytes do not fit in slot {moves[index].target_slot}")
+    return _pack(_cut(_join(np.stack([starts, places, sizes], axis=1)), max_nbytes), max_nbytes)
 
 
 def join_neighbours(runs: Sequence[tuple[int, int, int]]) -> Runs:

@@ -4,14 +4,17 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import cast
 
 from tiers.chunked_link import ChunkedLink, Job
 from tiers.copier import Copier, Copy, as_tensor
 from tiers.copies import plan_copies
-from tiers.link import Transfer
+from tiers.link import Batch, Transfer
 from tiers.tier import SupportsMemory
 from tiers.timeline import Timeline
+
+_BATCH = 1024
+"""Moves that are planned together: the first are copied while the others are planned."""
 
 
 class DeviceLink(ChunkedLink):
@@ -41,11 +44,15 @@ class DeviceLink(ChunkedLink):
         transfer.after = self._copier.mark()
         super().submit(transfer)
 
-    def _cut(self, transfer: Transfer) -> Iterator[Sequence[Any]]:
+    def _cut(self, transfer: Transfer) -> Iterator[Batch]:
         source, target = transfer.source, transfer.target
         assert isinstance(source, SupportsMemory)
         assert isinstance(target, SupportsMemory)
-        return plan_copies(source.layout(), target.layout(), transfer.moves, self._chunk_nbytes)
+        moves = transfer.moves
+        for first in range(0, len(moves), _BATCH):
+            last = first + _BATCH
+            chunks = plan_copies(source.layout(), target.layout(), moves[first:last], self._chunk_nbytes)
+            yield Batch(chunks, is_last=last >= len(moves))
 
     def _has_room(self, num_more: int) -> bool:
         return len(self._copies) + num_more < self._depth

@@ -11,7 +11,7 @@ from tiers.chunked_link import ChunkedLink, Job
 from tiers.chunks import plan_chunks
 from tiers.errors import TransferError
 from tiers.io_queue import Completion, IOQueue, IORequest
-from tiers.link import Transfer
+from tiers.link import Batch, Transfer
 from tiers.tier import SupportsChecksum, SupportsDirectIO, SupportsView, Tier
 from tiers.timeline import Timeline
 
@@ -41,7 +41,7 @@ class FileLink(ChunkedLink):
         self._tags = count()
         super().__init__(name, finished, timeline, guess_depth)
 
-    def _cut(self, transfer: Transfer) -> Iterator[Sequence[Any]]:
+    def _cut(self, transfer: Transfer) -> Iterator[Batch]:
         files, memory = self._sides(transfer)
         assert isinstance(files, SupportsDirectIO)
         if isinstance(files, SupportsChecksum):
@@ -49,7 +49,7 @@ class FileLink(ChunkedLink):
             if self._is_write:
                 for move in transfer.moves:
                     files.seal(move.target_slot, UNSEALED)
-        yield self._cut_for(files, memory, transfer)
+        yield Batch(self._cut_for(files, memory, transfer), is_last=True)
 
     def _cut_for(self, files: SupportsDirectIO, memory: Tier, transfer: Transfer) -> Sequence[Any]:
         assert isinstance(memory, SupportsView)

@@ -31,7 +31,7 @@ class TransferConfig:
     """Requests in flight for blocks that may not be needed."""
     device_chunk_nbytes: int = 16 * 2**20
     """Bytes of one copy to or from a device: 300 µs on a fast link, several times what it costs to ask for it."""
-    device_depth: int = 2
+    device_depth: int = 3
     """Copies under way on a link to or from a device."""
     files_to_device: Literal["auto", "staged", "kvikio"] = "auto"
     """How a device is filled from files: through pinned host memory, or by kvikio, which is faster only where the drive

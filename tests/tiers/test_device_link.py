@@ -3,6 +3,7 @@
 from contextlib import closing
 from threading import Event
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -92,6 +93,22 @@ def test_a_copy_that_cannot_be_ends_its_transfer_only(engine: TransferEngine, de
             engine.wait(engine.submit(host, target, [Move(1, 1), *moves], Priority.DEMAND))
     engine.wait(load(engine, host, there, [2], Priority.DEMAND))
     assert holds(there, {2: 2})
+
+
+@on_every_device
+def test_many_blocks_are_planned_some_at_a_time(engine: TransferEngine, device: str) -> None:
+    """What is wrong with a later one ends the transfer, and what was sound of it has been moved."""
+    num_slots = 2500
+    host, there = PinnedTier("host", num_slots, 64, device=device), device_tier(device, num_slots, 64)
+    numbers = np.frombuffer(host.buffer, np.int64)
+    numbers[:] = np.arange(len(numbers))
+    moves = [Move(slot, num_slots - 1 - slot) for slot in range(num_slots)]
+    with pytest.raises(TransferError, match="host->device: no slot 2500"):
+        engine.wait(engine.submit(host, there, [*moves[:2200], Move(0, 2500)], Priority.DEMAND))
+    there.buffer.zero_()
+    engine.wait(engine.submit(host, there, moves, Priority.DEMAND))
+    found = there.buffer.cpu().numpy().view(np.int64).reshape(num_slots, 8)
+    assert (found[::-1].ravel() == numbers).all()
 
 
 class GatedMemory(TierWrapper):
