@@ -62,8 +62,13 @@ def standard_config(config: PreTrainedConfig) -> dict[str, Any]:
     return {**config.to_dict(), **aliases}
 
 
-def build_empty(config: PreTrainedConfig, model_class: type[PreTrainedModel], dtype: torch.dtype) -> OffloadedModel:
-    """The model without any weight, but with real buffers; it is also an OffloadedModel.
+def build_empty(
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    dtype: torch.dtype,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a value
+) -> OffloadedModel:
+    """The model without any weight, but with real buffers on ``device``; it is also an OffloadedModel.
 
     Raises ModelError where it has buffers that are neither stored nor computed.
     """
@@ -75,13 +80,13 @@ def build_empty(config: PreTrainedConfig, model_class: type[PreTrainedModel], dt
             config, attn_implementation=register(), experts_implementation=register_experts(), dtype=dtype
         )
     follow_latents(model)
-    _fill_buffers(model)
+    _fill_buffers(model, device)
     model.register_forward_pre_hook(give_cache, with_kwargs=True)
     model.eval()
     return model
 
 
-def _fill_buffers(model: PreTrainedModel) -> None:
+def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
     """Give real values to what is computed and not stored, such as rotary frequencies.
 
     Buffers that are stored stay empty, for the checkpoint to fill. Raises ModelError for what nothing fills.
@@ -95,6 +100,9 @@ def _fill_buffers(model: PreTrainedModel) -> None:
             model._init_weights(module)  # noqa: SLF001 - the hook by which transformers itself fills buffers after meta
         for name in computed:
             _check_filled(module, name)
+        for name in buffers:  # computed on the processor, as transformers does, so that no bit of them differs
+            is_persistent = name not in module._non_persistent_buffers_set  # noqa: SLF001
+            module.register_buffer(name, module.get_buffer(name).to(device), persistent=is_persistent)
 
 
 def _make_real(module: nn.Module, name: str) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from offload.device import has_own_memory
 from offload.disk_speed import FILL_NBYTES, Pattern, file_nbytes, lay_down, measure, read_latency_s
 from offload.gpu_storage import Finding, probe_cupy, probe_gds, probe_kvikio
 from offload.machine import ComputeSpeed, find_device, measure_compute
-from simulators.profile import DEFAULT, HardwareProfile, LinkProfile, read_profile, write_profile
+from simulators.profile import DEFAULT, DEFAULT_CUDA, HardwareProfile, LinkProfile, read_profile, write_profile
 from tiers.errors import InvalidOptionError
 from tiers.nvme_tier import NVMeTier
 
@@ -101,10 +102,18 @@ def examine(
     )
 
 
-def load_profile() -> HardwareProfile:
-    """The profile that ``offload doctor`` wrote last, or the default. Raises InvalidOptionError for a damaged file."""
-    path = _profile_path()
-    return read_profile(path) if path.exists() else DEFAULT
+def load_profile(device: str = "cpu") -> HardwareProfile:
+    """The profile that ``offload doctor`` wrote last, or the default for this kind of device.
+
+    A profile of another kind of device says nothing but how fast the drive is. Raises InvalidOptionError for a damaged
+    file.
+    """
+    path, assumed = _profile_path(), DEFAULT_CUDA if has_own_memory(device) else DEFAULT
+    found = read_profile(path) if path.exists() else assumed
+    if has_own_memory(found.device) == has_own_memory(device):
+        return found
+    drive = {name: link for name, link in found.links.items() if "nvme" in name}
+    return replace(assumed, source=f"{assumed.source}; {found.source}", links={**assumed.links, **drive})
 
 
 class _Steps:

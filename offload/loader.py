@@ -2,110 +2,50 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from transformers import GenerationConfig, PreTrainedConfig
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
 
 from offload.allocator import return_memory_early
-from offload.architecture import Architecture, build_empty, read_architecture, standard_config
-from offload.checkpoint.source import model_fingerprint, open_source
+from offload.architecture import build_empty
+from offload.arenas import Arena, as_bytes, make_resident_arena
+from offload.checkpoint.source import model_fingerprint
 from offload.config import RunConfig
-from offload.device import available_bytes, require_device
+from offload.device import torch_device
 from offload.dtypes import torch_dtype
 from offload.experts.bind import bind_experts, expert_keys, gate_weights
 from offload.experts.codecs.kernels import Kernels
 from offload.experts.low_copies import low_groups
 from offload.experts.names import CheckpointNames
-from offload.experts.note import ExpertNote
 from offload.experts.passes import announce_passes
 from offload.experts.predictors import make_predictor
 from offload.experts.store import ExpertStore
 from offload.kv.layout import KVLayout
-from offload.model_sizes import model_sizes
 from offload.offloaded_model import OffloadedModel
-from offload.plan import Budgets, ModelSizes, Plan, Workload
-from offload.planner import make_plan
+from offload.plan import Plan, Workload
 from offload.positions import check_pieces
+from offload.prospect import Prospect
 from offload.runtime import Runtime, make_kv_levels, make_kv_store
-from offload.weights.arena import ResidentArena
 from offload.weights.binding import ParameterMap, module_of, tensor_view
+from offload.weights.host_copies import fill_host
 from offload.weights.streamer import LayerHooks, WeightStreamer
-from offload.weights.types import check_types, stored_dtype
+from offload.weights.types import check_types
 from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySlice, embedding_scale
 from prefetch.decode_only import DecodeOnly
 from simulators.profile import HardwareProfile
 from tiers.chunks import Move
-from tiers.errors import BudgetError, InvalidOptionError, ModelError
+from tiers.errors import ModelError
 from tiers.link import Priority
+from tiers.manager import Level, TieredMemoryManager
 from tiers.memory_tier import map_memory
-from tiers.tier import SupportsChecksum
+from tiers.tier import SupportsChecksum, Tier
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig, TransferEngine
 from tiers.weight_tier import WeightGroup, WeightKey, WeightTier
 
-if TYPE_CHECKING:
-    from tiers.manager import Level
-
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Prospect:
-    """An opened checkpoint and what the planner needs to know of it; nothing is loaded yet."""
-
-    path: Path
-    source: WeightTier
-    architecture: Architecture
-    dtype: str
-    sizes: ModelSizes
-
-    @property
-    def config(self) -> PreTrainedConfig:
-        return self.architecture.config
-
-
-def open_prospect(path: Path, dtype: str = "auto", *, experts: str = "auto", block_tokens: int = 64) -> Prospect:
-    """Open a checkpoint for planning; the caller closes ``source``. Raises ModelError, InvalidOptionError.
-
-    ``block_tokens`` is the least size of a KV block, in tokens.
-    """
-    architecture = read_architecture(path)
-    source = open_source(path)
-    try:
-        stored = stored_dtype(source)
-        named = str(torch_dtype(stored)).removeprefix("torch.")
-        _check_dtype(path, dtype, named)
-        _check_experts(path, experts)
-        named_config = {**standard_config(architecture.config), "dtype": named}
-        sizes = model_sizes(source.groups, named_config, architecture.attention, min_block_tokens=block_tokens)
-    except BaseException:
-        source.close()
-        raise
-    return Prospect(path, source, architecture, stored, sizes)
-
-
-def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile: HardwareProfile) -> Plan:
-    """The plan for a budget. Raises BudgetError, and InvalidOptionError for a device that is not there."""
-    require_device(config.device)
-    longest = getattr(prospect.config, "max_position_embeddings", None)
-    tokens = workload.prompt_tokens + workload.new_tokens
-    if longest is not None and tokens > longest:
-        raise InvalidOptionError(
-            f"{workload.prompt_tokens} prompt tokens and {workload.new_tokens} new exceed the context of {longest}: "
-            f"shorten the prompt to {max(0, longest - workload.new_tokens)} tokens"
-        )
-    device_bytes = config.device_memory if config.device_memory is not None else available_bytes(config.device)
-    nvme_bytes = config.nvme_memory if config.nvme_dir is not None else 0
-    budgets = Budgets(device_bytes, config.host_memory, nvme_bytes)
-    try:
-        return make_plan(prospect.sizes, budgets, workload, profile)
-    except BudgetError as error:
-        if config.nvme_dir is None:
-            message = f"{error} (or name a directory on a drive with --nvme-dir)"
-            raise BudgetError(message, wanted_bytes=error.wanted_bytes, available_bytes=error.available_bytes) from None
-        raise
 
 
 def load_model(
@@ -131,34 +71,58 @@ def load_model(
     layout = _kv_layout(prospect)
     levels: list[Level] = []
     try:
-        levels = make_kv_levels(plan, layout, config.nvme_dir, _nvme_blocks(prospect, plan, config, workload))
-        model = _build(prospect)
+        blocks = _nvme_blocks(prospect, plan, config, workload)
+        levels = make_kv_levels(plan, layout, config.nvme_dir, blocks, device=config.device)
+        model = _build(prospect, torch_device(config.device))
         groups = {group.key.name: group for group in prospect.source.groups}
         resident = [groups[name] for name in dict.fromkeys((*prospect.sizes.rest_names, *plan.resident))]
-        arena = ResidentArena("device", [group.nbytes for group in resident])
+        arena = make_resident_arena(config.device, [group.nbytes for group in resident])
         streamed = [groups[name] for name in plan.streamed if groups[name].kind != "embedding"]
         streamer = None
         if streamed:
-            streamer = WeightStreamer(engine, prospect.source, streamed, max(1, plan.staging_slots))
+            slots = max(1, plan.staging_slots)
+            streamer = WeightStreamer(
+                engine, prospect.source, streamed, slots, device=config.device, host_slots=len(plan.in_host)
+            )
         routed = [group for group in prospect.source.groups if group.kind == "expert"]
         # Where nothing ever has to leave, the policy that costs least is best.
         policy = config.policy if plan.expert_slots < len(routed) else "lru"
-        experts = ExpertStore(engine, prospect.source, routed, plan.expert_slots, policy) if routed else None
+        experts = None
+        if routed:
+            experts = ExpertStore(
+                engine,
+                prospect.source,
+                routed,
+                plan.expert_slots,
+                policy,
+                device=config.device,
+                host_slots=plan.host_experts,
+            )
         kv = make_kv_store(engine, levels, layout, prospect.sizes.num_layers)
         model.generation_config = _generation_config(prospect.path, model)
         model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, chunk)
         names = CheckpointNames(model)
         check_types(prospect.source, prospect.dtype, model, names)
-        low = low_groups(prospect.source, config.miss_precision, everything_stays=plan.expert_slots == len(routed))
+        everything_stays = plan.expert_slots == len(routed)
+        low = low_groups(prospect.source, config.miss_precision, everything_stays=everything_stays)
         bind_experts(model, names, experts, [*routed, *low], Kernels.of(profile.kernels if profile else None))
         _bind(model, prospect, names, arena, resident, streamer)
-        _fetch(engine, prospect.source, arena, resident, progress)
+        stages = _stages(plan, groups, routed, streamer, experts)
+        _fetch(
+            engine,
+            prospect.source,
+            arena,
+            resident,
+            stages,
+            experts if everything_stays and not low else None,
+            progress,
+        )
         _verify_rows(prospect.source, plan)
         if experts:
             if low:
                 low_copies = experts.use_low_copies(low, always=config.miss_precision == "low")
                 announce_passes(model, low_copies.rule.begin)
-            _predict(model, prospect, config, experts, everything_stays=plan.expert_slots == len(routed))
+            _predict(model, prospect, config, experts, everything_stays=everything_stays)
         if streamer:
             streamer.start()
     except BaseException:
@@ -169,9 +133,9 @@ def load_model(
     return model
 
 
-def _build(prospect: Prospect) -> OffloadedModel:
+def _build(prospect: Prospect, device: torch.device) -> OffloadedModel:
     try:
-        return build_empty(prospect.config, prospect.architecture.model_class, torch_dtype(prospect.dtype))
+        return build_empty(prospect.config, prospect.architecture.model_class, torch_dtype(prospect.dtype), device)
     except ModelError as error:
         raise ModelError(f"{prospect.path}: {error}") from None
 
@@ -179,22 +143,54 @@ def _build(prospect: Prospect) -> OffloadedModel:
 def _fetch(
     engine: TransferEngine,
     source: WeightTier,
-    arena: ResidentArena,
+    arena: Tier,
     groups: Sequence[WeightGroup],
+    stages: Sequence[tuple[TieredMemoryManager, Sequence[WeightGroup]]],
+    experts: ExpertStore | None,
     progress: Progress | None,
 ) -> None:
-    """Bring the groups that stay; slot i of the arena is groups[i]."""
-    total = sum(group.nbytes for group in groups)
+    """Bring the groups that stay on the device, slot i of the arena is groups[i], and those that stay in the host.
+
+    ``experts`` if all of them stay on the device.
+    """
+    total = sum(group.nbytes for group in groups) + sum(group.nbytes for _, some in stages for group in some)
+    total += experts.pool.num_slots * experts.slot_nbytes if experts else 0
     done = 0
+
+    def arrived(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if progress:
+            progress(done, total)
+
     transfers = [
         engine.submit(source, arena, [Move(source.slot_of(group.key), slot)], Priority.DEMAND)
         for slot, group in enumerate(groups)
     ]
     for transfer, group in zip(transfers, groups, strict=True):
         engine.wait(transfer)
-        done += group.nbytes
-        if progress:
-            progress(done, total)
+        arrived(group.nbytes)
+    for manager, some in stages:
+        fill_host(engine, manager, source, some, arrived)
+    if experts:
+        experts.bring_all(arrived)
+
+
+def _stages(
+    plan: Plan,
+    groups: Mapping[str, WeightGroup],
+    routed: Sequence[WeightGroup],
+    streamer: WeightStreamer | None,
+    experts: ExpertStore | None,
+) -> list[tuple[TieredMemoryManager, Sequence[WeightGroup]]]:
+    """What the host is to keep copies of; of the experts as many in each layer."""
+    stages: list[tuple[TieredMemoryManager, Sequence[WeightGroup]]] = []
+    if streamer:
+        stages.append((streamer.manager, [groups[name] for name in plan.in_host]))
+    if experts:
+        chosen = [routed[i * len(routed) // plan.host_experts] for i in range(plan.host_experts)]
+        stages.append((experts.manager, chosen))
+    return stages
 
 
 def _verify_rows(source: WeightTier, plan: Plan) -> None:
@@ -213,12 +209,14 @@ def _bind(
     model: OffloadedModel,
     prospect: Prospect,
     names: CheckpointNames,
-    arena: ResidentArena,
+    arena: Arena,
     resident: Sequence[WeightGroup],
     streamer: WeightStreamer | None,
 ) -> None:
     """Connect groups with the model: views for what stays, hooks for what is streamed, our own modules at both ends."""
-    views = {group.key: arena.view(slot) for slot, group in enumerate(resident)}
+    whole, starts = as_bytes(arena.buffer), arena.layout().starts
+    views = {group.key: whole[starts[slot] :][: group.nbytes] for slot, group in enumerate(resident)}
+    device = model.runtime.kv.rows.device
     head = [group for group in prospect.source.groups if group.kind == "head"]
     embedding = [group for group in prospect.source.groups if group.kind == "embedding"] or head
     has_bias = getattr(model.get_output_embeddings(), "bias", None) is not None
@@ -226,7 +224,7 @@ def _bind(
     model.set_output_embeddings(TieredHead(_slices(head, views), streamer, has_bias=has_bias))
     model.set_input_embeddings(TieredEmbedding(prospect.source, _slices(embedding, views), scale))
     ignored = model._keys_to_ignore_on_load_unexpected or ()  # noqa: SLF001 - as transformers itself does
-    parameters = ParameterMap(model, model.base_model_prefix, prospect.path, ignored, names.renamed)
+    parameters = ParameterMap(model, model.base_model_prefix, prospect.path, ignored, names.renamed, device=device)
     for group in prospect.source.groups:
         if group.kind in ("expert", "low_expert", "head", "embedding"):
             continue
@@ -270,29 +268,11 @@ def _generation_config(path: Path, model: OffloadedModel) -> GenerationConfig:
     return settings
 
 
-def _slices(groups: Sequence[WeightGroup], views: Mapping[WeightKey, memoryview]) -> list[VocabularySlice]:
+def _slices(groups: Sequence[WeightGroup], views: Mapping[WeightKey, Tensor]) -> list[VocabularySlice]:
     return [
         VocabularySlice(group, tensor_view(views[group.key], group.tensors[0]) if group.key in views else None)
         for group in groups
     ]
-
-
-def _check_dtype(path: Path, dtype: str, stored: str) -> None:
-    if dtype not in ("auto", stored):
-        raise InvalidOptionError(
-            f"--dtype {dtype}: {path} is stored as {stored} and read in place; "
-            f"run 'offload pack {path} OUT --dtype {dtype}' and use OUT"
-        )
-
-
-def _check_experts(path: Path, wanted: str) -> None:
-    note = ExpertNote.load(path)
-    found = note.precision if note else "stored"
-    if wanted not in ("auto", found):
-        cure = (
-            "use the checkpoint" if wanted == "stored" else f"run 'offload pack MODEL OUT --experts {wanted}', use OUT"
-        )
-        raise InvalidOptionError(f"--experts {wanted}: {path} keeps its experts in '{found}'; {cure}")
 
 
 def _kv_layout(prospect: Prospect) -> KVLayout:

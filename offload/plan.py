@@ -78,13 +78,15 @@ class ModelSizes:
 class Budgets:
     """Bytes that may be used of each tier. ``device_bytes=None`` sets no bound: the caller says what is available.
 
-    ``host_bytes=None`` means no host tier, ``nvme_bytes=None`` as much of the drive as it takes. Raises
-    InvalidOptionError on a negative size.
+    ``host_bytes=None`` means no host tier, ``nvme_bytes=None`` as much of the drive as it takes. ``host_is_apart`` says
+    that the device has a memory of its own, so that weights are worth keeping in the host's. Raises InvalidOptionError
+    on a negative size.
     """
 
     device_bytes: int | None = None
     host_bytes: int | None = None
     nvme_bytes: int | None = None
+    host_is_apart: bool = False
 
     def __post_init__(self) -> None:
         for option, nbytes in (
@@ -113,14 +115,21 @@ class Workload:
             if value < least:
                 raise InvalidOptionError(f"{what} {value}: must be at least {least}")
 
+    @property
+    def context_tokens(self) -> int:
+        """Of a sequence at its end."""
+        return self.prompt_tokens + self.new_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What sits where, and how fast that should be.
 
-    ``resident`` and ``streamed`` name weight groups. ``kv_device_blocks`` counts the blocks that stay and the window
-    through which the others stream; ``kv_nvme_blocks`` those that fit neither device nor host at the end of the run.
-    Missed bytes are those of one decode step at the mean context, where every expert is as likely as any other.
+    ``resident`` and ``streamed`` name weight groups; ``in_host`` those of the streamed ones of which the host keeps a
+    copy, and ``host_experts`` counts the experts of which it does. ``kv_device_blocks`` counts the blocks that stay and
+    the window through which the others stream; ``kv_nvme_blocks`` those that fit neither device nor host at the end of
+    the run. Missed bytes are those of one decode step at the mean context, where every expert is as likely as any
+    other.
     ``predicted_tokens_per_s`` counts the whole batch.
     """
 
@@ -146,6 +155,13 @@ class Plan:
     expert_slots: int = 0
     expert_slot_nbytes: int = 0
     missed_expert_bytes_per_token: int = 0
+    in_host: tuple[str, ...] = ()
+    host_experts: int = 0
+
+    @property
+    def host_weight_nbytes(self) -> int:
+        """What copies of weights take of the host's memory."""
+        return len(self.in_host) * self.slot_nbytes + self.host_experts * self.expert_slot_nbytes
 
     def placement(self) -> dict[str, dict[str, object]]:
         """What each tier holds, ready for JSON."""
@@ -164,7 +180,9 @@ class Plan:
                 "workspace_bytes": self.workspace_bytes,
             },
             "host": {
-                "bytes": self.kv_host_blocks * block,
+                "bytes": self.kv_host_blocks * block + self.host_weight_nbytes,
+                "weight_groups": list(self.in_host),
+                "experts": self.host_experts,
                 "kv_blocks": self.kv_host_blocks,
                 "kv_bytes": self.kv_host_blocks * block,
             },

@@ -35,7 +35,7 @@ class KVNeed:
 def kv_need(sizes: ModelSizes, workload: Workload) -> KVNeed:
     """Blocks are per layer and sequence, so each layer of each sequence has one tail that is not full yet."""
     tails = sizes.num_layers * workload.batch
-    per_tail = _blocks(sizes, workload.prompt_tokens + workload.new_tokens)
+    per_tail = _blocks(sizes, workload.context_tokens)
     return KVNeed(
         total=tails * per_tail,
         mean=tails * _blocks(sizes, mean_context(workload)),
@@ -105,6 +105,9 @@ class Missed:
     """Of a decode step."""
     expert_chunk_nbytes: int = 0
     """Of a chunk of the prompt."""
+    host_share: float = 0.0
+    """Of the layers and slices of the head that the host keeps a copy of."""
+    expert_host_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,24 +162,27 @@ class Costs:
 
     def step_s(self, slots: int, missed: Missed) -> tuple[float, Bottleneck]:
         """One decode step and the resource that bounds it."""
-        drive = HAND_OVER[slots] * (
-            (missed.layer_nbytes + missed.head_nbytes + missed.expert_nbytes) * self.weight_read_s
-            + missed.kv_nvme_blocks * self.kv_move_s("nvme->device")
-        )
-        host = missed.kv_host_blocks * self.kv_move_s("host->device")
+        near, far = self.weights_s(missed.layer_nbytes + missed.head_nbytes, missed.expert_nbytes, missed)
+        drive = HAND_OVER[slots] * (far + missed.kv_nvme_blocks * self.kv_move_s("nvme->device"))
+        host = HAND_OVER[slots] * near + missed.kv_host_blocks * self.kv_move_s("host->device")
         parts: dict[Bottleneck, float] = {"compute": self.compute_step_s, "nvme->device": drive, "host->device": host}
         rows = self.embedding_rows_s(1) if missed.embedding else 0.0
         return _together(self.compute_step_s, drive, host, slots) + rows, max(parts, key=parts.__getitem__)
 
     def prefill_s(self, slots: int, chunks: int, missed: Missed) -> float:
         """The prompt: weights that miss are read once a chunk, KV blocks that miss are written and read again."""
-        drive = HAND_OVER[slots] * (
-            (chunks * (missed.layer_nbytes + missed.expert_chunk_nbytes) + missed.head_nbytes) * self.weight_read_s
-            + missed.kv_nvme_blocks * self.kv_prefill_s("nvme", chunks)
-        )
-        host = missed.kv_host_blocks * self.kv_prefill_s("host", chunks)
+        dense_nbytes = chunks * missed.layer_nbytes + missed.head_nbytes
+        near, far = self.weights_s(dense_nbytes, chunks * missed.expert_chunk_nbytes, missed)
+        drive = HAND_OVER[slots] * (far + missed.kv_nvme_blocks * self.kv_prefill_s("nvme", chunks))
+        host = HAND_OVER[slots] * near + missed.kv_host_blocks * self.kv_prefill_s("host", chunks)
         rows = self.embedding_rows_s(self.workload.prompt_tokens) if missed.embedding else 0.0
         return _together(self.compute_prefill_s(chunks), drive, host, slots) + rows
+
+    def weights_s(self, dense_nbytes: int, expert_nbytes: int, missed: Missed) -> tuple[float, float]:
+        """Seconds for so many bytes of weights: what the host's copies take, and what the drive takes."""
+        near = missed.host_share * dense_nbytes + missed.expert_host_share * expert_nbytes
+        host_s = near / self.profile.bytes_per_s("host->device", self.sizes.slot_nbytes)
+        return host_s, (dense_nbytes + expert_nbytes - near) * self.weight_read_s
 
     @property
     def _flops_per_s(self) -> float:

@@ -53,7 +53,7 @@ def make_plan(sizes: ModelSizes, budgets: Budgets, workload: Workload, profile: 
     costs, need = Costs(sizes, workload, profile), kv_need(sizes, workload)
     all_resident = everything(costs, need)
     if budgets.device_bytes is None:
-        return _plan(costs, need, all_resident, sizes.num_experts)
+        return _plan(costs, need, all_resident, sizes.num_experts, budgets)
     wanted = smallest_device_bytes(sizes, budgets, workload)
     if budgets.device_bytes < wanted:
         raise _budget_error(sizes, budgets, workload, budgets.device_bytes, wanted)
@@ -61,7 +61,7 @@ def make_plan(sizes: ModelSizes, budgets: Budgets, workload: Workload, profile: 
     spare = device_bytes - device_nbytes(costs, need, all_resident)
     if spare >= 0:
         more = spare // sizes.expert_slot_nbytes if sizes.num_experts else 0
-        return _plan(costs, need, all_resident, min(sizes.num_experts, experts + more))
+        return _plan(costs, need, all_resident, min(sizes.num_experts, experts + more), budgets)
     room = kv_room(need, budgets, sizes.kv_block_nbytes)
     chunks, most_slots = _chunk_sizes(sizes, workload), min(_MOST_SLOTS, len(sizes.streamable))
     best = _best(
@@ -73,7 +73,7 @@ def make_plan(sizes: ModelSizes, budgets: Budgets, workload: Workload, profile: 
         ],
     )
     spare = device_bytes - device_nbytes(costs, need, best)
-    return _plan(costs, need, fill(best, need, room, spare // sizes.kv_block_nbytes), experts)
+    return _plan(costs, need, fill(best, need, room, spare // sizes.kv_block_nbytes), experts, budgets)
 
 
 def smallest_device_bytes(sizes: ModelSizes, budgets: Budgets, workload: Workload) -> int:
@@ -118,13 +118,18 @@ def _chunk_sizes(sizes: ModelSizes, workload: Workload) -> tuple[int, ...]:
     return tuple({align_up(-(-workload.prompt_tokens // n), block) for n in parts})
 
 
-def _plan(costs: Costs, need: KVNeed, choice: Choice, expert_slots: int) -> Plan:
+def _plan(costs: Costs, need: KVNeed, choice: Choice, expert_slots: int, budgets: Budgets) -> Plan:
     """Put names and predictions to a choice."""
     sizes, workload = costs.sizes, costs.workload
-    away = _with_experts(sizes, workload, missed(costs, choice), expert_slots)
+    resident, streamed = _names(sizes, choice)
+    in_host, host_experts = _in_host(sizes, choice, streamed, expert_slots, budgets)
+    away = replace(
+        _with_experts(sizes, workload, missed(costs, choice), expert_slots),
+        host_share=len(in_host) / max(1, len(streamed)),
+        expert_host_share=host_experts / max(1, sizes.num_experts),
+    )
     step_s, bottleneck = costs.step_s(choice.staging_slots, away)
     chunks = num_chunks(workload, choice.chunk_tokens)
-    resident, streamed = _names(sizes, choice)
     stays_nbytes = resident_nbytes(costs, choice)
     embedding_nbytes = sizes.resident_embedding_nbytes if away.embedding else 0
     return Plan(
@@ -150,7 +155,29 @@ def _plan(costs: Costs, need: KVNeed, choice: Choice, expert_slots: int) -> Plan
         expert_slots=expert_slots,
         expert_slot_nbytes=sizes.expert_slot_nbytes,
         missed_expert_bytes_per_token=away.expert_nbytes,
+        in_host=in_host,
+        host_experts=host_experts,
     )
+
+
+def _in_host(
+    sizes: ModelSizes, choice: Choice, streamed: tuple[str, ...], expert_slots: int, budgets: Budgets
+) -> tuple[tuple[str, ...], int]:
+    """What the host keeps copies of in the room that KV blocks leave: streamed groups first, then experts.
+
+    Every token needs all of the former and few of the latter. Spread over the model, so that both links have work all
+    the time.
+    """
+    if not budgets.host_is_apart:
+        return (), 0
+    spare = (budgets.host_bytes or 0) - choice.kv_host_blocks * sizes.kv_block_nbytes
+    groups = [(name, nbytes) for name, nbytes in sizes.streamable if name in streamed]
+    count = min(len(groups), spare // sizes.slot_nbytes)
+    some = _spread([(name, sizes.slot_nbytes) for name, _ in groups], Counter({sizes.slot_nbytes: count}))
+    experts = 0
+    if expert_slots < sizes.num_experts:
+        experts = min(sizes.num_experts, (spare - count * sizes.slot_nbytes) // sizes.expert_slot_nbytes)
+    return tuple(name for name, _ in groups if name in some), experts
 
 
 def _with_experts(sizes: ModelSizes, workload: Workload, away: Missed, slots: int) -> Missed:

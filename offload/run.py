@@ -11,12 +11,13 @@ import torch
 from offload.checkpoint.source import model_fingerprint
 from offload.config import RunConfig
 from offload.doctor import load_profile
-from offload.loader import load_model, open_prospect, plan_for
+from offload.loader import load_model
 from offload.meter import Stretch
 from offload.numbers import Numbers, has_tokenizer
 from offload.offloaded_model import OffloadedModel
 from offload.peak_memory import peak_rss_nbytes
 from offload.plan import Plan, Workload
+from offload.prospect import open_prospect, plan_for
 from offload.requests import Requests, Tokenizer, predicted_paths, read_requests
 from offload.run_observer import Progress, RunObserver, Status
 from offload.tokens import check_ids, load_tokenizer
@@ -88,7 +89,7 @@ def run(
     """
     if max_new_tokens < 1:
         raise InvalidOptionError(f"new tokens {max_new_tokens}: must be at least 1")
-    profile = profile or load_profile()
+    profile = profile or load_profile(config.device)
     tokenizer = Numbers() if prompt is None and not has_tokenizer(model) else load_tokenizer(model)
     requests = read_requests(
         tokenizer,
@@ -102,7 +103,7 @@ def run(
     workload = Workload(max(map(len, requests.batches)), requests.longest, max_new_tokens)
     timeline = Timeline() if trace_out else None
     start = time.perf_counter()
-    prospect = open_prospect(model, config.dtype, experts=config.experts)
+    prospect = open_prospect(model, config, context_tokens=workload.context_tokens)
     try:
         for ids in requests.ids:
             check_ids(ids, prospect.config.vocab_size)
@@ -157,7 +158,7 @@ def _generate(
     ends = [ends] if isinstance(ends, int) else ends or []
     pad = model.generation_config.pad_token_id
     pad = next(iter(ends), 0) if pad is None else pad
-    inputs, mask = requests.inputs(members, pad)
+    inputs, mask = (tensor.to(model.device) for tensor in requests.inputs(members, pad))
     with torch.inference_mode():
         output = model.generate(
             input_ids=inputs,

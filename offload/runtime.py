@@ -4,15 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from offload.arenas import Arena, make_arena, make_host_arena
 from offload.experts.store import ExpertStore
 from offload.kv.layout import KVLayout
 from offload.kv.store import KVStore
 from offload.plan import Plan
-from offload.weights.arena import ResidentArena
 from offload.weights.streamer import WeightStreamer
 from tiers.eviction.spaced import SpacedPolicy
 from tiers.manager import Level, TieredMemoryManager
-from tiers.memory_tier import MemoryTier
 from tiers.nvme_tier import NVMeTier
 from tiers.pool import BlockPool
 from tiers.transfer import TransferEngine
@@ -29,7 +28,7 @@ class Runtime:
     plan: Plan
     engine: TransferEngine
     source: WeightTier
-    resident: ResidentArena
+    resident: Arena
     streamer: WeightStreamer | None
     experts: ExpertStore | None
     kv: KVStore
@@ -52,6 +51,9 @@ class Runtime:
         used, capacity = occupancy["device"]
         fixed = self._fixed_device_nbytes
         occupancy["device"] = (used + fixed, capacity + fixed)
+        if copies := self.plan.host_weight_nbytes:
+            used, capacity = occupancy.get("host", (0, 0))
+            occupancy["host"] = (used + copies, capacity + copies)
         return occupancy
 
     def tier_usage(self) -> dict[str, dict[str, int]]:
@@ -69,6 +71,10 @@ class Runtime:
         device = usage["device"]
         device["capacity_bytes"] += self._fixed_device_nbytes
         device["peak_bytes"] += self._fixed_device_nbytes
+        if copies := self.plan.host_weight_nbytes:
+            host = usage.setdefault("host", {"capacity_bytes": 0, "peak_bytes": 0})
+            host["capacity_bytes"] += copies
+            host["peak_bytes"] += copies
         return usage
 
     def close(self) -> None:
@@ -83,12 +89,14 @@ class Runtime:
         self.source.close()
 
 
-def make_kv_levels(plan: Plan, layout: KVLayout, nvme_dir: Path | None, nvme_blocks: int) -> list[Level]:
+def make_kv_levels(
+    plan: Plan, layout: KVLayout, nvme_dir: Path | None, nvme_blocks: int, *, device: str = "cpu"
+) -> list[Level]:
     """Device, host and drive levels for KV blocks, as far as the plan uses them. Raises what NVMeTier raises."""
     block = layout.block_nbytes
-    tiers: list[Tier] = [MemoryTier("device", max(1, plan.kv_device_blocks), block)]
+    tiers: list[Tier] = [make_arena(device, max(1, plan.kv_device_blocks), block)]
     if plan.kv_host_blocks:
-        tiers.append(MemoryTier("host", plan.kv_host_blocks, block))
+        tiers.append(make_host_arena(device, plan.kv_host_blocks, block))
     if nvme_blocks and nvme_dir is not None:
         tiers.append(NVMeTier(nvme_dir, nvme_blocks, block))
     # Exact attention goes through all blocks of all layers for every token: a loop, for which this policy is best.
@@ -98,5 +106,5 @@ def make_kv_levels(plan: Plan, layout: KVLayout, nvme_dir: Path | None, nvme_blo
 def make_kv_store(engine: TransferEngine, levels: list[Level], layout: KVLayout, num_layers: int) -> KVStore:
     """The store over these levels; layers are read ahead where blocks can leave the device."""
     arena = levels[0].tier
-    assert isinstance(arena, MemoryTier)
+    assert isinstance(arena, Arena), "blocks are used where tensors can look at them"
     return KVStore(layout, arena, TieredMemoryManager(engine, levels), num_layers=num_layers)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from offload.config import RunConfig, load_config
 from offload.doctor import load_profile
-from offload.loader import load_model, open_prospect, plan_for
+from offload.loader import load_model
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
+from offload.prospect import open_prospect, plan_for
 from offload.run import RunResult, run
 from offload.run_observer import Status
 from offload.runnable import runnable_model
@@ -42,14 +43,15 @@ def load(
     Raises ModelError, BudgetError, InvalidOptionError (the caller's to mend), TierError (the machine's).
     """
     config = load_config(budget, file=config_file)
-    prospect = open_prospect(runnable_model(str(model)), config.dtype, experts=config.experts)
+    tokens = (prompt_tokens or DEFAULT_PROMPT_TOKENS) + (new_tokens or DEFAULT_NEW_TOKENS)
+    prospect = open_prospect(runnable_model(str(model)), config, context_tokens=tokens)
     try:
         default = DEFAULT_PROMPT_TOKENS + DEFAULT_NEW_TOKENS
         longest = getattr(prospect.config, "max_position_embeddings", None) or default
         new = min(DEFAULT_NEW_TOKENS, longest // 2) if new_tokens is None else new_tokens
         prompt = max(1, min(DEFAULT_PROMPT_TOKENS, longest - new)) if prompt_tokens is None else prompt_tokens
         workload = Workload(config.batch, prompt, new)
-        profile = profile or load_profile()
+        profile = profile or load_profile(config.device)
         plan = plan_for(prospect, config, workload, profile)
         return load_model(
             prospect,
@@ -68,8 +70,8 @@ def load(
 
 def plan_model(config: RunConfig, model: Path, workload: Workload) -> Plan:
     """What would sit where, and how fast that should be; loads nothing. Raises as ``load``."""
-    prospect = open_prospect(model, config.dtype, experts=config.experts)
+    prospect = open_prospect(model, config, context_tokens=workload.context_tokens)
     try:
-        return plan_for(prospect, config, workload, load_profile())
+        return plan_for(prospect, config, workload, load_profile(config.device))
     finally:
         prospect.source.close()

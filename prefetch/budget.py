@@ -72,20 +72,22 @@ class PrefetchBudget(Generic[K]):
         blocks that come together lie side by side.
         """
         admitted: list[K] = []
+        arriving_per_step = self.link.bytes_per_step / self._block_nbytes
         for prediction in sorted(predictions, key=_by_need):
             room = self._max_blocks - len(self._outstanding)
             if room <= 0:
                 break
-            if prediction.probability < self._least_probability:
-                continue
+            is_certain = prediction.probability >= 1.0
+            if not is_certain:
+                arriving = int(arriving_per_step * prediction.needed_in_steps)
+                room = min(room, arriving - len(self._outstanding))
+                if room <= 0 or prediction.probability < self._least_probability:
+                    continue
             # They may be outstanding, and one key may be predicted for several steps.
             wanted = [key for key in missing(prediction.keys) if key not in self._outstanding]
-            if prediction.probability < 1.0:
-                arriving = self.link.bytes_per_step * prediction.needed_in_steps
-                room = min(room, int(arriving // self._block_nbytes) - len(self._outstanding))
-            elif room < len(wanted) <= self._max_blocks // 2:
+            if is_certain and room < len(wanted) <= self._max_blocks // 2:
                 break
-            for key in wanted[: max(0, room)]:
+            for key in wanted[:room]:
                 if key not in self._outstanding:
                     self._outstanding[key] = prediction.probability
                     admitted.append(key)

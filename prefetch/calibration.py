@@ -1,8 +1,7 @@
 """How often guesses come true: the probability that a prediction should carry."""
 
 from collections.abc import Hashable, Iterable, Sequence
-
-import numpy as np
+from itertools import repeat
 
 from prefetch.base import Prediction
 from prefetch.expert_predictor import Routing
@@ -37,10 +36,10 @@ class Calibration:
     ) -> list[Prediction[BlockKey]]:
         """One prediction for each key, ``steps`` ahead, in the same order; each is remembered until it is settled."""
         predictions: list[Prediction[BlockKey]] = []
-        for key, kind, prior in zip(keys, kinds, priors or [0.0] * len(keys), strict=False):
-            self._shares.setdefault(kind, (prior, 1))
+        for key, kind, prior in zip(keys, kinds, priors or repeat(0.0), strict=False):
+            share, _ = self._shares.setdefault(kind, (prior, 1))
             self._guesses.setdefault(key.layer, []).append((key.expert, kind))
-            predictions.append(Prediction((key,), self.share(kind), steps))
+            predictions.append(Prediction((key,), share, steps))
         return predictions
 
     def settle(self, routing: Routing) -> None:
@@ -48,7 +47,7 @@ class Calibration:
         guesses = self._guesses.pop(routing.layer, None)
         if not guesses:
             return
-        chosen = set(np.unique(routing.experts).tolist())
+        chosen = set(routing.experts.ravel().tolist())
         for expert, kind in guesses:
             share, count = self._shares[kind]
             weight = max(_MEMORY, 1 / (count + 1))

@@ -1,6 +1,7 @@
 """The experts of the next layers, guessed by their own gates on what this layer's gate is given."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class NextGatePredictor(ExpertPredictor):
         """The nearest layer first, and of each the likeliest; ``step`` is the layer that was observed."""
         if self._input is None or not self._input.size:
             return []
-        ahead = [i for i in range(step + 1, len(self._gates)) if self._gates[i].size][: self._stride]
+        ahead = islice((i for i in range(step + 1, len(self._gates)) if self._gates[i].size), self._stride)
         is_many = len(self._input) > 1
         predictions: list[Prediction[BlockKey]] = []
         for stride, layer in enumerate(ahead, 1):
@@ -83,7 +84,8 @@ class NextGatePredictor(ExpertPredictor):
     def _likely(self, logits: Matrix) -> list[int]:
         """[tokens, experts] -> the experts to name, the likeliest first."""
         if len(logits) == 1:
-            return [int(i) for i in np.argsort(-logits[0], kind="stable")[: self._most]]
+            likely: list[int] = np.argsort(-logits[0], kind="stable")[: self._most].tolist()
+            return likely
         chosen = np.argpartition(-logits, min(self._top_k, logits.shape[1]) - 1, axis=1)[:, : self._top_k]
         popularity = np.bincount(chosen.ravel(), minlength=logits.shape[1])
         order = np.argsort(-popularity, kind="stable")

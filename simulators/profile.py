@@ -77,6 +77,19 @@ DEFAULT = HardwareProfile(
     },
 )
 
+DEFAULT_CUDA = HardwareProfile(
+    name="default GPU",
+    source="assumed, not measured: a modest GPU; 'offload doctor' measures this machine",
+    device="cuda:0",
+    memory_bytes_per_s=3e11,
+    flops={"float32": 1e13, "bfloat16": 3e13, "float16": 3e13},
+    links={
+        **DEFAULT.links,
+        "host->device": _link(1.2e10, 1.2e10, 2e-5),
+        "device->host": _link(1.2e10, 1.2e10, 2e-5),
+    },
+)
+
 
 def write_profile(profile: HardwareProfile, path: Path) -> None:
     """Write a profile as JSON, mode 0600, whole or not at all."""

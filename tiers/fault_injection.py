@@ -11,6 +11,7 @@ from enum import Enum, auto
 from pathlib import Path
 from random import Random
 
+from tiers.checksum import crc32c
 from tiers.errors import DiskFullError, TransferError
 from tiers.io_queue import Completion, IOQueue, IORequest
 from tiers.tier import SupportsChecksum, SupportsDirectIO, Tier
@@ -110,7 +111,7 @@ class FaultyTier(TierWrapper):
         self.wrapped.read(slot, block)
         _flip_a_bit((block[: buffer.nbytes],))
         if isinstance(self.wrapped, SupportsChecksum):
-            self.wrapped.verify(slot, block)
+            self.wrapped.verify(slot, crc32c(block))
         buffer[:] = block[: buffer.nbytes]
 
     def write(self, slot: int, buffer: memoryview) -> None:

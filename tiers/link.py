@@ -4,13 +4,15 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tiers.chunks import Chunk, Move
+from tiers.checksum import BlockChecksums
+from tiers.chunks import Move
 from tiers.errors import TransferCancelledError, TransferError, WorldError
 from tiers.tier import SupportsView, Tier
 from tiers.timeline import Timeline
@@ -37,6 +39,13 @@ class LinkStats:
     num_blocks: int = 0
 
 
+class Batch(NamedTuple):
+    """Chunks of a transfer; ``is_last`` if no others follow."""
+
+    chunks: Sequence[Any]
+    is_last: bool
+
+
 @dataclass(slots=True, eq=False)
 class Transfer:
     """Blocks on their way. Made by the engine; ``is_done`` turns true once and last of all."""
@@ -49,8 +58,16 @@ class Transfer:
     is_done: bool = False
     is_given_up: bool = False
     """Somebody waited for so long that it counts as failed. Until ``is_done`` the drive may still touch its slots."""
-    chunks: deque[Chunk] = field(default_factory=deque)
-    """Not yet started, on a link to or from files. Belongs to the link, like what follows."""
+    chunks: deque[Any] = field(default_factory=deque)
+    """Not yet started, on a link that cuts transfers up. Belongs to the link, like what follows."""
+    batches: Iterator[Batch] | None = None
+    """The chunks that come after those, cut when their turn comes."""
+    has_batches: bool = True
+    """Whether there may be such."""
+    checksums: BlockChecksums | None = None
+    """Of blocks on their way to or from a tier that keeps checksums."""
+    after: object = None
+    """The work of a device that was under way when this was submitted: until it is over the slots may be in use."""
     num_started: int = 0
     """Moves that were started, on a link between memories."""
     num_in_flight: int = 0
@@ -95,6 +112,7 @@ class Link(ABC):
                 return False
             self._queues[transfer.priority].remove(transfer)
             transfer.chunks.clear()
+            transfer.has_batches = False
             transfer.error = transfer.error or TransferCancelledError(f"{self.name}: transfer cancelled")
             is_quiet = transfer.num_in_flight == 0
         if is_quiet:

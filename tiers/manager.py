@@ -40,6 +40,22 @@ class TieredMemoryManager:
             assert key not in self._entries, "a block is adopted once"
             self._entries[key] = Entry([None] * len(self.levels) + [slot])
 
+    def stage(self, keys: Sequence[BlockKey], index: int = 1) -> list[int]:
+        """Slots of a level below for copies of backed blocks, from where they are brought sooner than from the backing.
+
+        The caller fills them before anything else is asked of these blocks. Raises TierFullError.
+        """
+        slots = self._placement.allocate(index, len(keys))
+        level = self.levels[index]
+        for key, slot in zip(keys, slots, strict=True):
+            entry = self._entries[key]
+            assert entry.slots[-1] is not None, "only blocks that the backing tier holds are staged"
+            assert entry.slots[index] is None, "a block is staged once"
+            entry.slots[index] = slot
+            level.pool.publish(slot)
+            level.policy.insert(key)
+        return slots
+
     def lookup(self, key: BlockKey) -> LookupResult:
         """Where a block stands; changes nothing. One that is open is there for its owner alone."""
         entry = self._entries.get(key)
@@ -56,6 +72,12 @@ class TieredMemoryManager:
         """The blocks that a level below holds and that are not on their way to level 0: what there is to prefetch."""
         entries = self._entries
         return [key for key in keys if (entry := entries.get(key)) is not None and entry.is_below]
+
+    @property
+    def room(self) -> int:
+        """Slots of level 0 that are free or could be made free: fewer where blocks in the way are not copied yet."""
+        level = self.levels[0]
+        return level.pool.num_free + max(0, len(level.policy) - len(self._placement.pinned))
 
     def prepare_load(self, keys: Sequence[BlockKey]) -> None:
         """Pin blocks for use and start bringing those that are not on level 0. All or nothing.
@@ -128,20 +150,15 @@ class TieredMemoryManager:
         """
         entries = {key: self._entries[key] for key in keys}
         self._forget_failures(entries.items())
-        level = self.levels[0]
         wanted = [key for key, entry in entries.items() if entry.slots[0] is None]
-        room = level.pool.num_free
-        if room < len(wanted):
-            room += max(0, len(level.policy) - len(self._placement.pinned))
-        wanted = wanted[:room]
+        if len(wanted) > self.levels[0].pool.num_free:
+            wanted = wanted[: self.room]
         if wanted:
             # Nobody needs these blocks yet: whoever does will meet the error, if it is still there.
             with suppress(WorldError):
-                # Guesses each in a transfer of its own, so that one of them can be cancelled.
-                for some in [[key] for key in wanted] if is_guess else [wanted]:
-                    self._placement.fetch(some, Priority.GUESS if is_guess else Priority.PREFETCH)
-                    for key in some:
-                        entries[key].is_prefetched = True
+                self._placement.fetch(wanted, Priority.GUESS if is_guess else Priority.PREFETCH)
+                for key in wanted:
+                    entries[key].is_prefetched = True
         return [key for key in keys if entries[key].slots[0] is not None]
 
     def forecast(self, step: int, expected: Iterable[tuple[BlockKey, Expected]]) -> None:

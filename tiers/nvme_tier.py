@@ -15,9 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import google_crc32c
-import numpy as np
-
+from tiers.checksum import crc32c
 from tiers.errors import CorruptBlockError, DiskFullError, InvalidOptionError, TierBusyError, TransferError
 from tiers.io_queue import IOQueue, open_queue
 from tiers.tier import ALIGNMENT, Extent, Tier
@@ -54,24 +52,25 @@ class NVMeTier(Tier):
     def open_queue(self, depth: int) -> IOQueue:
         return open_queue(depth, direct=self.direct)
 
-    def seal(self, slot: int, block: memoryview) -> None:
-        self._checksums[slot] = crc32c(block)
+    def seal(self, slot: int, checksum: int) -> None:
+        self._checksums[slot] = checksum
 
-    def verify(self, slot: int, block: memoryview) -> None:
-        found, expected = crc32c(block), self._checksums[slot]
-        if found != expected:
-            raise CorruptBlockError(self.name, block=f"slot {slot} of {self.directory}", expected=expected, found=found)
+    def verify(self, slot: int, checksum: int) -> None:
+        expected = self._checksums[slot]
+        if checksum != expected:
+            block = f"slot {slot} of {self.directory}"
+            raise CorruptBlockError(self.name, block=block, expected=expected, found=checksum)
 
     def read(self, slot: int, buffer: memoryview) -> None:
         block = memoryview(mmap.mmap(-1, self.block_nbytes))
         self._move(os.preadv, slot, block)
-        self.verify(slot, block)
+        self.verify(slot, crc32c(block))
         buffer[:] = block[: buffer.nbytes]
 
     def write(self, slot: int, buffer: memoryview) -> None:
         block = memoryview(mmap.mmap(-1, self.block_nbytes))
         block[: buffer.nbytes] = buffer
-        self.seal(slot, block)
+        self.seal(slot, crc32c(block))
         self._move(os.pwritev, slot, block)
 
     def close(self) -> None:
@@ -113,11 +112,6 @@ class NVMeTier(Tier):
             with suppress(OSError):  # somebody put files there
                 self.directory.rmdir()
         os.close(self._lock)
-
-
-def crc32c(block: memoryview) -> int:
-    """CRC32C of a block; numpy lends the bytes without a copy, which the library refuses to do for a memoryview."""
-    return int(google_crc32c.value(np.frombuffer(block, np.uint8)))
 
 
 def _make_directory(directory: Path) -> bool:

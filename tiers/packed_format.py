@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 import google_crc32c
-import numpy as np
 
 from tiers.block import ExpertKey, WeightGroupKey
 from tiers.tier import ALIGNMENT
@@ -107,11 +106,6 @@ def plan_digest(arrays: Sequence[PackedArray]) -> int:
     """Changes when anything about names, shapes or places changes."""
     plan = json.dumps([[array.name, [_group_to_json(g) for g in array.groups]] for array in arrays])
     return int(google_crc32c.value(plan.encode()))
-
-
-def crc32c(block: memoryview, crc: int = 0) -> int:
-    """CRC32C of bytes that follow others whose checksum is ``crc``. numpy lends the bytes without a copy."""
-    return int(google_crc32c.extend(crc, np.frombuffer(block, np.uint8)))
 
 
 def _array_metadata(array: PackedArray) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tiers.checksum import crc32c
 from tiers.direct_file import DirectFile
 from tiers.errors import CorruptBlockError, ModelError, TierError
-from tiers.packed_format import CHECKSUMS, PackedArray, crc32c, parse_root, shard_index
+from tiers.packed_format import CHECKSUMS, PackedArray, parse_root, shard_index
 from tiers.packed_writer import PackedWriter
 from tiers.tier import Extent
 from tiers.weight_tier import WeightTier
@@ -72,20 +73,17 @@ class PackedStore(WeightTier):
         """Blocking read of a group. A whole group is checked; a part of one cannot be."""
         super().read(slot, buffer)
         if buffer.nbytes >= self.groups[slot].nbytes:
-            self.verify(slot, buffer)
+            self.verify(slot, crc32c(buffer[: self.groups[slot].nbytes]))
 
-    def seal(self, slot: int, block: memoryview) -> None:
+    def seal(self, slot: int, checksum: int) -> None:
         """Weights are never written: raises TierError."""
         raise TierError(f"{self.path}: model weights are read only", tier=self.name)
 
-    def verify(self, slot: int, block: memoryview) -> None:
-        """Compare the first bytes of ``block``, as many as the group has; raises CorruptBlockError."""
-        group = self.groups[slot]
-        if block.nbytes < group.nbytes:
-            raise TierError(f"{group.key}: {block.nbytes} of {group.nbytes} bytes cannot be checked", tier=self.name)
-        found, expected = crc32c(block[: group.nbytes]), int(self._checksums[slot])
-        if found != expected:
-            raise CorruptBlockError(self.name, block=f"{group.key.name} of {self.path}", expected=expected, found=found)
+    def verify(self, slot: int, checksum: int) -> None:
+        expected = int(self._checksums[slot])
+        if checksum != expected:
+            block = f"{self.groups[slot].key.name} of {self.path}"
+            raise CorruptBlockError(self.name, block=block, expected=expected, found=checksum)
 
 
 def _read_root(path: Path) -> str:

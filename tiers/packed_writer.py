@@ -15,8 +15,9 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tiers.checksum import crc32c
 from tiers.errors import TransferError
-from tiers.packed_format import CHECKSUMS, arrays_of, crc32c, plan_digest, shard_index, store_metadata
+from tiers.packed_format import CHECKSUMS, arrays_of, plan_digest, shard_index, store_metadata
 from tiers.partial_directory import PartialDirectory, create_file, flush_file, write_file
 from tiers.weight_tier import TensorSpec, WeightGroup
 

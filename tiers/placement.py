@@ -68,7 +68,7 @@ class Placement:
             self.unpin(key, entry)
 
     def fetch(self, keys: Sequence[BlockKey], priority: Priority) -> None:
-        """Allocate on level 0 and start transfers, one for each tier that they come from; every key gets a pin."""
+        """Allocate on level 0 and start transfers; every key gets a pin."""
         entries = [self.entries[key] for key in keys]
         for key, entry in zip(keys, entries, strict=True):
             self.pin(key, entry)  # before room is made: no policy may choose their copies below
@@ -78,22 +78,29 @@ class Placement:
             for key, entry in zip(keys, entries, strict=True):
                 self.unpin(key, entry)
             raise
-        by_source: dict[int, list[tuple[BlockKey, Entry, Move]]] = {}
+        batches: dict[BlockKey | int, list[tuple[BlockKey, Entry, Move]]] = {}
         for key, entry, slot in zip(keys, entries, slots, strict=True):
             source, source_slot = entry.highest_copy()
-            by_source.setdefault(source, []).append((key, entry, Move(source_slot, slot)))
+            # Weights are large and used as they come, and a guess can be called off alone: each moves by itself. Other
+            # blocks may be neighbours, which are read together.
+            is_alone = source == len(self.levels) or priority is Priority.GUESS
+            batches.setdefault(key if is_alone else source, []).append((key, entry, Move(source_slot, slot)))
+        for batch in batches.values():
+            self._set_out(batch, priority)
+
+    def _set_out(self, batch: Sequence[tuple[BlockKey, Entry, Move]], priority: Priority) -> None:
+        """Start one transfer, to level 0, of blocks that come from the same tier."""
+        source, _ = batch[0][1].highest_copy()
+        moves = [move for _, _, move in batch]
+        transfer = self.mover.submit(self._tier(source), self.levels[0].tier, moves, priority)
         policy = self.levels[0].policy
         insert = policy.insert if priority is Priority.DEMAND else policy.insert_ahead
-        for source, fetched in by_source.items():
-            moves = [move for _, _, move in fetched]
-            transfer = self.mover.submit(self._tier(source), self.levels[0].tier, moves, priority)
-            for key, entry, move in fetched:
-                entry.slots[0], entry.arrival = move.target_slot, transfer
-                # What it costs to bring a block back grows with the number of levels that it has to climb.
-                insert(key, float(source))
+        for key, entry, move in batch:
+            entry.slots[0], entry.arrival = move.target_slot, transfer
+            # What it costs to bring a block back grows with the number of levels that it has to climb.
+            insert(key, float(source))
             if source < len(self.levels):
-                for key, _, _ in fetched:
-                    self.levels[source].policy.touch(key)
+                self.levels[source].policy.touch(key)
 
     def land(self, key: BlockKey, entry: Entry) -> None:
         """Wait for a block on its way up and make it readable; on failure it is as if it had never set out."""

@@ -2,22 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from tiers.io_queue import IOQueue
+from tiers.slots import ALIGNMENT, SlotLayout, align_down, align_up
 
-ALIGNMENT = 4096
-"""Bytes. O_DIRECT and cuFile want file offsets, lengths and memory addresses that are multiples of it."""
-
-
-def align_up(nbytes: int, alignment: int = ALIGNMENT) -> int:
-    """The smallest multiple of ``alignment`` that is at least ``nbytes``."""
-    return -(-nbytes // alignment) * alignment
-
-
-def align_down(nbytes: int, alignment: int = ALIGNMENT) -> int:
-    """The largest multiple of ``alignment`` that is at most ``nbytes``."""
-    return nbytes // alignment * alignment
+if TYPE_CHECKING:
+    # Importing tiers must not load torch: what simulates starts without it.
+    import torch
 
 
 class Extent(NamedTuple):
@@ -63,6 +55,28 @@ class SupportsView(Protocol):
 
 
 @runtime_checkable
+class SupportsDeviceTensor(Protocol):
+    """A tier in the memory of a device that torch computes on."""
+
+    def tensor(self, slot: int) -> "torch.Tensor":
+        """The bytes of a slot themselves, uint8, without a copy."""
+        ...
+
+
+@runtime_checkable
+class SupportsMemory(Protocol):
+    """A tier that is one piece of memory, the host's or a device's, in which many slots can be looked up at once."""
+
+    def flat(self) -> "memoryview | torch.Tensor":
+        """All of it: a memoryview, or a flat uint8 tensor on the device."""
+        ...
+
+    def layout(self) -> SlotLayout:
+        """Where the slots lie in it."""
+        ...
+
+
+@runtime_checkable
 class SupportsDirectIO(Protocol):
     """A tier in files: the engine reads and writes the ranges itself, many at a time."""
 
@@ -77,12 +91,26 @@ class SupportsDirectIO(Protocol):
 
 @runtime_checkable
 class SupportsChecksum(Protocol):
-    """A tier that remembers what it was given. Called on the engine's thread with the block's bytes in memory."""
+    """A tier that remembers checksums. Called on the engine's thread, which computes the CRC32C of a slot's extents."""
 
-    def seal(self, slot: int, block: memoryview) -> None:
-        """Remember the checksum of a block that is about to be written."""
+    def seal(self, slot: int, checksum: int) -> None:
+        """Remember the checksum of a block that was written, or UNSEALED before that begins."""
         ...
 
-    def verify(self, slot: int, block: memoryview) -> None:
-        """Compare a block that was just read; raises CorruptBlockError."""
+    def verify(self, slot: int, checksum: int) -> None:
+        """Compare the checksum of a block that was just read; raises CorruptBlockError."""
         ...
+
+
+__all__ = [
+    "ALIGNMENT",
+    "Extent",
+    "SupportsChecksum",
+    "SupportsDeviceTensor",
+    "SupportsDirectIO",
+    "SupportsMemory",
+    "SupportsView",
+    "Tier",
+    "align_down",
+    "align_up",
+]

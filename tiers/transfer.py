@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tiers.chunks import Move
-from tiers.errors import OffloadError, TransferError
-from tiers.file_link import FileLink
-from tiers.link import Link, LinkStats, MemoryLink, Priority, Transfer
-from tiers.tier import SupportsDirectIO, SupportsView, Tier
+from tiers.errors import TransferError
+from tiers.link import Link, LinkStats, Priority, Transfer
+from tiers.open_link import open_link
+from tiers.tier import Tier
 from tiers.timeline import Timeline
 
 
@@ -28,6 +29,13 @@ class TransferConfig:
     """Bytes of a request, or of copies in a row. With the depth it bounds what a demand waits for: 8 MiB, some 5 ms."""
     guess_depth: int = 4
     """Requests in flight for blocks that may not be needed."""
+    device_chunk_nbytes: int = 16 * 2**20
+    """Bytes of one copy to or from a device: 300 µs on a fast link, several times what it costs to ask for it."""
+    device_depth: int = 3
+    """Copies under way on a link to or from a device."""
+    files_to_device: Literal["auto", "staged", "kvikio"] = "auto"
+    """How a device is filled from files: through pinned host memory, or by kvikio, which is faster only where the drive
+    writes into the memory of the device itself. "auto" is kvikio there and staged elsewhere."""
     stall_timeout_s: float = 60.0
     """A transfer that does not end for so long is reported as failed: a drive that hangs must not hang us."""
 
@@ -113,22 +121,8 @@ class TransferEngine:
         ends = (source.name, target.name)
         link = self._links.get(ends)
         if link is None:
-            link = self._links[ends] = self._make_link(source, target)
+            link = self._links[ends] = open_link(source, target, self.config, self._finished, self.timeline)
         return link
-
-    def _make_link(self, source: Tier, target: Tier) -> Link:
-        name = f"{source.name}->{target.name}"
-        if isinstance(source, SupportsView) and isinstance(target, SupportsView):
-            return MemoryLink(name, self._finished, self.timeline, self.config.chunk_nbytes)
-        is_write = not isinstance(source, SupportsDirectIO)
-        files, memory = (target, source) if is_write else (source, target)
-        if not (isinstance(files, SupportsDirectIO) and isinstance(memory, SupportsView)):
-            raise OffloadError(f"no way to move blocks over {name}")
-        queue = files.open_queue(self.config.queue_depth)
-        config = self.config
-        return FileLink(
-            name, self._finished, self.timeline, queue, config.chunk_nbytes, config.guess_depth, is_write=is_write
-        )
 
 
 def _ends(transfer: Transfer) -> tuple[str, str]:

@@ -44,10 +44,10 @@ class QueryMask:
         oldest = 0 if self.window is None else self.start + first - self.window + 1 - position
         return max(0, oldest), min(tokens, self.start + last - position)
 
-    def bits(self, first: int, last: int, position: int, tokens: int) -> Tensor:
+    def bits(self, first: int, last: int, position: int, tokens: int, device: torch.device | None = None) -> Tensor:
         """[queries, tokens], true where query ``first + i`` sees the key at ``position + j``."""
-        keys = torch.arange(position, position + tokens)
-        queries = torch.arange(self.start + first, self.start + last).unsqueeze(1)
+        keys = torch.arange(position, position + tokens, device=device)
+        queries = torch.arange(self.start + first, self.start + last, device=device).unsqueeze(1)
         seen = keys <= queries
         if self.window is not None:
             seen &= queries - keys < self.window
@@ -74,7 +74,7 @@ def attend_visible(
         begin, end = mask.reach(first, last, position, tokens)
         some = query[:, first:last]
         if begin < end:
-            bits = mask.bits(first, last, position + begin, end - begin)
+            bits = mask.bits(first, last, position + begin, end - begin, query.device)
             parts.append(attend_masked(some, keys[begin:end], values[begin:end], scale, bits))
         else:
             parts.append(PartialAttention.of_nothing(some, values.shape[-1]))

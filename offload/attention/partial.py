@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# The kernel behind scaled_dot_product_attention: called by name, since only then does it tell the logsumexp.
-_flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default  # noqa: SLF001
-
-_CPU_FLASH_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from offload.attention.kernels import flash_of_groups, kernel_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +44,8 @@ def attend_all(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Par
 
     query [heads, queries, dim]; keys [tokens, kv_heads, dim] and values [tokens, kv_heads, value_dim], any strides.
     """
+    if (found := flash_of_groups(query, keys, values, scale, is_causal=False)) is not None:
+        return PartialAttention(*found)
     value_dim = values.shape[-1]
     query, keys, values = _of_one_width(query, keys, values)
     heads, queries, dim = query.shape
@@ -59,6 +58,8 @@ def attend_all(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Par
 
 def attend_causal(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> PartialAttention:
     """As many keys as queries; query i sees key j where j <= i."""
+    if (found := flash_of_groups(query, keys, values, scale, is_causal=True)) is not None:
+        return PartialAttention(*found)
     return _attend_by_query(query, keys, values, scale, None)
 
 
@@ -131,15 +132,11 @@ def _by_head(tokens: Tensor) -> Tensor:
 def _attend(
     query: Tensor, keys: Tensor, values: Tensor, scale: float, *, is_causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    has_kernel = query.device.type == "cpu" and query.dtype in _CPU_FLASH_DTYPES
-    # Without queries or keys that kernel divides by zero and takes the process with it.
-    if not (has_kernel and query.shape[2] and keys.shape[2]):
+    kernel = kernel_for(query, masked=mask is not None)
+    # Without queries or keys kernels divide by zero and take the process with them.
+    if kernel is None or not (query.shape[2] and keys.shape[2]):
         return _attend_by_definition(query, keys, values, scale, is_causal=is_causal, mask=mask)
-    bias = None
-    if mask is not None:
-        bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
-        bias = bias.expand(*query.shape[:2], -1, -1)
-    output, logsumexp = _flash_attention(query, keys, values, 0.0, is_causal, attn_mask=bias, scale=scale)
+    output, logsumexp = kernel(query, keys, values, scale, is_causal, mask)
     if mask is not None:
         logsumexp = logsumexp.masked_fill(~mask.any(-1), -torch.inf)
     return output, logsumexp
@@ -148,7 +145,7 @@ def _attend(
 def _attend_by_definition(
     query: Tensor, keys: Tensor, values: Tensor, scale: float, *, is_causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """For devices without a kernel that returns the logsumexp; also the oracle of the tests."""
+    """Where there is no kernel that returns the logsumexp; also the oracle of the tests."""
     scores = torch.matmul(query.float(), keys.float().transpose(-1, -2)) * scale
     if is_causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()

@@ -21,11 +21,11 @@ from torch import Tensor  # noqa: E402
 from offload.bench.expert_spec import WARM_STEPS, Spec, Timing  # noqa: E402
 from offload.bench.generation import with_tiers  # noqa: E402
 from offload.config import RunConfig  # noqa: E402
-from offload.loader import Prospect  # noqa: E402
 from offload.meter import Reading, Stretch  # noqa: E402
 from offload.offloaded_model import OffloadedModel  # noqa: E402
 from offload.peak_memory import peak_rss_nbytes  # noqa: E402
 from offload.plan import Plan, Workload  # noqa: E402
+from offload.prospect import Prospect  # noqa: E402
 
 
 def main(spec: Spec) -> Timing:
@@ -44,20 +44,35 @@ def _run_theirs(spec: Spec, ids: Tensor) -> Timing:
         placement = {"device_map": "auto", "max_memory": memory, "offload_folder": spec.folder}
     model = AutoModelForCausalLM.from_pretrained(spec.model, dtype="auto", **placement).eval()
 
+    return time_plain_steps(model, spec.prompt, ids)
+
+
+def time_plain_steps(model: Any, prompt: int, ids: Tensor) -> Timing:
+    """Given tokens [1, tokens] through a model without tiers: the first ``prompt`` at once, then one by one."""
+
     def step(tokens: Tensor, cache: Any) -> Any:
         return model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
 
     with torch.inference_mode():
         start = time.perf_counter()
-        cache = step(ids[:, : spec.prompt], None)
+        cache = step(ids[:, :prompt], None)
+        finish(ids)
         prefill_s = time.perf_counter() - start
-        steps = ids[0, spec.prompt :].tolist()
-        for place, token in enumerate(steps):
+        steps = ids[:, prompt:]
+        for place in range(steps.shape[1]):
             if place == WARM_STEPS:
+                finish(ids)
                 start = time.perf_counter()
-            cache = step(torch.tensor([[token]]), cache)
-    step_s = (time.perf_counter() - start) / (len(steps) - WARM_STEPS)
+            cache = step(steps[:, place : place + 1], cache)
+        finish(ids)
+    step_s = (time.perf_counter() - start) / (steps.shape[1] - WARM_STEPS)
     return Timing(prefill_s, step_s, peak_rss_nbytes())
+
+
+def finish(tokens: Tensor) -> None:
+    """Wait until the device of ``tokens`` has done what it was told."""
+    if tokens.is_cuda:
+        torch.cuda.synchronize(tokens.device)
 
 
 def _run_ours(spec: Spec, ids: Tensor) -> Timing:
@@ -71,7 +86,7 @@ def _run_ours(spec: Spec, ids: Tensor) -> Timing:
     workload = Workload(1, spec.prompt, ids.shape[1] - spec.prompt)
 
     def use(model: OffloadedModel) -> Timing:
-        return _time(model, spec, ids)
+        return time_steps(model, spec.prompt, ids)
 
     timing, _ = with_tiers(Path(spec.model), config, workload, use, change=_slots(spec.expert_slots))
     return timing
@@ -84,22 +99,26 @@ def _slots(wanted: int | None) -> Callable[[Prospect, Plan], Plan]:
     return change
 
 
-def _time(model: OffloadedModel, spec: Spec, ids: Tensor) -> Timing:
+def time_steps(model: OffloadedModel, prompt: int, ids: Tensor) -> Timing:
+    """As ``time_plain_steps``, with what tiers, links and predictors have to tell."""
     runtime = model.runtime
     assert runtime.experts is not None, "a benchmark of experts"
     stats = runtime.experts.manager.stats
     cache = model.new_cache()
     with torch.inference_mode():
         begin = Reading.of(runtime)
-        chunk = runtime.prefill_chunk_tokens or spec.prompt
-        for piece in ids[:, : spec.prompt].split(chunk, dim=1):
+        chunk = runtime.prefill_chunk_tokens or prompt
+        for piece in ids[:, :prompt].split(chunk, dim=1):
             model(input_ids=piece, past_key_values=cache, logits_to_keep=1)
+        finish(ids)
         prefilled = Reading.of(runtime)
-        steps = ids[:, spec.prompt :]
+        steps = ids[:, prompt:]
         for place in range(steps.shape[1]):
             if place == WARM_STEPS:
+                finish(ids)
                 start, before, decided = Reading.of(runtime), replace(stats), runtime.experts.decision_s
             model(input_ids=steps[:, place : place + 1], past_key_values=cache, logits_to_keep=1)
+        finish(ids)
     count = steps.shape[1] - WARM_STEPS
     stretch = Stretch(start, Reading.of(runtime), count)
     cache.close()
@@ -109,6 +128,7 @@ def _time(model: OffloadedModel, spec: Spec, ids: Tensor) -> Timing:
         peak_rss_nbytes=peak_rss_nbytes(),
         prefill_nbytes=Stretch(begin, prefilled, 1).nbytes("nvme->device"),
         nbytes_per_step=stretch.nbytes("nvme->device") / count,
+        host_nbytes_per_step=stretch.nbytes("host->device") / count,
         stall_s_per_step=stretch.stall_s / count,
         decision_s_per_step=(runtime.experts.decision_s - decided) / count,
         hits=stats.hits - before.hits,

@@ -37,6 +37,8 @@ class Timing:
     peak_rss_nbytes: int
     prefill_nbytes: int = 0
     nbytes_per_step: float = 0.0
+    """From the drive."""
+    host_nbytes_per_step: float = 0.0
     stall_s_per_step: float = 0.0
     decision_s_per_step: float = 0.0
     hits: int = 0

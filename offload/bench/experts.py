@@ -20,11 +20,11 @@ from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
 from offload.experts.precision import COLD
 from offload.experts.predictors import make_predictor
-from offload.loader import open_prospect
 from offload.numbers import has_tokenizer
 from offload.pack import pack
 from offload.plan import Budgets, Workload
 from offload.planner import smallest_device_bytes
+from offload.prospect import open_prospect
 from offload.texts import help_tokens
 from offload.traces.record import Course, record_trace
 from simulators.belady import belady_hit_ratio

@@ -13,10 +13,11 @@ from transformers.generation.streamers import BaseStreamer
 
 from offload.config import RunConfig
 from offload.doctor import load_profile
-from offload.loader import Prospect, load_model, open_prospect, plan_for
+from offload.loader import load_model
 from offload.meter import Reading, Stretch
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
+from offload.prospect import Prospect, open_prospect, plan_for
 
 T = TypeVar("T")
 
@@ -53,19 +54,21 @@ class _Clock(BaseStreamer):
         """Nothing to note."""
 
 
-def generate_timed(model: PreTrainedModel, prompt: list[int], new_tokens: int) -> Timed:
-    """Exactly ``new_tokens`` tokens, greedily."""
+def generate_timed(model: PreTrainedModel, prompt: list[int], new_tokens: int, **options: object) -> Timed:
+    """Exactly ``new_tokens`` tokens, greedily; ``options`` are those of ``generate``."""
     clock = _Clock(model)
     start = time.perf_counter()
-    tokens = _generate(model, prompt, new_tokens, clock)
+    tokens = _generate(model, prompt, new_tokens, clock, **options)
     first, last = clock.times[1], clock.times[-1]
     steps = new_tokens - 1
     stretch = Stretch(clock.readings[1], clock.readings[-1], steps) if clock.readings else None
     return Timed(tokens, first - start, (last - first) / steps, stretch)
 
 
-def _generate(model: PreTrainedModel, prompt: list[int], new_tokens: int, streamer: BaseStreamer) -> tuple[int, ...]:
-    inputs = torch.tensor([prompt])
+def _generate(
+    model: PreTrainedModel, prompt: list[int], new_tokens: int, streamer: BaseStreamer, **options: object
+) -> tuple[int, ...]:
+    inputs = torch.tensor([prompt], device=model.device)
     with torch.inference_mode():
         generate = cast("Callable[..., Tensor]", model.generate)
         output = generate(
@@ -75,6 +78,7 @@ def _generate(model: PreTrainedModel, prompt: list[int], new_tokens: int, stream
             min_new_tokens=new_tokens,
             do_sample=False,
             streamer=streamer,
+            **options,
         )
     return tuple(output[0, len(prompt) :].tolist())
 
@@ -133,12 +137,12 @@ def with_tiers(
     use: Callable[[OffloadedModel], T],
     *,
     change: Callable[[Prospect, Plan], Plan] | None = None,
-    block_tokens: int = 64,
+    block_tokens: int | None = None,
 ) -> tuple[T, Plan]:
     """Load ``model`` within a budget, use it, close it. ``change`` may set up a placement that no budget would give."""
-    prospect = open_prospect(model, config.dtype, experts=config.experts, block_tokens=block_tokens)
+    prospect = open_prospect(model, config, context_tokens=workload.context_tokens, block_tokens=block_tokens)
     try:
-        profile = load_profile()
+        profile = load_profile(config.device)
         plan = plan_for(prospect, config, workload, profile)
         if change:
             plan = change(prospect, plan)

@@ -6,12 +6,17 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offload.bench.fio import ENGINES, Fio, FioFailed, find_fio
 from offload.bench.header import header
 from offload.disk_speed import FILL_NBYTES, Check, Pattern, Throughput, descriptor, file_nbytes, lay_down, measure
+from tiers.checksum import crc32c
 from tiers.errors import CorruptBlockError
-from tiers.nvme_tier import NVMeTier, crc32c
+from tiers.nvme_tier import NVMeTier
+
+if TYPE_CHECKING:
+    from offload.bench.io_device import DeviceBench
 
 Progress = Callable[[int, int], None]
 """Called with the runs done and the runs in all."""
@@ -80,12 +85,14 @@ def bench_io(
     file_bytes: int | None = None,
     rounds: int = 3,
     seed: int = 0,
+    device: str | None = None,
 ) -> dict[str, object]:
     """Random reads and sequential writes of ``sizes`` bytes with 16 in flight, then reads that check CRC32C.
 
     Medians over ``rounds``. ``peer`` is fio with the better of its engines, and that is also the ``limit``: what the
     drive gives to a program that does nothing else. Processor time is better when lower: its ratio is fio's over ours.
-    Without fio the key ``fio`` says so and rows have neither. Raises InvalidOptionError, DiskFullError, TierBusyError,
+    Without fio the key ``fio`` says so and rows have neither. With ``device``, a torch device, come rows of copies to
+    and from it, whose limit is a plain copy or the drive. Raises InvalidOptionError, DiskFullError, TierBusyError,
     TransferError.
     """
     wanted = file_nbytes(nvme_dir) if file_bytes is None else file_bytes
@@ -95,8 +102,13 @@ def bench_io(
         sizes = [size for size in sizes if size <= nbytes]
         fio = find_fio(direct=tier.direct, nbytes=nbytes, seed=seed)
         num_runs = (2 * len(sizes) + 1) * rounds * (1 + (len(ENGINES) if fio else 0))
-        bench = _Bench(tier, fio, nbytes, seed, rounds, seconds_per_row, _ticker(progress, num_runs))
+        on_device = _device_bench(device, tier, nbytes, rounds, seconds_per_row) if device else None
+        tick = _ticker(progress, num_runs + (on_device.num_runs if on_device else 0))
+        bench = _Bench(tier, fio, nbytes, seed, rounds, seconds_per_row, tick)
         rows = _read_rows(bench, sizes) + _verified_rows(bench) + _write_rows(bench, sizes)
+        if on_device:
+            _seal(tier, nbytes)
+            rows += on_device.rows(tick)
         return header(seed=seed, directory=nvme_dir) | {
             "fio": fio.version() if fio else "not installed: no peer and no limit; apt-get install fio",
             "o_direct": tier.direct,
@@ -141,6 +153,18 @@ def _verified_rows(bench: _Bench) -> list[Row]:
     turns = bench.take_turns(Pattern(FILL_NBYTES, is_write=False, is_random=True, depth=DEPTH), check)
     name = f"random read {_size(FILL_NBYTES)}, CRC32C checked"
     return [_rate_row(name, turns), _cpu_row(name, turns)]
+
+
+def _device_bench(device: str, tier: NVMeTier, nbytes: int, rounds: int, seconds_per_row: float) -> "DeviceBench":
+    from offload.bench.io_device import DeviceBench
+
+    return DeviceBench(device, tier, nbytes, rounds, seconds_per_row)
+
+
+def _seal(tier: NVMeTier, nbytes: int) -> None:
+    """What was laid down, and written over since, becomes blocks that can be read through a link."""
+    for slot, checksum in enumerate(_checksums(tier, nbytes)):
+        tier.seal(slot, checksum)
 
 
 def _checksums(tier: NVMeTier, nbytes: int) -> list[int]:

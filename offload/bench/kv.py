@@ -17,9 +17,9 @@ from offload.bench.generation import Timed, Window, decode_in_windows, generate_
 from offload.bench.header import header
 from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
-from offload.loader import Prospect, open_prospect
 from offload.plan import Budgets, Plan, Workload
 from offload.planner import smallest_device_bytes
+from offload.prospect import Prospect, open_prospect
 from offload.texts import help_tokens
 from tiers.block import KVBlockKey
 from tiers.eviction.mru import MRUPolicy

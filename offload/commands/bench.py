@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 bench_app = typer.Typer(help="Benchmarks against peers, limits and papers.", rich_markup_mode=None)
 
-Model = Annotated[str, typer.Option(help="A Hugging Face directory, a packed store, or smollm2-135m.", metavar="MODEL")]
-
 
 @bench_app.callback(invoke_without_command=True)
 def bench(context: typer.Context) -> None:
@@ -27,28 +25,39 @@ def bench(context: typer.Context) -> None:
 
 
 @bench_app.command()
-def io(*, nvme_dir: options.NvmeDir = None, as_json: options.Json = False) -> None:
-    """Reads and writes of the nvme tier."""
+def io(*, nvme_dir: options.NvmeDir = None, device: options.Device = None, as_json: options.Json = False) -> None:
+    """Reads and writes of the nvme tier, and copies to and from a GPU."""
     directory = options.drive_directory(nvme_dir)
     with answering(as_json) as answer:
         from offload.bench.io import bench_io
 
         with progress_bar("bench io") as progress:
-            result = bench_io(directory, progress=progress)
+            result = bench_io(directory, progress=progress, device=None if device == "cpu" else device)
         answer.show(result, _tables)
 
 
 @bench_app.command()
 def kv(
     *,
-    model: Model = "smollm2-135m",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="smollm2-135m if not given; on a GPU a synthetic one of 7 GB.", metavar="MODEL"),
+    ] = None,
+    device: options.Device = None,
     nvme_dir: options.NvmeDir = None,
     as_json: options.Json = False,
 ) -> None:
-    """Generation with a KV cache that does not fit."""
-    directory = options.drive_directory(nvme_dir)
+    """Generation with weights and a KV cache that do not fit."""
+    directory, on = options.drive_directory(nvme_dir), options.device_name(device)
     with answering(as_json) as answer:
-        path = runnable_model(model, notice=say)
+        if on != "cpu":
+            from offload.bench.gpu_kv import bench_kv_on_gpu
+
+            given = None if model is None else runnable_model(model, notice=say)
+            with progress_bar("bench kv") as progress:
+                answer.show(bench_kv_on_gpu(given, directory, on, progress=progress), _tables)
+            return
+        path = runnable_model(model or "smollm2-135m", notice=say)
         from offload.bench.kv import bench_kv
 
         with progress_bar("bench kv") as progress:
@@ -60,7 +69,8 @@ def kv(
 def experts(
     *,
     model: Annotated[
-        str | None, typer.Option(help="A mixture of experts; a synthetic one of 3.5 GB if not given.", metavar="MODEL")
+        str | None,
+        typer.Option("--model", help="A mixture of experts; else a synthetic one of 3.5 GB.", metavar="MODEL"),
     ] = None,
     memory_limit: Annotated[str, typer.Option(help="Of each run, in a memory cgroup.", metavar="SIZE")] = "1GiB",
     cached: Annotated[
@@ -68,15 +78,22 @@ def experts(
     ] = None,
     predictor: Annotated[Path | None, typer.Option(help="A trained predictor to compare.", metavar="FILE")] = None,
     steps: Annotated[str, typer.Option(help="Decode steps of each run.", metavar="N")] = "96",
+    device: options.Device = None,
     nvme_dir: options.NvmeDir = None,
     as_json: options.Json = False,
 ) -> None:
     """Mixtures of experts: eviction policies, predictors and precisions."""
-    directory = options.drive_directory(nvme_dir)
+    directory, on = options.drive_directory(nvme_dir), options.device_name(device)
     limit, share = parse_size(memory_limit), None if cached is None else options.read_share("--cached", cached)
     count = options.read_count("--steps", steps, least=8)
     with answering(as_json) as answer:
         path = None if model is None else runnable_model(model, notice=say)
+        if on != "cpu":
+            from offload.bench.gpu_experts import bench_experts_on_gpu
+
+            with progress_bar("bench experts") as progress:
+                answer.show(bench_experts_on_gpu(path, directory, on, progress=progress), _tables)
+            return
         from offload.bench.experts import Sizes, bench_experts
 
         sizes = Sizes(memory_limit=limit, slots_share=share, steps=count)

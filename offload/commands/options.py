@@ -18,30 +18,33 @@ Model = Annotated[
     typer.Argument(help="A Hugging Face directory, a .gguf file, a packed store, or smollm2-135m.", metavar="MODEL"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N.", metavar="DEVICE")]
 NvmeDir = Annotated[str | None, typer.Option(help="Directory, on a fast drive, of the nvme tier.", metavar="DIR")]
 
 
-def _setting(metavar: str, meaning: str) -> object:
-    return Annotated[str | None, typer.Option(help=meaning, metavar=metavar)]
+def _setting(option: str, metavar: str, meaning: str) -> object:
+    # Where the placeholder is the name itself, some versions of typer take it for the name, unless that is given.
+    return Annotated[str | None, typer.Option(option, help=meaning, metavar=metavar)]
 
 
 _SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
     {
-        "device": _setting("DEVICE", "cpu, cuda or cuda:N."),
-        "device_memory": _setting("SIZE", "Most bytes to use on the device."),
-        "host_memory": _setting("SIZE", "Most bytes to use of host RAM."),
+        "device": Device,
+        "device_memory": _setting("--device-memory", "SIZE", "Most bytes to use on the device."),
+        "host_memory": _setting("--host-memory", "SIZE", "Most bytes to use of host RAM."),
         "nvme_dir": NvmeDir,
-        "nvme_memory": _setting("SIZE", "Most bytes to use on that drive."),
-        "csd": _setting("N", "Computational drives to use."),
-        "dtype": _setting("DTYPE", "auto, float32, bfloat16 or float16."),
-        "experts": _setting("PRECISION", "auto, or what experts must be kept in, such as int4."),
-        "policy": _setting("NAME", "Which expert has to leave the device."),
-        "predictor": _setting("NAME", "Who says which experts come next: a name, or a trained one's file."),
+        "nvme_memory": _setting("--nvme-memory", "SIZE", "Most bytes to use on that drive."),
+        "csd": _setting("--csd", "N", "Computational drives to use."),
+        "dtype": _setting("--dtype", "DTYPE", "auto, float32, bfloat16 or float16."),
+        "experts": _setting("--experts", "PRECISION", "auto, or what experts must be kept in, such as int4."),
+        "policy": _setting("--policy", "NAME", "Which expert has to leave the device."),
+        "predictor": _setting("--predictor", "NAME", "Who says which experts come next: a name or a file."),
         "miss_precision": _setting(
+            "--miss-precision",
             "NAME",
             "high; or, at a loss, mixed: the lower of a store's two precisions for missing experts that add little.",
         ),
-        "batch": _setting("N", "Sequences side by side."),
+        "batch": _setting("--batch", "N", "Sequences side by side."),
     }
 )
 """The fields of RunConfig as options."""
@@ -99,6 +102,11 @@ def read_share(option: str, text: str) -> float:
 def drive_directory(given: str | None) -> Path:
     """Where a measurement of a drive keeps its files: as given, else ``OFFLOAD_NVME_DIR``, else ``.offload`` here."""
     return load_config({"nvme_dir": given}, as_options=True).nvme_dir or Path(".offload")
+
+
+def device_name(given: str | None) -> str:
+    """The device to measure on: as given, else ``OFFLOAD_DEVICE``, else the processor."""
+    return load_config({"device": given}, as_options=True).device
 
 
 def check_out(option: str, path: Path) -> None:

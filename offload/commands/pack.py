@@ -22,7 +22,8 @@ def pack(
     out: Annotated[Path, typer.Argument(help="Directory of the packed store to make.", metavar="OUT")],
     *,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16; as stored if not given.", metavar="DTYPE")
+        str | None,
+        typer.Option("--dtype", help="float32, bfloat16 or float16; else as stored.", metavar="DTYPE"),
     ] = None,
     experts: Annotated[
         str | None,

@@ -21,9 +21,10 @@ def train_predictor(
     traces: Annotated[list[Path], typer.Argument(help="Traces of one model.", metavar="TRACE...")],
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="File to write, .npz.", metavar="OUT")],
-    kind: Annotated[str, typer.Option(help="routing-path or pre-gate.", metavar="KIND")] = "routing-path",
+    kind: Annotated[str, typer.Option("--kind", help="routing-path or pre-gate.", metavar="KIND")] = "routing-path",
     model: Annotated[
-        str | None, typer.Option(help="The model of the traces, to start from its embeddings.", metavar="MODEL")
+        str | None,
+        typer.Option("--model", help="The model of the traces, to start from its embeddings.", metavar="MODEL"),
     ] = None,
     test: Annotated[
         Path | None, typer.Option(help="Trace to score with; else a part of the others is held out.", metavar="TRACE")

@@ -105,7 +105,7 @@ def gate_weights(model: PreTrainedModel) -> dict[int, Matrix]:
             gate = _gate_among([block], module.num_experts)
         if gate is None:
             return {}
-        gates[layer] = gate.detach().float().numpy().copy()
+        gates[layer] = gate.detach().float().cpu().numpy().copy()
     return gates
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from offload.experts.compute import for_many_tokens, for_one_token, suitable_threads
+from offload.experts.grouped import Choices, StackedSlots
 from offload.experts.store import ExpertStore
 from prefetch.expert_predictor import Routing
 from tiers.block import ExpertKey
@@ -39,23 +42,75 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     the same tokens come out whatever the budget, unless copies in a lower precision may stand in for what is missing.
     """
     layer: ExpertLayer = module.tiered_experts
+    stack = layer.store.stack(layer.index)
+    if stack is not None and layer.store.stays(layer.index):
+        return _settled(module, layer, stack, hidden_states, top_k_index, top_k_weights)
+    if stack is not None:
+        return _grouped(module, layer, stack, hidden_states, top_k_index, top_k_weights)
     num_tokens, k = top_k_index.shape
-    chosen, order = torch.sort(top_k_index.reshape(-1), stable=True)
-    experts, counts = torch.unique_consecutive(chosen, return_counts=True)
-    rows = dict(zip(experts.tolist(), torch.split(order, counts.tolist()), strict=True))
-    outputs = hidden_states.new_zeros(num_tokens * k, hidden_states.shape[-1])
-    keys = [layer.keys[expert] for expert in rows if expert < module.num_experts]
+    places = _places_of_one(top_k_index) if num_tokens == 1 else _places(top_k_index)
+    keys = [layer.keys[expert] for expert in places if expert < module.num_experts]
     if layer.store.observers:
         layer.store.observe(_routing(layer.index, hidden_states, top_k_index, top_k_weights))
     if layer.store.low_copies:
         keys = layer.store.low_copies.choose(keys)
-    for key, weights in layer.store.visit(keys):
-        places = rows[key.expert]
-        tokens = hidden_states if num_tokens == 1 else hidden_states[places // k]
-        outputs[places] = weights.apply(module, tokens)
+    compute: Any = for_one_token if num_tokens == 1 else for_many_tokens
+    with suitable_threads(layer.store.slot_nbytes, num_tokens * k / len(places)):
+        outputs: Tensor = compute(module, hidden_states, places, layer.store.visit(keys), k)
     weighted = outputs * top_k_weights.reshape(-1, 1)
     return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
 
 
+def _settled(
+    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor, weights: Tensor
+) -> Tensor:
+    """As ``tiered_experts`` where slot i of the stack is expert i: only the device needs to know who is chosen."""
+    num_tokens, k = top_k_index.shape
+    if layer.store.observers:
+        layer.store.observe(_routing(layer.index, hidden_states, top_k_index, weights))
+    layer.store.manager.stats.hits += num_tokens * k
+    chosen, order = torch.sort(top_k_index.reshape(-1))
+    tokens = hidden_states.repeat(k, 1) if num_tokens == 1 else hidden_states.index_select(0, order // k)
+    outputs = hidden_states.new_empty(num_tokens * k, hidden_states.shape[-1])
+    outputs.index_copy_(0, order, stack.apply(module, tokens, chosen))
+    weighted = outputs * weights.reshape(-1, 1)
+    return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
+
+
+def _grouped(
+    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor, weights: Tensor
+) -> Tensor:
+    """As ``tiered_experts``: a product for all experts that are there, and one for those that had to come."""
+    num_tokens, k = top_k_index.shape
+    choices = Choices.of(top_k_index)
+    keys = [layer.keys[expert] for expert in choices.rows if expert < module.num_experts]
+    if layer.store.observers:
+        layer.store.observe(_routing(layer.index, hidden_states, top_k_index, weights))
+    outputs = hidden_states.new_zeros(num_tokens * k, hidden_states.shape[-1])
+    for wave in layer.store.waves(keys, all_at_once=True):
+        index = choices.wave([(slot, key.expert) for key, slot in wave])
+        rows, slots = torch.from_numpy(index).to(hidden_states.device)
+        some = hidden_states.repeat(len(rows), 1) if num_tokens == 1 else hidden_states.index_select(0, rows // k)
+        outputs.index_copy_(0, rows, stack.apply(module, some, slots))
+    weighted = outputs * weights.reshape(-1, 1)
+    return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
+
+
+def _places_of_one(top_k_index: Tensor) -> dict[int, list[int]]:
+    """[1, k] -> for each expert where it stands among the choices, in the order of the experts."""
+    places: dict[int, list[int]] = {}
+    for place, expert in sorted(enumerate(top_k_index[0].tolist()), key=itemgetter(1)):
+        places.setdefault(expert, []).append(place)
+    return places
+
+
+def _places(top_k_index: Tensor) -> dict[int, Tensor]:
+    """[tokens, k] -> for each expert where it stands among the choices, in the order of the experts."""
+    chosen, order = torch.sort(top_k_index.reshape(-1), stable=True)
+    experts, counts = torch.unique_consecutive(chosen, return_counts=True)
+    return dict(zip(experts.tolist(), torch.split(order, counts.tolist()), strict=True))
+
+
 def _routing(layer: int, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Routing:
-    return Routing(layer, hidden_states.float().numpy(), top_k_index.numpy(), top_k_weights.float().numpy())
+    given = (hidden_states.float(), top_k_index, top_k_weights.float())
+    return Routing(layer, *(tensor.numpy(force=True) for tensor in given))

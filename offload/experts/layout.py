@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from offload.arenas import SlotBytes
 from offload.experts.codecs.base import Codec, Matrix
 from offload.experts.codecs.kernels import DEFAULT, Kernels
 from offload.experts.codecs.registry import codec_of
@@ -51,15 +52,25 @@ class ExpertWeights:
 
     def apply(self, module: Any, tokens: Tensor) -> Tensor:
         """What the expert makes of ``tokens`` [tokens, hidden], as its module in transformers would."""
+        return self.down_of(module, activate(module, self.up_of(tokens)))
+
+    def up_of(self, tokens: Tensor) -> Tensor:
+        """[tokens, hidden] -> what ``activate`` takes, a row for each."""
         parts = [matrix.multiply(tokens) for matrix in self.up]
         inner = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        if self.up_bias is not None:
-            inner = inner + self.up_bias
-        inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)  # noqa: SLF001 - the interface's
+        return inner if self.up_bias is None else inner + self.up_bias
+
+    def down_of(self, module: Any, inner: Tensor) -> Tensor:
+        """What ``activate`` returned -> [tokens, hidden]."""
         output = self.down.multiply(inner)
         if self.down_bias is not None:
             output = output + self.down_bias
         return module.post_expert_norm(output) if getattr(module, "has_post_expert_norm", False) else output
+
+
+def activate(module: Any, inner: Tensor) -> Tensor:
+    """What lies between the matrices of an expert: the same for all of them, and row by row."""
+    return module._apply_gate(inner) if module.has_gate else module.act_fn(inner)  # type: ignore[no-any-return]  # noqa: SLF001 - the interface's
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +82,9 @@ class MatrixLayout:
     codec: Codec | None = None
     kernels: Kernels = DEFAULT
 
-    def view(self, buffer: memoryview) -> Matrix:
+    def view(self, slot: SlotBytes) -> Matrix:
         """The matrix in a slot."""
-        parts = [tensor_view(buffer, spec) for spec in self.specs]
+        parts = [tensor_view(slot, spec) for spec in self.specs]
         if self.codec:
             return self.codec.matrix(parts, self.kernels)
         return StoredMatrix(parts[0], self.is_transposed, self.kernels)
@@ -109,13 +120,13 @@ class ExpertLayout:
         up = tuple(replace(matrix, kernels=kernels) for matrix in layout.up)
         return replace(layout, up=up, down=replace(layout.down, kernels=kernels))
 
-    def views(self, buffer: memoryview) -> ExpertWeights:
+    def views(self, slot: SlotBytes) -> ExpertWeights:
         """The weights in a slot."""
         return ExpertWeights(
-            up=tuple(matrix.view(buffer) for matrix in self.up),
-            up_bias=None if self.up_bias is None else tensor_view(buffer, self.up_bias),
-            down=self.down.view(buffer),
-            down_bias=None if self.down_bias is None else tensor_view(buffer, self.down_bias),
+            up=tuple(matrix.view(slot) for matrix in self.up),
+            up_bias=None if self.up_bias is None else tensor_view(slot, self.up_bias),
+            down=self.down.view(slot),
+            down_bias=None if self.down_bias is None else tensor_view(slot, self.down_bias),
         )
 
 

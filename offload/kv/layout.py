@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from offload.arenas import SlotBytes, as_bytes
 from offload.dtypes import torch_dtype
 from tiers.tier import align_up
 
@@ -36,9 +36,9 @@ class KVLayout:
         """Whether a block is a whole number of pages, as O_DIRECT wants it."""
         return self.block_nbytes == align_up(self.block_nbytes)
 
-    def rows(self, buffer: memoryview, num_slots: int) -> Tensor:
+    def rows(self, slots: SlotBytes, num_slots: int) -> Tensor:
         """All that there is of each token, [num_slots * block_tokens, values_per_token], as a view of an arena."""
-        arena = torch.frombuffer(buffer, dtype=torch_dtype(self.dtype))
+        arena = as_bytes(slots).view(torch_dtype(self.dtype))
         return arena[: num_slots * self.block_tokens * self.values_per_token].view(-1, self.values_per_token)
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from offload.arenas import Arena
 from offload.kv.layout import KVLayout
 from prefetch.budget import LinkEstimate, PrefetchBudget
 from prefetch.next_layer import NextLayerPredictor
@@ -18,7 +19,6 @@ from prefetch.selection import AllBlocks, KVSelector
 from tiers.block import BlockKey, KVBlockKey
 from tiers.errors import TierFullError
 from tiers.manager import LookupResult, TieredMemoryManager
-from tiers.memory_tier import MemoryTier
 
 _MOST_NBYTES_AHEAD = 32 * 2**20
 
@@ -55,7 +55,7 @@ class KVStore:
     def __init__(
         self,
         layout: KVLayout,
-        arena: MemoryTier,
+        arena: Arena,
         manager: TieredMemoryManager,
         *,
         num_layers: int,
@@ -116,7 +116,7 @@ class KVStore:
         return count
 
     def write(self, slot: int, offset: int, keys: Tensor, values: Tensor) -> None:
-        """Put tokens ([tokens, heads, dim]) into the slot of an open block, from token ``offset`` of it on."""
+        """Put tokens ([tokens, heads, dim]) into open blocks side by side, from token ``offset`` of the first on."""
         start = slot * self.layout.block_tokens + offset
         self.keys[start : start + keys.shape[0]] = keys
         self.values[start : start + values.shape[0]] = values

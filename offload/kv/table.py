@@ -1,6 +1,6 @@
 """The block table of one row of a batch in one layer: which blocks hold its tokens, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -141,10 +141,10 @@ class BlockTable:
     ) -> int:
         """Write tokens from ``position`` on into the given blocks at the end; returns where it stopped."""
         size, end = self._store.layout.block_tokens, keys.shape[0]
-        for slot in slots:
+        for first, count in _runs(slots):
             offset = self.num_tokens % size
-            stop = min(end, position + size - offset)
-            self._store.write(slot, offset, keys[position:stop], values[position:stop])
+            stop = min(end, position + count * size - offset)
+            self._store.write(first, offset, keys[position:stop], values[position:stop])
             self.num_tokens += stop - position
             position = stop
         is_full = self.num_tokens % size == 0
@@ -198,3 +198,15 @@ class BlockTable:
         is_run = slots[-1] - slots[0] == len(slots) - 1
         is_next = not self.blocks or self.origin == origin
         self.origin = origin if is_run and is_next else None
+
+
+def _runs(slots: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Slots that are neighbours, as the first of them and their number."""
+    first, count = slots[0], 1
+    for slot in slots[1:]:
+        if slot == first + count:
+            count += 1
+        else:
+            yield first, count
+            first, count = slot, 1
+    yield first, count

@@ -14,10 +14,11 @@ from offload.config import RunConfig
 from offload.doctor import load_profile
 from offload.experts.bind import experts_modules, gate_weights
 from offload.experts.passes import announce_passes
-from offload.loader import Prospect, load_model, open_prospect, plan_for
+from offload.loader import load_model
 from offload.numbers import has_tokenizer, parse_ids
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Workload
+from offload.prospect import Prospect, open_prospect, plan_for
 from offload.sizes import format_size
 from offload.tokens import check_ids, first_tokens, load_tokenizer
 from offload.traces.recorder import RoutingRecorder
@@ -72,13 +73,13 @@ def record_trace(
     without experts, InvalidOptionError for too few tokens or a trace too large.
     """
     pieces = _pieces(tokens, course)
-    prospect = open_prospect(model, config.dtype, experts=config.experts)
+    prospect = open_prospect(model, config)
     try:
         layers = _sparse_layers(prospect)
         check_ids(pieces.reshape(-1).tolist(), prospect.config.vocab_size)
         _check_size(prospect, len(layers), course, gate_inputs=gate_inputs)
         workload = Workload(config.batch, course.prompt_tokens, course.new_tokens)
-        profile = load_profile()
+        profile = load_profile(config.device)
         plan = plan_for(prospect, config, workload, profile)
         offloaded = load_model(prospect, plan, config, workload, profile=profile)
     except BaseException:

@@ -1,5 +1,6 @@
 """Parameters of a model as views of memory that we manage."""
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,23 +9,26 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
+from offload.arenas import SlotBytes
 from offload.dtypes import torch_dtype
 from tiers.errors import ModelError
 from tiers.weight_tier import TensorSpec, WeightGroup
 
 
-def tensor_view(buffer: memoryview, spec: TensorSpec) -> Tensor:
+def tensor_view(slot: SlotBytes, spec: TensorSpec) -> Tensor:
     """The tensor that ``spec`` describes inside a slot, without a copy."""
-    data = torch.frombuffer(buffer, dtype=torch.uint8, count=spec.nbytes, offset=spec.offset)
-    return data.view(torch_dtype(spec.dtype)).view(spec.shape)
+    dtype = torch_dtype(spec.dtype)
+    if isinstance(slot, Tensor):
+        return slot[spec.offset : spec.offset + spec.nbytes].view(dtype).view(spec.shape)
+    return torch.frombuffer(slot, dtype=dtype, count=math.prod(spec.shape), offset=spec.offset).view(spec.shape)
 
 
-def empty_parameters(model: nn.Module) -> None:
-    """Replace every parameter by an empty one of its type on the CPU, ready to be bound."""
+def empty_parameters(model: nn.Module, device: torch.device) -> None:
+    """Replace every parameter by an empty one of its type on ``device``, ready to be bound."""
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):  # noqa: SLF001 - as torch's own load_state_dict(assign)
             if parameter is not None:
-                empty = torch.empty(0, dtype=parameter.dtype)
+                empty = torch.empty(0, dtype=parameter.dtype, device=device)
                 module.register_parameter(name, nn.Parameter(empty, requires_grad=False))
 
 
@@ -45,9 +49,9 @@ class Binding:
         for parameter in self.parameters:
             parameter.data = parameter.data.new_empty(0)
 
-    def views(self, buffer: memoryview) -> list[Tensor]:
+    def views(self, slot: SlotBytes) -> list[Tensor]:
         """The group's tensors in a slot."""
-        return [tensor_view(buffer, spec) for spec in self.group.tensors]
+        return [tensor_view(slot, spec) for spec in self.group.tensors]
 
 
 _CURE = "is config.json its own?"
@@ -74,9 +78,10 @@ class ParameterMap:
         path: object,
         ignored: Iterable[str],
         renamed: Callable[[str], str] = str,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - a value
     ) -> None:
         self._shapes = {name: tuple(place.shape) for name, place in _places(model).items()}
-        empty_parameters(model)
+        empty_parameters(model, device)
         self._places = _places(model)
         self._prefix = f"{prefix}."
         self._path = path

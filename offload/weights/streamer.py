@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from offload.arenas import make_arena, slot_bytes
 from offload.weights.binding import Binding
+from offload.weights.host_copies import host_levels
 from prefetch.budget import LinkEstimate, PrefetchBudget
 from prefetch.next_layer import NextLayerPredictor
 from prefetch.prefetcher import Prefetcher
@@ -13,7 +15,6 @@ from tiers.block import BlockKey
 from tiers.errors import TierFullError
 from tiers.eviction.mru import MRUPolicy
 from tiers.manager import Level, TieredMemoryManager
-from tiers.memory_tier import MemoryTier
 from tiers.pool import BlockPool
 from tiers.transfer import TransferEngine
 from tiers.weight_tier import WeightGroup, WeightKey, WeightTier
@@ -24,19 +25,28 @@ class WeightStreamer:
 
     ``schedule`` lists the streamed groups in the order of their use in a forward pass. ``acquire`` and ``release``
     frame each use. Reading ahead goes on over the end of a pass: the first groups of the next token follow the last.
+    ``host_slots`` is how many groups the host may keep copies of.
     """
 
     def __init__(
-        self, engine: TransferEngine, source: WeightTier, schedule: Sequence[WeightGroup], staging_slots: int
+        self,
+        engine: TransferEngine,
+        source: WeightTier,
+        schedule: Sequence[WeightGroup],
+        staging_slots: int,
+        *,
+        device: str = "cpu",
+        host_slots: int = 0,
     ) -> None:
         self._schedule = [group.key for group in schedule]
         self._step_of = {key: step for step, key in enumerate(self._schedule)}
         slot_nbytes = max(group.nbytes for group in schedule)
-        self.arena = MemoryTier("device", staging_slots, slot_nbytes)
+        self.arena = make_arena(device, staging_slots, slot_nbytes)
         pool = BlockPool(staging_slots)
         # The use of weights is a loop: whatever was used last is needed last again.
         level = Level(self.arena, pool, MRUPolicy(staging_slots))
-        self.manager = TieredMemoryManager(engine, [level], backing=source)
+        self.host = host_levels(device, host_slots, slot_nbytes)
+        self.manager = TieredMemoryManager(engine, [level, *self.host], backing=source)
         self.manager.adopt({key: source.slot_of(key) for key in self._schedule})
         predictor: NextLayerPredictor[BlockKey] = NextLayerPredictor(self._keys_of_step, len(schedule), staging_slots)
         budget: PrefetchBudget[BlockKey] = PrefetchBudget(
@@ -76,6 +86,8 @@ class WeightStreamer:
     def close(self) -> None:
         self._prefetcher.stop()
         self.arena.close()
+        for level in self.host:
+            level.tier.close()
 
     def _keys_of_step(self, step: int) -> Sequence[BlockKey]:
         return (self._schedule[step],)
@@ -95,7 +107,7 @@ class LayerHooks:
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         slot = self._streamer.acquire(self._key)
         if slot not in self._views:
-            self._views[slot] = self._binding.views(self._streamer.arena.view(slot))
+            self._views[slot] = self._binding.views(slot_bytes(self._streamer.arena, slot))
         self._binding.attach(self._views[slot])
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:

@@ -8,8 +8,9 @@ import pytest
 from offload.bench.fio import Fio, FioFailed, find_fio
 from offload.bench.io import bench_io
 from offload.disk_speed import FILL_NBYTES, Pattern, descriptor, lay_down, measure, read_latency_s
+from tiers.checksum import crc32c
 from tiers.errors import InvalidOptionError, TransferError
-from tiers.nvme_tier import NVMeTier, crc32c
+from tiers.nvme_tier import NVMeTier
 
 MIB = 2**20
 needs_fio = pytest.mark.skipif(find_fio(direct=True, nbytes=MIB, seed=0) is None, reason="fio is not installed")

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import offload
 from offload.config import RunConfig
-from offload.loader import load_model, open_prospect, plan_for
+from offload.loader import load_model
 from offload.pack import pack
 from offload.plan import Plan, Workload
+from offload.prospect import open_prospect, plan_for
 from offload.session import plan_model
 from simulators.profile import DEFAULT
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget

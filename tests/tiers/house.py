@@ -4,22 +4,32 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.tiers.kit import BLOCK_NBYTES, content, key
+from tiers.device_tier import DeviceTier
 from tiers.errors import WorldError
 from tiers.eviction.registry import make_policy
 from tiers.fault_injection import FaultPlan, FaultyTier
 from tiers.manager import Level, LookupResult, TieredMemoryManager
 from tiers.memory_tier import MemoryTier
 from tiers.nvme_tier import NVMeTier
+from tiers.pinned_tier import PinnedTier
 from tiers.pool import BlockPool
 from tiers.tier import Tier
 from tiers.transfer import TransferConfig, TransferEngine
 
 
+class SeenDevice(DeviceTier):
+    """A device into which tests may look as if it were memory: at a copy."""
+
+    def view(self, slot: int) -> memoryview:
+        return memoryview(self.tensor(slot).cpu().numpy().tobytes())
+
+
 class House:
     """Levels by name and number of slots; the one named ``nvme`` is a file, the others are memory.
 
-    ``plan`` makes that file a faulty one. ``num_backed`` blocks, numbered from 0, lie in a read-only tier below. Block
-    ``i`` holds ``content(i)``, unless it was stored with something else.
+    ``device`` is the torch device of the first, which is plain memory otherwise. ``plan`` makes that file a faulty one.
+    ``num_backed`` blocks, numbered from 0, lie in a read-only tier below. Block ``i`` holds ``content(i)``, unless it
+    was stored with something else.
     """
 
     tiers: dict[str, Tier]
@@ -33,16 +43,19 @@ class House:
         num_backed: int = 0,
         plan: FaultPlan | None = None,
         stall_timeout_s: float = 60.0,
+        device: str | None = None,
     ) -> None:
         self.engine = TransferEngine(TransferConfig(queue_depth=2, stall_timeout_s=stall_timeout_s))
-        self.device = MemoryTier("device", levels["device"], BLOCK_NBYTES)
+        self.device: MemoryTier | SeenDevice = MemoryTier("device", levels["device"], BLOCK_NBYTES)
+        if device is not None:
+            self.device = SeenDevice("device", levels["device"], BLOCK_NBYTES, device)
         self.tiers = {"device": self.device}
         for name, num_slots in levels.items():
             if name == "nvme":
                 nvme = NVMeTier(directory / name, num_slots, BLOCK_NBYTES)
                 self.tiers[name] = nvme if plan is None else FaultyTier(nvme, plan)
             elif name != "device":
-                self.tiers[name] = MemoryTier(name, num_slots, BLOCK_NBYTES)
+                self.tiers[name] = PinnedTier(name, num_slots, BLOCK_NBYTES, device=device or "cpu")
         self.backing = NVMeTier(directory / "weights", num_backed, BLOCK_NBYTES, "weights") if num_backed else None
         self.levels = [
             Level(tier, BlockPool(tier.num_slots), make_policy(policy, tier.num_slots)) for tier in self.tiers.values()
@@ -61,7 +74,7 @@ class House:
 
     def write(self, slot: int, data: bytes) -> None:
         """Fill a slot of the device, as a model would."""
-        self.device.view(slot)[:] = data
+        self.device.write(slot, memoryview(data))
 
     def store(self, *indices: int) -> None:
         """New blocks, wholly written."""

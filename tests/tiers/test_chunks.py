@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tiers.chunks import Chunk, Move, plan_chunks
 from tiers.io_queue import IOQueue
+from tiers.slots import even_slots
 from tiers.tier import Extent
 
 PAGE = 4096
@@ -47,7 +48,7 @@ def one_file(num_slots: int, num_pages: int) -> Files:
     return Files([[Extent(3, slot * nbytes, nbytes, nbytes)] for slot in range(num_slots)])
 
 
-def describe(chunks: Sequence[Chunk]) -> list[tuple[int, int, list[str]]]:
+def describe(chunks: Sequence[Chunk[memoryview]]) -> list[tuple[int, int, list[str]]]:
     """File, first page, and the pages of memory that belong to it: "slot.page", one string for each buffer."""
     return [
         (
@@ -59,8 +60,8 @@ def describe(chunks: Sequence[Chunk]) -> list[tuple[int, int, list[str]]]:
     ]
 
 
-def plan(files: Files, memory: Memory, moves: Sequence[tuple[int, int]], max_pages: int) -> list[Chunk]:
-    return plan_chunks(files, memory, [Move(*move) for move in moves], max_pages * PAGE, is_write=False)
+def plan(files: Files, memory: Memory, moves: Sequence[tuple[int, int]], max_pages: int) -> list[Chunk[memoryview]]:
+    return plan_chunks(files, memory.view, [Move(*move) for move in moves], max_pages * PAGE, is_write=False)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_blocks_of_two_pages(
 
 
 def test_writes_are_reads_the_other_way_round() -> None:
-    chunks = plan_chunks(one_file(4, 1), Memory(4, 1), [Move(0, 3), Move(1, 2)], 8 * PAGE, is_write=True)
+    chunks = plan_chunks(one_file(4, 1), Memory(4, 1).view, [Move(0, 3), Move(1, 2)], 8 * PAGE, is_write=True)
     assert describe(chunks) == [(3, 2, ["1.0", "0.0"])]
 
 
@@ -134,6 +135,18 @@ def test_a_request_has_a_limited_number_of_buffers() -> None:
     assert [chunk.offset for chunk in chunks] == [0, 64 * PAGE, 128 * PAGE]
 
 
+def test_memory_may_be_places_in_the_memory_of_a_device() -> None:
+    """And every buffer says which block it is of, and which part of that."""
+    moves = [Move(1, 0), Move(0, 2)]
+    layout = even_slots(3, 2 * PAGE)
+    (chunk,) = plan_chunks(one_file(3, 2), layout.range_of, moves, 8 * PAGE, is_write=False)
+    assert chunk.buffers == (range(4 * PAGE, 6 * PAGE), range(2 * PAGE))
+    assert chunk.places == ((moves[1], 0), (moves[0], 0))
+    first, second = plan_chunks(one_file(3, 2), layout.range_of, moves[:1], PAGE, is_write=False)
+    assert (first.buffers, first.places) == ((range(PAGE),), ((moves[0], 0),))
+    assert (second.buffers, second.places) == ((range(PAGE, 2 * PAGE),), ((moves[0], PAGE),))
+
+
 @settings(deadline=None)
 @given(
     moves=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), unique_by=(lambda m: m[0], lambda m: m[1])),
@@ -142,7 +155,7 @@ def test_a_request_has_a_limited_number_of_buffers() -> None:
 )
 def test_every_page_goes_where_it_belongs_once(moves: list[tuple[int, int]], max_pages: int, is_write: bool) -> None:
     chunks = plan_chunks(
-        one_file(8, 3), Memory(8, 3), [Move(*move) for move in moves], max_pages * PAGE, is_write=is_write
+        one_file(8, 3), Memory(8, 3).view, [Move(*move) for move in moves], max_pages * PAGE, is_write=is_write
     )
     found = {}
     for _, page, buffers in describe(chunks):

@@ -11,6 +11,7 @@ import pytest
 
 from tests.contracts.tier import BLOCK_NBYTES, NUM_SLOTS, TierContract, raw_get, raw_put
 from tests.tiers.kit import content
+from tiers.checksum import crc32c
 from tiers.errors import CorruptBlockError, DiskFullError, TransferError
 from tiers.fault_injection import Fault, FaultPlan, FaultyTier
 from tiers.io_queue import Completion, IOQueue, IORequest
@@ -32,7 +33,7 @@ class TestTierWithoutFaults(TierContract):
     def put(self, tier: Tier, slot: int, data: bytes) -> None:
         assert isinstance(tier, FaultyTier)
         assert isinstance(tier.wrapped, NVMeTier)
-        tier.wrapped.seal(slot, memoryview(data))
+        tier.wrapped.seal(slot, crc32c(memoryview(data)))
         raw_put(tier.wrapped, slot, data)
 
 

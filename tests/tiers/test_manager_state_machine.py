@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
+from tests.tiers.devices import on_cuda
 from tests.tiers.house import House
 from tests.tiers.manager_machine import LEVELS, NUM_BACKED, ManagerMachine
 from tiers.errors import WorldError
@@ -66,6 +67,24 @@ def run(machine: type[ManagerMachine], directory: Path, policies: Sequence[str],
 @pytest.mark.parametrize("policy", POLICIES)
 def test_agrees_with_a_dict(tmp_path: Path, policy: str) -> None:
     run(ManagerMachine, tmp_path, [policy], max_examples=12)
+
+
+class DeviceManagerMachine(ManagerMachine):
+    """The same where the first level is a device, which the others reach by copies and by way of a ring."""
+
+    device = "cpu"
+
+    def make_house(self, directory: Path, policy: str) -> House:
+        return House(directory, LEVELS, policy=policy, num_backed=NUM_BACKED, device=self.device)
+
+
+class CudaManagerMachine(DeviceManagerMachine):
+    device = "cuda"
+
+
+@pytest.mark.parametrize("machine", [DeviceManagerMachine, pytest.param(CudaManagerMachine, marks=on_cuda)])
+def test_agrees_with_a_dict_on_a_device(tmp_path: Path, machine: type[ManagerMachine]) -> None:
+    run(machine, tmp_path, ["lru", "arc", "cost_aware"], max_examples=15)
 
 
 def test_never_returns_wrong_bytes_from_a_bad_drive(tmp_path: Path) -> None:

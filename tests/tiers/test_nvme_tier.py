@@ -13,6 +13,7 @@ import pytest
 
 from tests.contracts.tier import BLOCK_NBYTES, NUM_SLOTS, TierContract, pattern, raw_get, raw_put
 from tests.tiers.kit import content, fill, move_one, open_fds, running
+from tiers.checksum import crc32c
 from tiers.errors import CorruptBlockError, DiskFullError, InvalidOptionError, TierBusyError, TransferError
 from tiers.io_queue import LinuxAIOQueue, ThreadQueue
 from tiers.memory_tier import MemoryTier
@@ -54,7 +55,7 @@ class TestNVMeTier(TierContract):
 
     def put(self, tier: Tier, slot: int, data: bytes) -> None:
         assert isinstance(tier, NVMeTier)
-        tier.seal(slot, memoryview(data))
+        tier.seal(slot, crc32c(memoryview(data)))
         raw_put(tier, slot, data)
 
 

@@ -28,21 +28,23 @@ class ExpectedUsePolicy(ForecastingPolicy[K]):
     def __init__(self, capacity: int, layer_of: Callable[[K], int] = layer_of) -> None:
         super().__init__(capacity, layer_of)
         self._odds: UseOdds[K] = UseOdds()
-        self._passes = np.zeros(capacity)
-        """Until the next use of each key, beyond the next pass through its layer."""
+        self._passes = np.zeros(capacity + 1)
+        """Until the next use of each key, beyond the next pass through its layer. The last is nobody's."""
         self._drawn: dict[K, int] = {}
         """The keys of the visit under way, with their columns in the odds."""
         self._ghosts: dict[K, int] = {}
         """Keys that left, with their layers."""
         self._rows_of: dict[int, Rows] = {}
-        """For each layer the rows of its keys, by column; -1 where there is none."""
+        """For each layer the rows of its keys, by column; -1, which is the last, where there is none."""
         self._columns = np.zeros(capacity, np.int64)
 
     def _worth(self) -> Floats:
-        passes = self._passes
+        passes = self._passes[:-1]
         if self._expected:
-            later = (1.0 - self._probability) * (1.0 + passes) + (self._steps - 1) // self._span
-            passes = np.where(self._probability > 0.0, later, passes)
+            rows = np.flatnonzero(self._probability)
+            passes = passes.copy()
+            later = (self._steps[rows] - 1) // self._span
+            passes[rows] = (1.0 - self._probability[rows]) * (1.0 + passes[rows]) + later
         return -(passes + self._until_layer())
 
     def _enter(self, key: K, row: int) -> None:
@@ -78,5 +80,4 @@ class ExpectedUsePolicy(ForecastingPolicy[K]):
             before = self._layer_of(next(iter(drawn)))
             passes = self._odds.learn(before, drawn.values())
             rows = self._rows_of[before][: passes.size]
-            is_here = rows >= 0
-            self._passes[rows[is_here]] = passes[: rows.size][is_here]
+            self._passes[rows] = passes[: rows.size]

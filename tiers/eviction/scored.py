@@ -40,6 +40,8 @@ class ScoredPolicy(EvictionPolicy[K]):
         """Number of the first use of the visit."""
         self._span = 1
         """Number of layers, as far as is known."""
+        self._after = np.ones(2)
+        """The part of a pass from one layer to the next one, the one after that and so on, twice round."""
 
     @abstractmethod
     def _worth(self) -> Floats:
@@ -78,6 +80,7 @@ class ScoredPolicy(EvictionPolicy[K]):
             return []
         worth = self._worth()
         worth[self._free] = np.inf
+        worth[[self._rows[key] for key in protected if key in self._rows]] = np.inf
         victims: list[K] = []
         while len(victims) < n:
             least = np.flatnonzero(worth == worth.min())
@@ -85,8 +88,7 @@ class ScoredPolicy(EvictionPolicy[K]):
             worth[row] = np.inf
             key = self._keys[row]
             assert key is not None
-            if key not in protected:
-                victims.append(key)
+            victims.append(key)
         for key in victims:
             self._take_out(key, is_evicted=True)
         return victims
@@ -105,7 +107,9 @@ class ScoredPolicy(EvictionPolicy[K]):
         row = self._rows[key] = self._free.pop()
         self._keys[row] = key
         self._layers[row] = layer = self._layer_of(key)
-        self._span = max(self._span, layer + 1)
+        if layer >= self._span:
+            self._span = layer + 1
+            self._after = np.tile(np.arange(1, self._span + 1) / self._span, 2)
         self._used[row] = self._began - 1
         self._enter(key, row)
         return row
@@ -127,5 +131,4 @@ class ScoredPolicy(EvictionPolicy[K]):
 
     def _until_layer(self) -> Floats:
         """[capacity] part of a pass until the layer of each key comes round, of (0, 1]; 1 for the current one."""
-        ahead = (self._layers - self._layer) % self._span
-        return np.where(ahead == 0, self._span, ahead) / self._span
+        return self._after[-(self._layer + 1) % self._span :].take(self._layers)

@@ -13,8 +13,7 @@ Floats = NDArray[np.float32]
 _RATES = 1 / np.array([[2.0], [8.0], [32.0], [256.0]], np.float32)
 """Weight of the latest pass in each moving average: what is current, what is the topic, what is popular."""
 _LEAST = np.float32(0.002)
-"""No average counts as closer to 0 or to 1 than this."""
-_LOWEST = np.log(_LEAST / (1 - _LEAST))
+"""What a pass without a use counts for, and one with a use lacks to 1, so that all odds are finite."""
 _LEARNING_RATE = 0.02
 _MOST_USED = 0.6
 """A pass that uses more of a layer is one of many tokens, and teaches nothing of the odds in one of a single token."""
@@ -31,8 +30,8 @@ class UseOdds(Generic[K]):
 
     def __init__(self) -> None:
         self._layers: dict[int, _Averages[K]] = {}
-        self._weights = np.append(np.full(len(_RATES), 1 / len(_RATES), np.float32), np.float32(0.0))
-        self._bias = np.float32(0.0)
+        # Of the averages' log-odds, the latest pass, and 1; negative, since it is the odds against that are wanted.
+        self._weights = -np.array([1 / len(_RATES)] * len(_RATES) + [0.0, 0.0], np.float32)
 
     def add(self, layer: int, key: K) -> int:
         """The column of a key in what ``learn`` returns; the same as before for a key that is known."""
@@ -52,19 +51,18 @@ class UseOdds(Generic[K]):
         That is, with the probability p, 1/p - 1: the passes that will go by before the use is expected.
         """
         averages = self._layers[layer]
-        is_used = np.zeros(averages.values.shape[1], np.float32)
-        is_used[list(used)] = 1.0
+        features = averages.features
+        latest = np.full(features.shape[1], _LEAST)
+        latest[list(used)] = 1 - _LEAST
         if averages.passes and len(used) < _MOST_USED * len(averages.columns):
-            # Not what was returned last: the other layers have taught something since.
-            probability = 1 / (1 + self._against(averages.features))
-            surprise = (is_used - probability) * np.float32(_LEARNING_RATE / is_used.size)
-            self._weights += averages.features @ surprise
-            self._bias += surprise.sum()
-        averages.count(is_used)
-        return self._against(averages.features)
+            # Not by what was returned last: the other layers have taught something since.
+            surprise = latest - 1 / (1 + self._against(features))
+            self._weights -= features @ (surprise * np.float32(_LEARNING_RATE / latest.size))
+        averages.count(latest)
+        return self._against(features)
 
     def _against(self, features: Floats) -> Floats:
-        against: Floats = np.exp(np.minimum(-(self._weights @ features) - self._bias, np.float32(20.0)))
+        against: Floats = np.exp(np.minimum(self._weights @ features, np.float32(20.0)))
         return against
 
 
@@ -74,7 +72,7 @@ class _Averages(Generic[K]):
     def __init__(self) -> None:
         self.passes = 0
         self.columns: dict[K, int] = {}
-        self.values = np.zeros((len(_RATES), 8), np.float32)
+        self.values = np.full((len(_RATES), 8), _LEAST)
         self.features = _unused(8)
         self._free: list[int] = []
 
@@ -83,29 +81,28 @@ class _Averages(Generic[K]):
             return self.columns[key]
         column = self._free.pop() if self._free else len(self.columns)
         if column == self.values.shape[1]:
-            self.values = np.pad(self.values, ((0, 0), (0, column)))
+            self.values = np.pad(self.values, ((0, 0), (0, column)), constant_values=_LEAST)
             self.features = np.concatenate([self.features, _unused(column)], axis=1)
         self.columns[key] = column
         return column
 
     def forget(self, key: K) -> None:
         column = self.columns.pop(key)
-        self.values[:, column] = 0.0
+        self.values[:, column] = _LEAST
         self.features[:, column] = _unused(1)[:, 0]
         self._free.append(column)
 
-    def count(self, is_used: Floats) -> None:
+    def count(self, latest: Floats) -> None:
         """One more pass. As long as there were few, the averages are plain ones."""
         self.passes += 1
         rates = _RATES if self.passes > 256 else np.maximum(_RATES, np.float32(1 / self.passes))
-        self.values += rates * (is_used - self.values)
-        shares = np.minimum(np.maximum(self.values, _LEAST), 1 - _LEAST)
-        self.features[:-1] = np.log(shares / (1 - shares))
-        self.features[-1] = is_used
+        self.values += rates * (latest - self.values)
+        np.log(self.values / (1 - self.values), out=self.features[:-2])
+        self.features[-2] = latest
 
 
 def _unused(columns: int) -> Floats:
-    """The features of keys that no pass has used: [averages + 1, columns]."""
-    features = np.full((len(_RATES) + 1, columns), _LOWEST, np.float32)
-    features[-1] = 0.0
+    """The features of keys that no pass has used: [averages + 2, columns]."""
+    features = np.full((len(_RATES) + 2, columns), np.log(_LEAST / (1 - _LEAST)))
+    features[-2:] = np.array([[_LEAST], [1.0]])
     return features

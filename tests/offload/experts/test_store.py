@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -56,14 +57,16 @@ def as_is(matrix: Matrix) -> torch.Tensor:
 
 
 def visited(store: ExpertStore, layer: int, *experts: int) -> list[int]:
-    return [key.expert for key, _ in store.visit([key(layer, expert) for expert in experts])]
+    groups = store.visit([key(layer, expert) for expert in experts])
+    return [key.expert for group in groups for key, _ in group]
 
 
 def test_weights_are_those_of_the_checkpoint(path: Path) -> None:
     tensors = load_file(path / "model.safetensors")
     with opened(path, 3) as store:
         for layer in range(LAYERS):
-            for found, weights in store.visit([key(layer, expert) for expert in range(EXPERTS)]):
+            groups = store.visit([key(layer, expert) for expert in range(EXPERTS)])
+            for found, weights in chain.from_iterable(groups):
                 name = f"model.layers.{layer}.block_sparse_moe.experts.{found.expert}"
                 gate_and_up = [tensors[f"{name}.{part}.weight"] for part in ("w1", "w3")]
                 assert torch.equal(torch.cat([as_is(matrix) for matrix in weights.up]), torch.cat(gate_and_up))

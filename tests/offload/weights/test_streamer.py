@@ -56,7 +56,9 @@ def check(streamer: WeightStreamer, source: WeightTier, key: WeightGroupKey) -> 
     """The group is in its staging slot while it is held."""
     expected = content(source, key)
     slot = streamer.acquire(key)
-    assert bytes(streamer.arena.view(slot)[: len(expected)]) == expected
+    found = bytearray(len(expected))
+    streamer.arena.read(slot, memoryview(found))
+    assert found == expected
     streamer.release(key)
     streamer.manager.check()
 

@@ -1,0 +1,48 @@
+"""The device's arenas, wherever its memory is: slots that tensors are views of."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from offload.device import has_own_memory, torch_device
+from tiers.device_tier import DeviceTier
+from tiers.memory_tier import MemoryTier
+from tiers.pinned_tier import PinnedTier
+
+Arena = MemoryTier | DeviceTier
+
+SlotBytes = memoryview | Tensor
+"""The bytes of a slot, or of a whole arena: host memory, or a tensor of uint8 in the device's own."""
+
+
+def make_arena(device: str, num_slots: int, block_nbytes: int) -> Arena:
+    """Slots of one size. Raises TierError where the device has not so much memory left."""
+    if not has_own_memory(device):
+        return MemoryTier("device", num_slots, block_nbytes)
+    return DeviceTier("device", num_slots, block_nbytes, torch_device(device))
+
+
+def make_resident_arena(device: str, sizes: Sequence[int]) -> Arena:
+    """Slots of sizes of their own, for what never leaves. Raises TierError as ``make_arena``."""
+    if not has_own_memory(device):
+        return MemoryTier.of_sizes("device", sizes)
+    return DeviceTier.of_sizes("device", sizes, torch_device(device))
+
+
+def make_host_arena(device: str, num_slots: int, block_nbytes: int) -> MemoryTier:
+    """Slots of the host's memory, page-locked where a device copies from them. Raises TierError."""
+    if not has_own_memory(device):
+        return MemoryTier("host", num_slots, block_nbytes)
+    return PinnedTier("host", num_slots, block_nbytes, device=torch_device(device))
+
+
+def slot_bytes(arena: Arena, slot: int) -> SlotBytes:
+    """The bytes of a slot, without a copy."""
+    return arena.tensor(slot) if isinstance(arena, DeviceTier) else arena.view(slot)
+
+
+def as_bytes(slot: SlotBytes) -> Tensor:
+    """The same bytes as a tensor of uint8."""
+    # Of a memoryview of its own: then the memory stays for as long as the tensor, also where its tier is closed before.
+    return slot if isinstance(slot, Tensor) else torch.frombuffer(slot[:], dtype=torch.uint8)

@@ -1,0 +1,68 @@
+"""The kernels behind scaled_dot_product_attention: called by name, since only then do they tell the logsumexp."""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+Kernel = Callable[[Tensor, Tensor, Tensor, float, bool, Tensor | None], tuple[Tensor, Tensor]]
+"""Queries, keys and values [batch, heads, tokens, dim], scale, whether query i sees keys up to i only, mask [queries,
+keys] of what is seen -> output in their type and shape, logsumexp [batch, heads, queries] in float32."""
+
+_aten = torch.ops.aten
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_HALVES = (torch.bfloat16, torch.float16)
+_WIDEST = 256
+"""Of a head, for the flash kernel of CUDA."""
+
+
+def kernel_for(query: Tensor, *, masked: bool) -> Kernel | None:
+    """The best kernel for such queries; None where torch has none that tells the logsumexp."""
+    if query.device.type == "cpu":
+        return _flash_on_cpu if query.dtype in _FLOATS else None
+    return _efficient_on_cuda if query.device.type == "cuda" and not masked and query.dtype in _FLOATS else None
+
+
+def flash_of_groups(
+    query: Tensor, keys: Tensor, values: Tensor, scale: float, *, is_causal: bool
+) -> tuple[Tensor, Tensor] | None:
+    """CUDA's flash kernel, which knows by itself which heads share keys; None where it does not apply.
+
+    query [heads, queries, dim], keys [tokens, kv_heads, dim] and values alike -> output [heads, queries, dim],
+    logsumexp [heads, queries].
+    """
+    dim = query.shape[-1]
+    fits = query.dtype in _HALVES and dim <= _WIDEST and dim % 8 == 0 and values.shape[-1] == dim
+    if not (query.is_cuda and fits and query.shape[1] and keys.shape[0] and _has_flash(query.device)):
+        return None
+    by_head = (tokens.transpose(0, 1).unsqueeze(0) for tokens in (keys, values))
+    kernel = _aten._scaled_dot_product_flash_attention.default  # noqa: SLF001
+    output, logsumexp = kernel(query.unsqueeze(0), *by_head, 0.0, is_causal, False, scale=scale)[:2]
+    return output[0], logsumexp[0]
+
+
+@cache
+def _has_flash(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _flash_on_cpu(
+    query: Tensor, keys: Tensor, values: Tensor, scale: float, is_causal: bool, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    bias = None
+    if mask is not None:
+        bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
+        bias = bias.expand(*query.shape[:2], -1, -1)
+    kernel = _aten._scaled_dot_product_flash_attention_for_cpu.default  # noqa: SLF001
+    output, logsumexp = kernel(query, keys, values, 0.0, is_causal, attn_mask=bias, scale=scale)
+    return output, logsumexp
+
+
+def _efficient_on_cuda(
+    query: Tensor, keys: Tensor, values: Tensor, scale: float, is_causal: bool, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    assert mask is None, "a mask would have to be widened to all heads"
+    kernel = _aten._scaled_dot_product_efficient_attention.default  # noqa: SLF001
+    output, logsumexp = kernel(query, keys, values, None, True, 0.0, is_causal, scale=scale)[:2]
+    return output, logsumexp[..., : query.shape[2]]  # which it rounds up

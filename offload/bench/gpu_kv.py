@@ -1,0 +1,188 @@
+"""Generation on a GPU whose memory is too small: weights and KV blocks in the host's memory and on a drive."""
+
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from offload.bench.generation import Timed, generate_timed
+from offload.bench.gpu import Change, GPUBench, GPUSizes, Row, free, opened
+from offload.bench.synthetic_dense import synthetic_dense
+from offload.bench.ticker import Progress, ticker
+from offload.config import RunConfig
+from offload.doctor import load_profile
+from offload.offloaded_model import OffloadedModel
+from offload.plan import Plan, Workload
+from offload.prospect import Prospect, open_prospect, plan_for
+
+_LAYERS = 16
+
+
+def bench_kv_on_gpu(
+    model: Path | None,
+    nvme_dir: Path,
+    device: str,
+    *,
+    progress: Progress | None = None,
+    sizes: GPUSizes | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Rows: everything resident; half of the weights, and three quarters of the KV cache, in the host or on the drive.
+
+    ``model`` is a directory, or a synthetic dense model of 7 GB is used. ``limit`` is the roofline: the time of a
+    resident step, or the bytes that came over a link at the rate that a plain large copy, or fio, reached in the same
+    run, whichever is longest. Raises as ``offload.load``.
+    """
+    sizes = sizes or GPUSizes()
+    path = model or synthetic_dense(nvme_dir, _LAYERS)
+    with opened(path, nvme_dir, device, sizes, ticker(progress, 9), seed) as bench:
+        rows = _Rows(bench)
+        return bench.answer([*rows.resident_rows(), *rows.weight_rows(), *rows.kv_rows()], seed)
+
+
+@dataclass(slots=True)
+class _Rows:
+    bench: GPUBench
+    _resident: dict[int, Timed] = field(default_factory=dict)
+
+    def resident_rows(self) -> Iterator[Row]:
+        """The cost of the runtime where it has nothing to do, turn by turn with plain transformers."""
+        prompt, new = self._prompt(self.bench.sizes.prompt), self.bench.sizes.new
+        ours: list[Timed] = []
+        theirs: list[Timed] = []
+
+        def use(offloaded: OffloadedModel) -> None:
+            plain = self.bench.plain()
+            for model, runs in ((offloaded, ours), (plain, theirs)) * (1 + self.bench.sizes.rounds):
+                runs.append(generate_timed(model, prompt, new))
+
+        self.bench.with_plan(self.bench.config(), len(prompt), new, use)
+        self._resident[len(prompt)] = ours[-1]
+        step_s, peer_s = (statistics.median(timed.step_s for timed in runs[1:]) for runs in (ours, theirs))
+        yield {
+            "name": f"all resident, {len(prompt)} + {new} tokens",
+            "unit": "tokens/s",
+            "ours": 1 / step_s,
+            "peer": 1 / peer_s,
+            "peer_name": "transformers",
+            "ratio_to_peer": peer_s / step_s,
+            "prefill_s": ours[-1].prefill_s,
+            "peer_prefill_s": theirs[-1].prefill_s,
+            "same_tokens": ours[-1].tokens == theirs[-1].tokens,
+        }
+        self.bench.tick()
+
+    def weight_rows(self) -> Iterator[Row]:
+        """Half of the weights on the device."""
+        prompt = self._prompt(self.bench.sizes.prompt)
+        budget = self._half(len(prompt), self.bench.sizes.new)
+        for place, host in (("in the host", None), ("on the drive", 0)):
+            config = RunConfig(
+                device=str(self.bench.device), device_memory=budget, host_memory=host, nvme_dir=self.bench.nvme_dir
+            )
+            row = self._row(f"half of the weights {place}", prompt, self._count(host is None), config)
+            self.bench.tick()
+            row |= self._accelerate(prompt, budget, on_disk=host == 0)
+            if "peer" in row:
+                row["ratio_to_peer"] = row["ours"] / row["peer"]
+            self.bench.tick()
+            yield row
+
+    def kv_rows(self) -> Iterator[Row]:
+        """A long context, a quarter of its KV cache on the device."""
+        new = self.bench.sizes.new
+        prompt = self._prompt(self.bench.sizes.long_context - new)
+        for tier in ("host", "nvme"):
+            config = self.bench.config()
+            name = f"KV of {self.bench.sizes.long_context} tokens, three quarters {_PLACES[tier]}"
+            row = self._row(name, prompt, self._count(tier == "host"), config, change=_spill_kv(tier))
+            self.bench.tick()
+            if tier == "host":
+                row |= self._offloaded_cache(prompt)
+                row["ratio_to_peer"] = row["ours"] / row["peer"]
+            self.bench.tick()
+            yield row
+
+    def _row(self, name: str, prompt: list[int], new: int, config: RunConfig, *, change: Change | None = None) -> Row:
+        resident = self._all_resident(prompt)
+        rates = self.bench.rates()
+        timed = self.bench.with_plan(config, len(prompt), new, lambda model: generate_timed(model, prompt, new), change)
+        rates = self.bench.mean(rates, self.bench.rates())
+        assert timed.stretch is not None, "a model with tiers has counters"
+        missed = {link: timed.stretch.nbytes(link) / timed.stretch.passes for link in rates}
+        return self.bench.limited(name, timed.step_s, resident.step_s, missed, rates) | {
+            "prefill_s": timed.prefill_s,
+            "resident_prefill_s": resident.prefill_s,
+            "same_tokens": timed.tokens == resident.tokens[: len(timed.tokens)],
+        }
+
+    def _count(self, is_fast: bool) -> int:
+        return self.bench.sizes.new if is_fast else self.bench.sizes.slow_new
+
+    def _all_resident(self, prompt: list[int]) -> Timed:
+        new = self.bench.sizes.new
+        if len(prompt) not in self._resident:
+            use: Callable[[OffloadedModel], list[Timed]] = lambda model: [  # noqa: E731
+                generate_timed(model, prompt, new) for _ in range(2)
+            ]
+            self._resident[len(prompt)] = self.bench.with_plan(self.bench.config(), len(prompt), new, use)[-1]
+        return self._resident[len(prompt)]
+
+    def _accelerate(self, prompt: list[int], budget: int, *, on_disk: bool) -> Row:
+        """Hugging Face's own way of running a model that does not fit."""
+        try:
+            import accelerate  # noqa: F401 - from_pretrained needs it for device_map
+        except ImportError:
+            return {}
+        index = self.bench.device.index
+        memory = {index: budget, "cpu": 0 if on_disk else 2**40}
+        with tempfile.TemporaryDirectory(dir=self.bench.nvme_dir.parent, prefix="accelerate-") as folder:
+            peer: Any = AutoModelForCausalLM.from_pretrained(
+                self.bench.model, dtype="auto", device_map="auto", max_memory=memory, offload_folder=folder
+            )
+            timed = generate_timed(peer, prompt, self.bench.sizes.slow_new)
+            del peer
+            free()
+        name = "accelerate, disk (page cache warm)" if on_disk else "accelerate, host"
+        return {"peer": 1 / timed.step_s, "peer_name": name}
+
+    def _offloaded_cache(self, prompt: list[int]) -> Row:
+        """transformers with its own offloaded cache: layer by layer out of the host's memory."""
+        plain = self.bench.plain()
+        timed = generate_timed(plain, prompt, self.bench.sizes.slow_new, cache_implementation="offloaded")
+        del plain
+        free()
+        return {"peer": 1 / timed.step_s, "peer_name": "transformers, offloaded cache"}
+
+    def _half(self, prompt: int, new: int) -> int:
+        """A budget that leaves half of the layers out."""
+        config, workload = self.bench.config(), Workload(1, prompt, new)
+        prospect = open_prospect(self.bench.model, config)
+        prospect.source.close()
+        plan = plan_for(prospect, config, workload, load_profile(config.device))
+        return plan.device_bytes_used - sum(prospect.sizes.layer_nbytes) // 2
+
+    def _prompt(self, num_tokens: int) -> list[int]:
+        generator = torch.Generator().manual_seed(num_tokens)
+        ids: list[int] = torch.randint(0, 1000, (num_tokens,), generator=generator).tolist()
+        return ids
+
+
+_PLACES = {"host": "in the host", "nvme": "on the drive"}
+
+
+def _spill_kv(tier: str) -> Change:
+    """Turn an all-resident plan into one with a quarter of the KV cache on the device, the rest below."""
+
+    def change(_: Prospect, plan: Plan) -> Plan:
+        kept, blocks = max(1, plan.kv_device_blocks // 4), plan.kv_device_blocks
+        if tier == "host":
+            return replace(plan, kv_device_blocks=kept, kv_host_blocks=blocks)
+        return replace(plan, kv_device_blocks=kept, kv_nvme_blocks=blocks)
+
+    return change

@@ -1,0 +1,110 @@
+"""An opened checkpoint, and the plan for it within a budget: all that happens before anything is loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedConfig
+
+from offload.architecture import Architecture, read_architecture, standard_config
+from offload.checkpoint.source import open_source
+from offload.config import RunConfig
+from offload.device import available_bytes, available_host_bytes, has_own_memory, require_device
+from offload.dtypes import torch_dtype
+from offload.experts.note import ExpertNote
+from offload.model_sizes import model_sizes
+from offload.plan import Budgets, ModelSizes, Plan, Workload
+from offload.planner import make_plan
+from offload.weights.types import stored_dtype
+from simulators.profile import HardwareProfile
+from tiers.errors import BudgetError, InvalidOptionError
+from tiers.weight_tier import WeightTier
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """An opened checkpoint and what the planner needs to know of it; nothing is loaded yet."""
+
+    path: Path
+    source: WeightTier
+    architecture: Architecture
+    dtype: str
+    sizes: ModelSizes
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.architecture.config
+
+
+_ANYTHING = RunConfig()
+
+
+def open_prospect(
+    path: Path, config: RunConfig = _ANYTHING, *, context_tokens: int = 0, block_tokens: int | None = None
+) -> Prospect:
+    """Open a checkpoint for planning; the caller closes ``source``. Raises ModelError, InvalidOptionError.
+
+    Of ``config`` only the device and what the model must be stored in count. ``block_tokens`` is the least size of a KV
+    block, in tokens; if not given, what suits the device and sequences of ``context_tokens``.
+    """
+    architecture = read_architecture(path)
+    source = open_source(path)
+    try:
+        stored = stored_dtype(source)
+        named = str(torch_dtype(stored)).removeprefix("torch.")
+        _check_dtype(path, config.dtype, named)
+        _check_experts(path, config.experts)
+        named_config = {**standard_config(architecture.config), "dtype": named}
+        tokens = block_tokens or _block_tokens(config.device, context_tokens)
+        sizes = model_sizes(source.groups, named_config, architecture.attention, min_block_tokens=tokens)
+    except BaseException:
+        source.close()
+        raise
+    return Prospect(path, source, architecture, stored, sizes)
+
+
+def _block_tokens(device: str, context_tokens: int) -> int:
+    """A GPU fetches and attends faster than its host keeps books: there, a sixteenth of a sequence, up to 1,024."""
+    if not has_own_memory(device):
+        return 64
+    return min(1024, max(64, 1 << (context_tokens // 16).bit_length()))
+
+
+def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile: HardwareProfile) -> Plan:
+    """The plan for a budget. Raises BudgetError, and InvalidOptionError for a device that is not there."""
+    require_device(config.device)
+    longest = getattr(prospect.config, "max_position_embeddings", None)
+    tokens = workload.context_tokens
+    if longest is not None and tokens > longest:
+        raise InvalidOptionError(
+            f"{workload.prompt_tokens} prompt tokens and {workload.new_tokens} new exceed the context of {longest}: "
+            f"shorten the prompt to {max(0, longest - workload.new_tokens)} tokens"
+        )
+    device_bytes = config.device_memory if config.device_memory is not None else available_bytes(config.device)
+    nvme_bytes = config.nvme_memory if config.nvme_dir is not None else 0
+    host_bytes = config.host_memory if config.host_memory is not None else available_host_bytes(config.device)
+    budgets = Budgets(device_bytes, host_bytes, nvme_bytes, host_is_apart=has_own_memory(config.device))
+    try:
+        return make_plan(prospect.sizes, budgets, workload, profile)
+    except BudgetError as error:
+        if config.nvme_dir is None:
+            message = f"{error} (or name a directory on a drive with --nvme-dir)"
+            raise BudgetError(message, wanted_bytes=error.wanted_bytes, available_bytes=error.available_bytes) from None
+        raise
+
+
+def _check_dtype(path: Path, dtype: str, stored: str) -> None:
+    if dtype not in ("auto", stored):
+        raise InvalidOptionError(
+            f"--dtype {dtype}: {path} is stored as {stored} and read in place; "
+            f"run 'offload pack {path} OUT --dtype {dtype}' and use OUT"
+        )
+
+
+def _check_experts(path: Path, wanted: str) -> None:
+    note = ExpertNote.load(path)
+    found = note.precision if note else "stored"
+    if wanted not in ("auto", found):
+        cure = (
+            "use the checkpoint" if wanted == "stored" else f"run 'offload pack MODEL OUT --experts {wanted}', use OUT"
+        )
+        raise InvalidOptionError(f"--experts {wanted}: {path} keeps its experts in '{found}'; {cure}")

@@ -1,0 +1,63 @@
+"""Many experts in one product: the same tokens as with one product each, whichever slots they are in."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from offload.arenas import as_bytes
+from offload.experts.grouped import Choices, StackedSlots
+from offload.pack import pack
+from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
+    "gpt_oss": {"num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 32},
+    "granitemoe": {"num_local_experts": 8, "num_experts_per_tok": 2},
+}
+WORKLOAD = {"prompt_tokens": 40, "new_tokens": 6, "batch": 2}
+
+
+@pytest.mark.parametrize("slack", [None, 1.05, 1.5])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_are_those_of_the_plain_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, slack: float | None
+) -> None:
+    monkeypatch.setattr("offload.experts.store.is_grouped", lambda weights: True)
+    path = save_model(tmp_path / "model", family, **FAMILIES[family])
+    inputs = make_inputs(40, (0, 7))
+    expected = generate(plain_model(path), inputs, 6)
+    pack(path, tmp_path / "packed")
+    least = smallest_budget(tmp_path / "packed", tmp_path / "nvme", **WORKLOAD)
+    options = {} if slack is None else {"device_memory": int(least * slack), "nvme_dir": tmp_path / "nvme"}
+    with loaded(tmp_path / "packed", **WORKLOAD, **options) as model:
+        experts = model.runtime.experts
+        assert experts is not None
+        assert generate(model, inputs, 6) == expected
+        assert experts.stack(1) is not None, "nothing was grouped"
+        experts.manager.check()
+
+
+def test_a_checkpoint_in_place_whose_experts_lie_differently_is_not_stacked(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "model", "mixtral", **FAMILIES["mixtral"], intermediate_size=100)
+    with loaded(path, **WORKLOAD) as model:
+        experts = model.runtime.experts
+        assert experts is not None
+        layouts = [layout for key, layout in experts._layouts.items() if key.layer == 1]
+        arena = as_bytes(experts.arena.buffer)
+        assert StackedSlots.over(arena, experts.pool.num_slots, layouts) is None
+
+
+def test_a_wave_lists_rows_in_the_order_of_their_slots() -> None:
+    choices = Choices.of(torch.tensor([[3, 1], [1, 0], [3, 9]]))
+    assert sorted(choices.rows) == [0, 1, 3, 9]
+    rows, slots = choices.wave([(4, 1), (2, 3)])
+    assert rows.tolist() == [0, 4, 1, 2]
+    assert slots.tolist() == [2, 2, 4, 4]
+
+
+def test_the_choices_of_one_token() -> None:
+    rows, slots = Choices.of(torch.tensor([[7, 2, 5]])).wave([(3, 7), (0, 5), (1, 2)])
+    assert rows.tolist() == [2, 1, 0]
+    assert slots.tolist() == [0, 1, 3]

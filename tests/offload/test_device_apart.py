@@ -1,0 +1,110 @@
+"""Devices that have a memory of their own: everything they compute with was copied there, and not more than the budget.
+
+The same tests run on a CPU whose memory is treated as if it were apart, and on a GPU where there is one.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
+
+PROMPT, NEW, PADDING = 400, 8, (0, 30)  # more than a block
+WORKLOAD = {"prompt_tokens": PROMPT, "new_tokens": NEW, "batch": len(PADDING)}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gemma3_text": {"sliding_window": 32, "head_dim": 16},
+    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
+    "gpt_oss": {"num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 32},
+    "deepseek_v3": {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 16,
+        "q_lora_rank": 24,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 16,
+        "num_key_value_heads": 4,
+    },
+}
+BUDGETS: dict[str, dict[str, Any]] = {
+    "all on the device": {},
+    "little on the device": {"host_memory": 0},
+    "some in the host": {"host_memory": "300KiB"},
+    "the rest in the host": {"host_memory": "8MiB"},
+}
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "cpu":
+        for module in ("offload.arenas", "offload.prospect"):
+            monkeypatch.setattr(f"{module}.has_own_memory", lambda name: True)
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {family: save_model(folder / family, family, **changes) for family, changes in FAMILIES.items()}
+
+
+def moved(inputs: dict[str, Any], device: str) -> dict[str, Any]:
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_are_those_of_the_plain_model(
+    models: dict[str, Path], tmp_path: Path, device: str, family: str, budget: str
+) -> None:
+    path, inputs = models[family], moved(make_inputs(PROMPT, PADDING), device)
+    plain: Any = plain_model(path)
+    expected = generate(plain.to(device), inputs, NEW)
+    options = {**BUDGETS[budget], "device": device}
+    if "host_memory" in options:
+        least = smallest_budget(path, tmp_path / "nvme", **WORKLOAD)
+        options |= {"device_memory": int(least * 1.1), "nvme_dir": tmp_path / "nvme"}
+    with loaded(path, **WORKLOAD, **options) as model:
+        assert model.device.type == device
+        assert generate(model, inputs, NEW) == expected
+        placement = model.plan.placement()
+        if budget == "the rest in the host":
+            assert placement["host"]["weight_groups"] or placement["host"]["experts"]
+            assert model.runtime.engine.links["host->device"].nbytes > 0
+        for tier, usage in model.runtime.tier_usage().items():
+            assert usage["peak_bytes"] <= usage["capacity_bytes"], tier
+
+
+def test_copies_in_the_host_spare_the_drive(models: dict[str, Path], tmp_path: Path, device: str) -> None:
+    """Once loaded, nothing that the host holds is read from the drive again."""
+    path = models["llama"]
+    least = smallest_budget(path, tmp_path / "nvme", **WORKLOAD)
+    options = {"device_memory": int(least * 1.1), "host_memory": "8MiB", "device": device}
+    with loaded(path, **WORKLOAD, **options) as model:
+        assert set(model.plan.in_host) == set(model.plan.streamed) - {"embedding.0"}
+        before = model.runtime.engine.links["nvme->device"].nbytes
+        generate(model, moved(make_inputs(PROMPT, PADDING), device), NEW)
+        assert model.runtime.engine.links["nvme->device"].nbytes == before
+
+
+@pytest.mark.gpu
+def test_arenas_take_what_the_plan_says(models: dict[str, Path], tmp_path: Path) -> None:
+    """Of a GPU's memory, as torch counts it: arenas exactly, activations within the workspace."""
+    path = models["mixtral"]
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    with loaded(path, **WORKLOAD, device="cuda") as model:
+        held = torch.cuda.memory_allocated() - before
+        planned = model.plan.device_bytes_used - model.plan.workspace_bytes
+        assert held == pytest.approx(planned, rel=0.01, abs=2**20)
+        torch.cuda.reset_peak_memory_stats()
+        generate(model, moved(make_inputs(PROMPT, PADDING), "cuda"), NEW)
+        assert torch.cuda.max_memory_allocated() - before <= model.plan.device_bytes_used + 2**20

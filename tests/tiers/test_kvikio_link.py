@@ -1,0 +1,49 @@
+"""Reads by kvikio straight into a device: what arrives, and that checksums are compared there too."""
+
+from contextlib import closing
+
+import pytest
+
+from tests.tiers.devices import bytes_of, device_tier, holds, needs_cuda
+from tests.tiers.kit import content
+from tests.tiers.watched import BLOCK, NUM_SLOTS, PAGE, load
+from tiers.errors import CorruptBlockError
+from tiers.gds import find_gds
+from tiers.memory_tier import MemoryTier
+from tiers.nvme_tier import NVMeTier
+from tiers.transfer import Move, Priority, TransferConfig, TransferEngine
+
+BY_KVIKIO = TransferConfig(queue_depth=4, chunk_nbytes=2 * PAGE, files_to_device="kvikio")
+
+
+def test_says_what_it_finds() -> None:
+    """And asks once only: a driver that is broken may take its time."""
+    assert find_gds().note
+    assert find_gds() is find_gds()
+
+
+@pytest.mark.gpu
+@needs_cuda
+class TestKvikioLink:
+    def test_moves_blocks(self, nvme: NVMeTier) -> None:
+        pytest.importorskip("kvikio")
+        there = device_tier("cuda")
+        with closing(TransferEngine(BY_KVIKIO)) as engine:
+            loads = [load(engine, nvme, there, [slot, slot + 1], Priority.PREFETCH) for slot in range(0, NUM_SLOTS, 2)]
+            for transfer in reversed(loads):
+                engine.wait(transfer)
+            assert holds(there, {slot: slot for slot in range(NUM_SLOTS)})
+            engine.wait(engine.submit(there, nvme, [Move(3, 4)], Priority.WRITE_BACK))
+            engine.wait(engine.submit(nvme, there, [Move(4, 0)], Priority.DEMAND))
+        assert bytes_of(there, 0) == content(3, BLOCK)
+
+    def test_a_wrong_bit_is_an_error(self, nvme: NVMeTier) -> None:
+        pytest.importorskip("kvikio")
+        there, host = device_tier("cuda"), MemoryTier("host", 1, BLOCK)
+        with closing(TransferEngine(BY_KVIKIO)) as engine:
+            engine.wait(engine.submit(host, nvme, [Move(0, 7)], Priority.WRITE_BACK))
+            nvme.seal(7, 4711)
+            with pytest.raises(CorruptBlockError, match="slot 7 of"):
+                engine.wait(load(engine, nvme, there, [6, 7], Priority.DEMAND))
+            engine.wait(load(engine, nvme, there, [6], Priority.DEMAND))
+        assert bytes_of(there, 6) == content(6, BLOCK)

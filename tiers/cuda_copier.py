@@ -1,0 +1,109 @@
+"""Copies to and from a CUDA device, on a stream of their own."""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+
+from tiers.copier import Copier, Copy
+from tiers.copies import Runs
+
+_FEW_RUNS = 8
+_LARGE_RUN_NBYTES = 512 * 1024
+"""From here on a run is worth a copy of its own: the copy engine needs some 10 µs for it, the call half of that."""
+
+_WORD_NBYTES = 8
+_LEAST_ROWS = 1024
+
+
+class CudaCopier(Copier):
+    """For one direction and one thread, whose current stream it changes.
+
+    Large ranges go through the copy engine, one call each. Many small ones would be bound by the calls: a kernel copies
+    them all, through the device's window on pinned host memory. It takes some of the device's multiprocessors for that
+    time, which the copy engine does not.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self.free_events: list[torch.cuda.Event] = []
+        self.free_tables: list[torch.Tensor] = []
+
+    def mark(self) -> object:
+        event = torch.cuda.Event(blocking=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def reach(self, after: object) -> None:
+        if isinstance(after, torch.cuda.Event):
+            after.synchronize()
+
+    def copy(self, source: torch.Tensor, target: torch.Tensor, runs: Runs, after: object) -> Copy:
+        torch.cuda.set_stream(self._stream)
+        if isinstance(after, torch.cuda.Event):
+            self._stream.wait_event(after)
+        table = None
+        scatter = _scatter_kernel(self._device) if _is_scattered(runs) and _are_visible(source, target) else None
+        if scatter is not None:
+            table = self._table(len(runs))
+            scatter(source, target, runs, table)
+        else:
+            for start, place, nbytes in runs.tolist():
+                target[place : place + nbytes].copy_(source[start : start + nbytes], non_blocking=True)
+        event = self.free_events.pop() if self.free_events else torch.cuda.Event(blocking=True)
+        event.record(self._stream)
+        return _CudaCopy(self, event, table)
+
+    def _table(self, num_rows: int) -> torch.Tensor:
+        if self.free_tables and len(self.free_tables[-1]) >= num_rows:
+            return self.free_tables.pop()
+        return torch.empty((max(_LEAST_ROWS, num_rows), 3), dtype=torch.int64, pin_memory=True)
+
+    def close(self) -> None:
+        self._stream.synchronize()
+
+
+class _CudaCopy(Copy):
+    """Ended when its event is, which then is free for another copy like the table that it read."""
+
+    def __init__(self, copier: CudaCopier, event: torch.cuda.Event, table: torch.Tensor | None) -> None:
+        self._copier = copier
+        self._event = event
+        self._table = table
+
+    def is_done(self) -> bool:
+        return bool(self._event.query())
+
+    def wait(self) -> None:
+        self._event.synchronize()
+        self._copier.free_events.append(self._event)
+        if self._table is not None:
+            self._copier.free_tables.append(self._table)
+
+
+def _is_scattered(runs: Runs) -> bool:
+    if len(runs) <= _FEW_RUNS or int(runs[:, 2].sum()) >= len(runs) * _LARGE_RUN_NBYTES:
+        return False
+    return int(np.bitwise_or.reduce(runs, axis=None)) % _WORD_NBYTES == 0
+
+
+def _are_visible(source: torch.Tensor, target: torch.Tensor) -> bool:
+    return all(bool(tensor.is_cuda or tensor.is_pinned()) for tensor in (source, target))
+
+
+@cache
+def _scatter_kernel(device: torch.device) -> Callable[[torch.Tensor, torch.Tensor, Runs, torch.Tensor], None] | None:
+    """A copier of many ranges that has proved that it works; None where Triton or its compiler is missing."""
+    try:
+        from tiers.scatter_kernel import copy_runs
+
+        source = torch.arange(16).view(torch.uint8).pin_memory()
+        target = torch.zeros(128, dtype=torch.uint8, device=device)
+        table = torch.empty((2, 3), dtype=torch.int64, pin_memory=True)
+        copy_runs(source, target, np.array([[0, 64, 64], [64, 0, 64]]), table)
+        is_right = target.view(torch.int64).tolist() == [*range(8, 16), *range(8)]
+    except Exception:  # noqa: BLE001 - whatever it is, there are slower ways
+        return None
+    return copy_runs if is_right else None
