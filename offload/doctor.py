@@ -85,7 +85,7 @@ def examine(
     compute = measure_compute(find_device(), seconds=seconds / 3)
     from offload.experts.codecs.kernel_speed import measure_kernels
 
-    kernels = asdict(measure_kernels(seconds / 35)) if compute.device == "cpu" else None
+    kernels = asdict(measure_kernels(seconds / 18)) if compute.device == "cpu" else None
     kvikio = probe_kvikio()
     profile = replace(_make_profile(compute, drive, nvme_dir), kernels=kernels)
     write_profile(profile, path)

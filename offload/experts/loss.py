@@ -35,12 +35,11 @@ def perplexity(
     try:
         with torch.inference_mode():
             cache = offloaded.new_cache()
-            for start in range(0, len(tokens) - 1, piece_tokens):
-                # Piece by piece: the logits of all positions may be more memory than the model.
-                piece = ids[:, start : start + piece_tokens]
+            # Piece by piece: the logits of all positions may be more memory than the model.
+            pieces = (ids[:, :-1].split(piece_tokens, dim=1), ids[0, 1:].split(piece_tokens))
+            for piece, targets in zip(*pieces, strict=True):
                 logits = offloaded(input_ids=piece, past_key_values=cache).logits[0].float()
-                targets = ids[0, start + 1 : start + 1 + piece_tokens]
-                total += float(functional.cross_entropy(logits[: len(targets)], targets, reduction="sum"))
+                total += float(functional.cross_entropy(logits, targets, reduction="sum"))
                 if progress:
                     progress(piece.shape[1])
             cache.close()
@@ -67,7 +66,7 @@ def measure_loss(
         nonlocal done
         done += count
         if progress:
-            progress(done, (4 if low else 2) * num_tokens)
+            progress(done, (4 if low else 2) * (num_tokens - 1))
 
     before, after = (perplexity(path, tokens, progress=add) for path in (model, packed))
     if low:

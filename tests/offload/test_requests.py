@@ -93,18 +93,13 @@ def test_an_answer_ends_where_it_ends(model: Path) -> None:
 
 def test_prompts_in_a_file(model: Path, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("\n".join([*PROMPTS[:2], "", *PROMPTS[2:]]), encoding="utf-8")
-    sizes = ("--max-new-tokens", "2", "--batch", "2")
-    ran = offload("run", str(model), "--prompts", "p.txt", *sizes, "--json", cwd=tmp_path)
+    ran = offload("run", str(model), "--prompts", "p.txt", "--max-new-tokens", "2", "--batch", "2", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
-    assert found["token_ids"] == [row[:2] for row in expected(model)]
-    assert found["batches"] == [[0, 1], [2, 3]]
-    shown = offload("run", str(model), "--prompts", "p.txt", *sizes, cwd=tmp_path).stdout
-    assert all(f"{i}. {found['text'][i - 1].strip()}\n" in shown for i in range(1, 5))
+    for number, (first, second, *_) in enumerate(expected(model), 1):
+        assert f"{number}. {first} {second}\n" in ran.stdout
     (tmp_path / "empty").write_text("\n \n", encoding="utf-8")
     for arguments, said in (
         (("--prompts", "empty"), "--prompts: empty is empty; write a prompt on each line"),
-        (("--prompts", "gone"), "--prompts: gone: No such file"),
         (("--prompts", "p.txt", "--prompt", "x"), "--prompts: a single prompt is given too"),
     ):
         ran = offload("run", str(model), *arguments, cwd=tmp_path)

@@ -42,14 +42,9 @@ def test_a_trace_is_recorded_explained_and_learnt(tmp_path: Path) -> None:
     assert scores["bytes"] == (tmp_path / "p.npz").stat().st_size
     predictor = RoutingPath.load(tmp_path / "p.npz", told["model"])
     assert predictor.begin(np.array([[3, 4]]), 0).shape == (2, 4, 6)
-    grouped = run_command("trace", "info", "t.npz", "--batch", "2", "--predictor", "p.npz", "--json", cwd=tmp_path)
-    batching = json.loads(grouped.stdout)["batching"]
-    assert batching["batch"] == 2
-    assert len(batching["rows"]) == 6
-    assert (
-        "by predicted paths"
-        in run_command("trace", "info", "t.npz", "--batch", "2", "--predictor", "p.npz", cwd=tmp_path).stdout
-    )
+    shown = run_command("trace", "info", "t.npz", "--batch", "2", "--predictor", "p.npz", cwd=tmp_path)
+    assert "2 requests side by side" in shown.stdout
+    assert "by predicted paths" in shown.stdout
     table, _ = training_tables(scores)[::-1]
     assert isinstance(table, Table)
     assert table.row_count == 4 + 1
