@@ -1,11 +1,14 @@
 """A trace in figures: what ``offload trace info`` prints."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from simulators.expert_trace import ExpertTrace
+from simulators.kv_trace.formats import open_kv_trace
+from simulators.kv_trace.statistics import kv_trace_statistics
 from simulators.trace_statistics import accesses, ideal_hit_ratio, layer_statistics
 from tiers.errors import TraceError
 
@@ -39,6 +42,11 @@ def summarise_trace(trace: ExpertTrace, slots: int | None = None) -> dict[str, A
         "mean": {name: _mean([row[name] for row in rows]) for name in figures},
         "per_layer": rows,
     }
+
+
+def summarise_kv_trace(path: Path, slots: int | None = None) -> dict[str, Any]:
+    """The keys of the command line's contract, and lengths; see KVTraceStatistics. Raises TraceError."""
+    return asdict(kv_trace_statistics(open_kv_trace(path), slots))
 
 
 def _mean(values: list[float]) -> float:
