@@ -33,6 +33,7 @@ class House:
         num_backed: int = 0,
         plan: FaultPlan | None = None,
         stall_timeout_s: float = 60.0,
+        is_cache: bool = False,
     ) -> None:
         self.engine = TransferEngine(TransferConfig(queue_depth=2, stall_timeout_s=stall_timeout_s))
         self.device = MemoryTier("device", levels["device"], BLOCK_NBYTES)
@@ -47,7 +48,7 @@ class House:
         self.levels = [
             Level(tier, BlockPool(tier.num_slots), make_policy(policy, tier.num_slots)) for tier in self.tiers.values()
         ]
-        self.manager = TieredMemoryManager(self.engine, self.levels, self.backing)
+        self.manager = TieredMemoryManager(self.engine, self.levels, self.backing, is_cache=is_cache)
         if self.backing is not None:
             for slot in range(num_backed):
                 self.backing.write(slot, memoryview(content(slot)))
