@@ -38,14 +38,13 @@ class SievePolicy(EvictionPolicy[K]):
 
     def remove(self, key: K) -> None:
         del (self._ahead if key in self._ahead else self._passed)[key]
+        self._start_over_at_the_end()
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
         if not queues_can_spare((self._ahead, self._passed), n, protected):
             return []
         victims: list[K] = []
         while len(victims) < n:
-            if not self._ahead:
-                self._ahead, self._passed = self._passed, self._ahead
             key, is_used = self._ahead.popitem(last=False)
             if key in protected:
                 self._passed[key] = is_used
@@ -53,6 +52,7 @@ class SievePolicy(EvictionPolicy[K]):
                 self._passed[key] = False
             else:
                 victims.append(key)
+            self._start_over_at_the_end()
         return victims
 
     def __contains__(self, key: object) -> bool:
@@ -60,3 +60,8 @@ class SievePolicy(EvictionPolicy[K]):
 
     def __len__(self) -> int:
         return len(self._ahead) + len(self._passed)
+
+    def _start_over_at_the_end(self) -> None:
+        """At once, so that what is inserted next is the last key that the hand comes to, and not the first."""
+        if not self._ahead:
+            self._ahead, self._passed = self._passed, self._ahead

@@ -41,3 +41,14 @@ def test_survives_a_scan() -> None:
     count_hits(policy, list(range(8)) * 2)
     count_hits(policy, range(100, 1100))
     assert all(key in policy for key in range(8))
+
+
+def test_behind_the_newest_key_the_hand_starts_over_at_the_oldest() -> None:
+    policy: SievePolicy[str] = SievePolicy(2)
+    policy.insert("A")
+    policy.insert("B")
+    policy.touch("A")
+    assert policy.evict(1) == ["B"]
+    policy.insert("C")
+    # The hand was at the end when C came: C is the last to be visited, not the first.
+    assert policy.evict(2) == ["A", "C"]
