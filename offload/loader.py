@@ -33,6 +33,7 @@ from offload.weights.host_copies import fill_host
 from offload.weights.streamer import LayerHooks, WeightStreamer
 from offload.weights.types import check_types
 from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySlice, embedding_scale
+from prefetch.decode_only import DecodeOnly
 from simulators.profile import HardwareProfile
 from tiers.chunks import Move
 from tiers.errors import ModelError
@@ -248,6 +249,8 @@ def _predict(
         fingerprint=lambda: model_fingerprint(prospect.path),
     )
     if predictor is not None and not everything_stays:
+        if experts.low_copies:
+            predictor = DecodeOnly(predictor)
         experts.predict_with(predictor)
         announce_passes(model, predictor.begin)
 

@@ -89,9 +89,8 @@ class ExpertStore:
     def use_low_copies(self, groups: Sequence[WeightGroup], *, always: bool) -> LowCopies:
         """From now on ``groups``, the experts once more in a lower precision, stand in for them; see LowCopies."""
         assert all(group.nbytes <= self.slot_nbytes for group in groups), "a low copy fits where the exact one does"
-        keys = [group.key for group in groups if isinstance(group.key, ExpertKey)]
-        self.manager.adopt({key: self._source.slot_of(key) for key in keys})
-        self.low_copies = LowCopies(self.manager, keys, always=always)
+        slots = {group.key: self._source.slot_of(group.key) for group in groups if isinstance(group.key, ExpertKey)}
+        self.low_copies = LowCopies(self.manager, slots, always=always)
         self.observers.append(self.low_copies.rule)
         return self.low_copies
 

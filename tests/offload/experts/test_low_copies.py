@@ -12,6 +12,7 @@ from offload.pack import pack
 from tests.offload.zoo import generate, loaded, make_inputs, save_model, smallest_budget
 from tiers.block import ExpertKey
 from tiers.errors import InvalidOptionError
+from tiers.manager import LookupResult
 from tiers.packed_store import PackedStore
 
 EXPERTS, TOP_K, LAYERS, PROMPT = 6, 3, 4, 24
@@ -102,6 +103,25 @@ def test_only_what_is_missing_is_fetched_in_the_low_precision(packed: Path, pred
     logits, _, share = answer(packed, **mixed)
     assert share == 0.0
     assert torch.equal(logits, answer(packed, nvme_dir=tmp_path)[0]), "everything stays, nothing is missing"
+
+
+def test_a_low_copy_makes_way_when_the_exact_one_is_wanted(packed: Path, tmp_path: Path) -> None:
+    least = smallest_budget(packed, tmp_path, **WORKLOAD)
+    settings: dict[str, Any] = {"nvme_dir": tmp_path, "device_memory": least, "miss_precision": "mixed"}
+    exact, low = ExpertKey(0, 1, "int8"), ExpertKey(0, 1, "int2")
+    with loaded(packed, **WORKLOAD, **settings) as model:
+        experts = model.runtime.experts
+        assert experts is not None
+        copies, lookup = experts.low_copies, experts.manager.lookup
+        assert copies is not None
+        for is_spared, chosen in ((True, low), (False, exact), (True, exact)):
+            copies.rule._spared = {0: {1}} if is_spared else {}
+            assert copies.choose([exact]) == [chosen]
+            assert lookup(low) is LookupResult.BELOW
+            for _ in experts.visit([chosen]):
+                assert lookup(chosen) is LookupResult.HIT
+            experts.manager.check()
+        assert (copies.num_visits, copies.num_low) == (3, 1)
 
 
 def test_what_cannot_be_done(packed: Path, tmp_path: Path) -> None:
