@@ -16,6 +16,7 @@ from tiers.eviction.registry import make_policy
 from tiers.manager import Level, LookupResult, TieredMemoryManager
 from tiers.memory_tier import MemoryTier
 from tiers.pool import BlockPool
+from tiers.population import Population
 from tiers.transfer import TransferEngine
 from tiers.weight_tier import WeightGroup, WeightTier
 
@@ -44,6 +45,8 @@ class ExpertStore:
         assert slots > 0, "an expert needs a slot to be used"
         self.slot_nbytes = max(group.nbytes for group in groups)
         self.arena = MemoryTier("device", slots, self.slot_nbytes)
+        # Where not all experts fit every slot will be used, at the latest by a first prompt, which should not wait.
+        self._population = Population(self.arena.buffer) if slots < len(groups) else None
         self.pool = BlockPool(slots)
         self.manager = TieredMemoryManager(engine, [Level(self.arena, self.pool, make_policy(policy, slots))], source)
         self.manager.adopt({group.key: source.slot_of(group.key) for group in groups})
@@ -125,6 +128,8 @@ class ExpertStore:
 
     def close(self) -> None:
         """The slots' memory goes with the last tensor that looks into it."""
+        if self._population:
+            self._population.stop()
         self.arena.close()
 
     def _start(self, missing: deque[ExpertKey], held: deque[ExpertKey]) -> None:
