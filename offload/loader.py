@@ -123,6 +123,7 @@ def load_model(
     engine = TransferEngine(transfer or TransferConfig(), timeline)
     layout = _kv_layout(prospect)
     levels: list[Level] = []
+    experts: ExpertStore | None = None
     try:
         levels = make_kv_levels(plan, layout, config.nvme_dir, _nvme_blocks(prospect, plan, config, workload))
         model = _build(prospect)
@@ -152,6 +153,8 @@ def load_model(
             streamer.start()
     except BaseException:
         engine.close()
+        if experts:
+            experts.close()
         for level in levels:
             level.tier.close()
         raise
