@@ -98,10 +98,7 @@ def load_model(
         load.run(progress)
         verify_rows(prospect.source, plan)
         if experts:
-            if low:
-                low_copies = experts.use_low_copies(low, always=config.miss_precision == "low")
-                announce_passes(model, low_copies.rule.begin)
-            _predict(model, prospect, config, experts, everything_stays=everything_stays)
+            _predict(model, prospect, config, experts, low, everything_stays=everything_stays)
         if streamer:
             streamer.start()
     except BaseException:
@@ -174,9 +171,21 @@ def _bind(
 
 
 def _predict(
-    model: OffloadedModel, prospect: Prospect, config: RunConfig, experts: ExpertStore, *, everything_stays: bool
+    model: OffloadedModel,
+    prospect: Prospect,
+    config: RunConfig,
+    experts: ExpertStore,
+    low: Sequence[WeightGroup],
+    *,
+    everything_stays: bool,
 ) -> None:
-    """Fetch experts ahead, where there is anything to fetch. What is wrong with a predictor is told even then."""
+    """Fetch experts ahead where there is anything to fetch, and ``low`` copies in their place where that is allowed.
+
+    What is wrong with a predictor is told even if none is needed.
+    """
+    if low:
+        low_copies = experts.use_low_copies(low, always=config.miss_precision == "low")
+        announce_passes(model, low_copies.rule.begin)
     predictor = make_predictor(
         config.predictor,
         expert_keys(model),

@@ -5,13 +5,15 @@ its answer is generated. One request after the other has the device; loads, writ
 links and the manager allow. A block counts as a hit on any level, wherever in the prefix it is.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from prefetch.load_gate import Gate, blocks_to_recompute
 from simulators.kv_trace.base import KeyTable, KVTrace
 from simulators.modelled_mover import ModelledMover
-from tiers.block import KVBlockKey
+from tiers.block import BlockKey
 from tiers.errors import BudgetError
 from tiers.manager import TieredMemoryManager
 
@@ -52,6 +54,8 @@ class KVReplayResult:
     """Of these, blocks that were on level 0 already."""
     prefix_hits: int = 0
     """Of the hits, those before the first miss of their request: all that a server without gaps in prefixes can use."""
+    recomputed: int = 0
+    """Of the hits, blocks that were computed again since that was sooner than to load them."""
     output_tokens: int = 0
     elapsed_s: float = 0.0
     compute_s: float = 0.0
@@ -78,12 +82,13 @@ def replay_requests(
     mover: ModelledMover,
     costs: ServingCosts | None = None,
     *,
+    gate: Gate = Gate.LOAD,
     table: KeyTable | None = None,
 ) -> KVReplayResult:
     """Replay a whole trace; the manager is to forget what it has no room for (``is_cache``).
 
-    ``table`` saves the making of keys where the same trace is replayed more than once. Raises TraceError, and
-    BudgetError where the device does not hold the prompt of a request.
+    ``gate`` says what becomes of blocks below the device. ``table`` saves the making of keys where the same trace is
+    replayed more than once. Raises TraceError, and BudgetError where the device does not hold the prompt of a request.
     """
     costs = costs or FreeOfCost()
     table = table or KeyTable()
@@ -99,12 +104,25 @@ def replay_requests(
         held = manager.held(keys)
         new = _others(keys, held)
         asked_s = clock.now_s
-        manager.prepare_load(held)
-        manager.complete_load(held)
+        again = [] if gate is Gate.LOAD else _again(gate, keys, held, trace.block_tokens, manager, mover, costs)
+        loaded = _others(held, again)
+        manager.prepare_load(loaded)
+        prefill_s = 0.0
+        if again:
+            # While the others are on their way.
+            manager.prepare_again(again)
+            tokens = len(again) * trace.block_tokens
+            prefill_s = costs.prefill_s(tokens, keys.index(again[0]) * trace.block_tokens)
+            clock.advance(prefill_s)
+            manager.complete_store(again)
+            manager.prepare_load(again)  # until the rest of the prompt is computed
+            result.recomputed += len(again)
+        manager.complete_load(loaded)
         manager.prepare_store(new)
         new_tokens = min(request.input_tokens, len(new) * trace.block_tokens)
-        prefill_s = costs.prefill_s(new_tokens, request.input_tokens - new_tokens)
-        clock.advance(prefill_s)
+        rest_s = costs.prefill_s(new_tokens, request.input_tokens - new_tokens)
+        clock.advance(rest_s)
+        prefill_s += rest_s
         manager.complete_store(new)
         manager.release(held)
         result.ttft_s.append(clock.now_s - asked_s)
@@ -116,14 +134,40 @@ def replay_requests(
         result.prefix_hits += len(held) if keys[: len(held)] == held else _num_alike(keys, held)
         result.output_tokens += request.output_tokens
         result.compute_s += prefill_s + decode_s
-    result.device_hits = stats.hits - start_hits
+    result.device_hits = stats.hits - start_hits - result.recomputed
     result.elapsed_s = clock.now_s - start_s
     result.stall_s = mover.stall_s - start_stall_s
     result.link_nbytes = {name: use.nbytes for name, use in mover.links.items()}
     return result
 
 
-def _others(keys: list[KVBlockKey], held: Sequence[object]) -> list[KVBlockKey]:
+def _again(
+    gate: Gate,
+    keys: list[BlockKey],
+    held: list[BlockKey],
+    block_tokens: int,
+    manager: TieredMemoryManager,
+    mover: ModelledMover,
+    costs: ServingCosts,
+) -> list[BlockKey]:
+    """The blocks below the device that are to be computed rather than loaded."""
+    below = manager.missing(held)
+    if not below or gate is Gate.RECOMPUTE:
+        return below
+    context = keys.index(below[0]) * block_tokens
+    names = [level.tier.name for level in manager.levels]
+    sources = manager.sources(below)
+    nbytes = manager.levels[0].tier.block_nbytes
+
+    def load_s(first: int) -> float:
+        counts = Counter(sources[first:])
+        return max((mover.seconds(names[source], names[0], n, n * nbytes) for source, n in counts.items()), default=0.0)
+
+    n = blocks_to_recompute(len(below), lambda n: costs.prefill_s(n * block_tokens, context), load_s)
+    return below[:n]
+
+
+def _others(keys: list[BlockKey], held: list[BlockKey]) -> list[BlockKey]:
     """Those that are not held; what is held is most often a prefix."""
     if keys[: len(held)] == held:
         return keys[len(held) :]

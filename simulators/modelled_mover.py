@@ -51,6 +51,10 @@ class ModelledMover:
         self._routes = routes
         self._wires = {route.wire: ModelledLink(clock) for route in routes.values()}
 
+    def seconds(self, source: str, target: str, num_blocks: int, nbytes: int) -> float:
+        """How long a transfer would take if nothing else moved."""
+        return self._routes[f"{source}->{target}"].seconds(num_blocks, nbytes)
+
     def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> ModelledTransfer:
         """Start a transfer at the present time."""
         name = f"{source.name}->{target.name}"

@@ -205,6 +205,31 @@ class TieredMemoryManager:
         self._placement.pinned.update(dict.fromkeys(keys))
         return slots
 
+    def prepare_again(self, keys: Sequence[BlockKey]) -> list[int]:
+        """As ``prepare_store``, of blocks that a level below holds: whoever asks makes them again rather than wait.
+
+        The copies below stay. All or nothing; raises what ``prepare_store`` does.
+        """
+        placement = self._placement
+        blocks = [(key, self._entries[key]) for key in keys]
+        assert all(entry.slots[0] is None for _, entry in blocks), "a block that is there is not made again"
+        for key, entry in blocks:
+            placement.pin(key, entry)  # before room is made: no policy may choose their copies below
+        try:
+            slots = placement.allocate(0, len(keys))
+        except BaseException:
+            for key, entry in blocks:
+                placement.unpin(key, entry)
+            raise
+        for (key, entry), slot in zip(blocks, slots, strict=True):
+            entry.slots[0], entry.is_open = slot, True
+            self.levels[0].policy.insert(key)
+        return slots
+
+    def sources(self, keys: Iterable[BlockKey]) -> list[int]:
+        """The level from which each of these blocks would be loaded; all of them are below level 0."""
+        return [self._entries[key].highest_copy()[0] for key in keys]
+
     def complete_store(self, keys: Sequence[BlockKey]) -> None:
         """Blocks are wholly written: they may be read by others and leave level 0.
 

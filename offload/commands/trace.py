@@ -110,7 +110,7 @@ def convert(
 
 
 def _told(file: Path, slots: int | None, batch: int | None, predictor: Path | None) -> tuple[Data, MakeTables]:
-    if file.suffix == ".npz":
+    if _is_archive(file):
         from offload.traces.summary import summarise_batching, summarise_trace
         from simulators.expert_trace import ExpertTrace
 
@@ -125,6 +125,14 @@ def _told(file: Path, slots: int | None, batch: int | None, predictor: Path | No
     from offload.traces.summary import summarise_kv_trace
 
     return {"file": file, **summarise_kv_trace(file, slots)}, kv_trace_tables
+
+
+def _is_archive(file: Path) -> bool:
+    """Whether it is an archive of arrays, as traces of experts are; a sample goes by its name alone."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as raw:
+        return raw.read(2) == b"PK"
 
 
 def _tables(data: Data) -> "Sequence[RenderableType]":

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tiers.block import KVBlockKey
+from tiers.block import BlockKey, KVBlockKey
 
 
 class Request(NamedTuple):
@@ -34,12 +34,12 @@ class KeyTable:
     """The keys of blocks. One object for each: a dict finds an object that it holds without comparing its parts."""
 
     def __init__(self) -> None:
-        self._keys: dict[int, KVBlockKey] = {}
+        self._keys: dict[int, BlockKey] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def keys(self, blocks: list[int]) -> list[KVBlockKey]:
+    def keys(self, blocks: list[int]) -> list[BlockKey]:
         """One key a block; the block's place in the prefix is its index. Blocks of all layers move together."""
         known = self._keys
         try:

@@ -29,7 +29,7 @@ class Lines:
                     if text:
                         yield text
         except UnicodeDecodeError:
-            self.fail("is no text in UTF-8")
+            self.fail("is neither text in UTF-8 nor a trace of experts; name a trace")
         except FileNotFoundError:
             raise TraceError(f"{self.path}: no such trace") from None
         except (EOFError, zlib.error, gzip.BadGzipFile):

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from tests.tiers.house import Build, lookup
-from tests.tiers.kit import key
+from tests.tiers.kit import content, key
 from tiers.errors import TierFullError
 from tiers.manager import LookupResult
 
@@ -36,6 +36,24 @@ def test_a_block_that_is_in_use_is_not_forgotten(build: Build) -> None:
     assert house.plan_of(range(3)) == ["device", "", "device"]
     house.manager.release([key(0), key(2)])
     house.store(3)
+
+
+def test_a_block_may_be_made_again_rather_than_loaded(build: Build) -> None:
+    house = build({"device": 2, "nvme": 4}, is_cache=True)
+    house.store(0, 1)
+    house.store(2, 3)
+    assert house.manager.sources([key(0)]) == [1]
+    (slot,) = house.manager.prepare_again([key(0)])
+    house.write(slot, content(0))
+    assert house.plan_of(range(1)) == ["device nvme"]
+    house.manager.complete_store([key(0)])
+    house.manager.check()
+    house.load(0)
+    assert house.manager.stats.misses == 0
+    house.open(0, 1)
+    with pytest.raises(TierFullError):
+        house.manager.prepare_again([key(2)])
+    house.manager.check()
 
 
 @pytest.mark.parametrize("policy", ["lru", "arc", "sieve", "lirs"])

@@ -26,6 +26,7 @@ def can_spare(resident: Collection[K], n: int, protected: Collection[K]) -> bool
 
 def queues_can_spare(queues: Collection[Collection[K]], n: int, protected: Collection[K]) -> bool:
     """As ``can_spare``, of keys that lie in several queues, each in one."""
-    if 0 <= n <= sum(map(len, queues)) - len(protected):
-        return True
-    return len(pick(chain.from_iterable(queues), n, protected)) == n
+    room = -len(protected)
+    for queue in queues:
+        room += len(queue)
+    return 0 <= n <= room or len(pick(chain.from_iterable(queues), n, protected)) == n

@@ -22,6 +22,7 @@ from tiers.eviction.prefix_depth import PrefixDepthPolicy
 from tiers.eviction.s3fifo import S3FIFOPolicy
 from tiers.eviction.sieve import SievePolicy
 from tiers.eviction.spaced import SpacedPolicy
+from tiers.eviction.third_party import load_policy
 from tiers.eviction.two_queue import TwoQueuePolicy
 from tiers.eviction.w_tinylfu import WTinyLFUPolicy
 from tiers.eviction.weighted import WeightedPolicy
@@ -54,9 +55,18 @@ POLICIES: MappingProxyType[str, type[EvictionPolicy[Any]]] = MappingProxyType(
 )
 
 
-def make_policy(name: str, capacity: int) -> EvictionPolicy[K]:
-    """A new policy for a tier of ``capacity`` slots; InvalidOptionError if no policy has that name."""
+def find_policy(name: str) -> type[EvictionPolicy[Any]]:
+    """The class of that name, or the one that ``my_module:MyPolicy`` names; InvalidOptionError if there is none."""
+    if ":" in name:
+        return load_policy(name)
     policy = POLICIES.get(name)
     if policy is None:
-        raise InvalidOptionError(f"eviction policy '{name}' is unknown; choose one of {', '.join(POLICIES)}")
-    return policy(capacity)
+        raise InvalidOptionError(
+            f"eviction policy '{name}' is unknown; choose one of {', '.join(POLICIES)}, or write my_module:MyPolicy"
+        )
+    return policy
+
+
+def make_policy(name: str, capacity: int) -> EvictionPolicy[K]:
+    """A new policy for a tier of ``capacity`` slots; see ``find_policy``."""
+    return find_policy(name)(capacity)

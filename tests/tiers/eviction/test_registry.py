@@ -19,7 +19,8 @@ def test_names_what_may_be_chosen() -> None:
     assert str(error.value) == (
         "eviction policy 'belady' is unknown; choose one of "
         "activation_ratio, arc, batch_plan, cost_aware, expected_use, fifo, gdsf, lfu, lirs, lru, mru, next_use, "
-        "per_layer_lru, plec, prefix_depth, s3fifo, shallow_arc, sieve, spaced, two_queue, w_tinylfu, weighted"
+        "per_layer_lru, plec, prefix_depth, s3fifo, shallow_arc, sieve, spaced, two_queue, w_tinylfu, weighted, "
+        "or write my_module:MyPolicy"
     )
 
 
