@@ -163,9 +163,9 @@ def _read_experts(value: object) -> str:
 def _read_policy(value: object) -> str:
     if value == _POLICY:
         return _POLICY
-    from tiers.eviction.registry import POLICIES  # which brings numpy
+    from tiers.eviction.registry import POLICIES, find_policy  # which brings numpy
 
-    if isinstance(value, str) and value in POLICIES:
+    if isinstance(value, str) and (value in POLICIES or (":" in value and find_policy(value))):
         return value
     raise InvalidOptionError(f"{value!r} is no eviction policy; write one of {', '.join(POLICIES)}")
 

@@ -1,8 +1,9 @@
 """From a model directory and a budget to a transformers model whose weights and KV cache are tiered."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from offload.experts.names import CheckpointNames
 from offload.experts.passes import announce_passes
 from offload.experts.predictors import make_predictor
 from offload.experts.store import ExpertStore
+from offload.initial_load import InitialLoad, Progress, evenly, verify_rows
 from offload.kv.layout import KVLayout
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
@@ -29,23 +31,18 @@ from offload.positions import check_pieces
 from offload.prospect import Prospect
 from offload.runtime import Runtime, make_kv_levels, make_kv_store
 from offload.weights.binding import ParameterMap, module_of, tensor_view
-from offload.weights.host_copies import fill_host
 from offload.weights.streamer import LayerHooks, WeightStreamer
 from offload.weights.types import check_types
 from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySlice, embedding_scale
 from prefetch.decode_only import DecodeOnly
 from simulators.profile import HardwareProfile
-from tiers.chunks import Move
 from tiers.errors import ModelError
-from tiers.link import Priority
-from tiers.manager import Level, TieredMemoryManager
-from tiers.memory_tier import map_memory
-from tiers.tier import SupportsChecksum, Tier
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig, TransferEngine
 from tiers.weight_tier import WeightGroup, WeightKey, WeightTier
 
-Progress = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from tiers.manager import Level
 
 
 def load_model(
@@ -70,6 +67,7 @@ def load_model(
     engine = TransferEngine(transfer or TransferConfig(), timeline)
     layout = _kv_layout(prospect)
     levels: list[Level] = []
+    experts: ExpertStore | None = None
     try:
         blocks = _nvme_blocks(prospect, plan, config, workload)
         levels = make_kv_levels(plan, layout, config.nvme_dir, blocks, device=config.device)
@@ -77,27 +75,9 @@ def load_model(
         groups = {group.key.name: group for group in prospect.source.groups}
         resident = [groups[name] for name in dict.fromkeys((*prospect.sizes.rest_names, *plan.resident))]
         arena = make_resident_arena(config.device, [group.nbytes for group in resident])
-        streamed = [groups[name] for name in plan.streamed if groups[name].kind != "embedding"]
-        streamer = None
-        if streamed:
-            slots = max(1, plan.staging_slots)
-            streamer = WeightStreamer(
-                engine, prospect.source, streamed, slots, device=config.device, host_slots=len(plan.in_host)
-            )
+        streamer = _make_streamer(engine, prospect.source, plan, groups, config.device)
         routed = [group for group in prospect.source.groups if group.kind == "expert"]
-        # Where nothing ever has to leave, the policy that costs least is best.
-        policy = config.policy if plan.expert_slots < len(routed) else "lru"
-        experts = None
-        if routed:
-            experts = ExpertStore(
-                engine,
-                prospect.source,
-                routed,
-                plan.expert_slots,
-                policy,
-                device=config.device,
-                host_slots=plan.host_experts,
-            )
+        experts = _make_experts(engine, prospect.source, plan, routed, config) if routed else None
         kv = make_kv_store(engine, levels, layout, prospect.sizes.num_layers)
         model.generation_config = _generation_config(prospect.path, model)
         model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, chunk)
@@ -107,30 +87,48 @@ def load_model(
         low = low_groups(prospect.source, config.miss_precision, everything_stays=everything_stays)
         bind_experts(model, names, experts, [*routed, *low], Kernels.of(profile.kernels if profile else None))
         _bind(model, prospect, names, arena, resident, streamer)
-        stages = _stages(plan, groups, routed, streamer, experts)
-        _fetch(
-            engine,
-            prospect.source,
-            arena,
-            resident,
-            stages,
-            experts if everything_stays and not low else None,
-            progress,
-        )
-        _verify_rows(prospect.source, plan)
+        load = InitialLoad(engine, prospect.source)
+        load.stay(arena, resident)
+        if streamer:
+            load.copy_to_host(streamer.manager, [groups[name] for name in plan.in_host])
         if experts:
-            if low:
-                low_copies = experts.use_low_copies(low, always=config.miss_precision == "low")
-                announce_passes(model, low_copies.rule.begin)
-            _predict(model, prospect, config, experts, everything_stays=everything_stays)
+            load.copy_to_host(experts.manager, evenly(routed, plan.host_experts))
+            if everything_stays and not low:
+                load.keep(experts)
+        load.run(progress)
+        verify_rows(prospect.source, plan)
+        if experts:
+            _predict(model, prospect, config, experts, low, everything_stays=everything_stays)
         if streamer:
             streamer.start()
     except BaseException:
         engine.close()
+        if experts:
+            experts.close()
         for level in levels:
             level.tier.close()
         raise
     return model
+
+
+def _make_streamer(
+    engine: TransferEngine, source: WeightTier, plan: Plan, groups: Mapping[str, WeightGroup], device: str
+) -> WeightStreamer | None:
+    streamed = [groups[name] for name in plan.streamed if groups[name].kind != "embedding"]
+    if not streamed:
+        return None
+    slots = max(1, plan.staging_slots)
+    return WeightStreamer(engine, source, streamed, slots, device=device, host_slots=len(plan.in_host))
+
+
+def _make_experts(
+    engine: TransferEngine, source: WeightTier, plan: Plan, routed: Sequence[WeightGroup], config: RunConfig
+) -> ExpertStore:
+    # Where nothing ever has to leave, the policy that costs least is best.
+    policy = config.policy if plan.expert_slots < len(routed) else "lru"
+    return ExpertStore(
+        engine, source, routed, plan.expert_slots, policy, device=config.device, host_slots=plan.host_experts
+    )
 
 
 def _build(prospect: Prospect, device: torch.device) -> OffloadedModel:
@@ -138,71 +136,6 @@ def _build(prospect: Prospect, device: torch.device) -> OffloadedModel:
         return build_empty(prospect.config, prospect.architecture.model_class, torch_dtype(prospect.dtype), device)
     except ModelError as error:
         raise ModelError(f"{prospect.path}: {error}") from None
-
-
-def _fetch(
-    engine: TransferEngine,
-    source: WeightTier,
-    arena: Tier,
-    groups: Sequence[WeightGroup],
-    stages: Sequence[tuple[TieredMemoryManager, Sequence[WeightGroup]]],
-    experts: ExpertStore | None,
-    progress: Progress | None,
-) -> None:
-    """Bring the groups that stay on the device, slot i of the arena is groups[i], and those that stay in the host.
-
-    ``experts`` if all of them stay on the device.
-    """
-    total = sum(group.nbytes for group in groups) + sum(group.nbytes for _, some in stages for group in some)
-    total += experts.pool.num_slots * experts.slot_nbytes if experts else 0
-    done = 0
-
-    def arrived(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        if progress:
-            progress(done, total)
-
-    transfers = [
-        engine.submit(source, arena, [Move(source.slot_of(group.key), slot)], Priority.DEMAND)
-        for slot, group in enumerate(groups)
-    ]
-    for transfer, group in zip(transfers, groups, strict=True):
-        engine.wait(transfer)
-        arrived(group.nbytes)
-    for manager, some in stages:
-        fill_host(engine, manager, source, some, arrived)
-    if experts:
-        experts.bring_all(arrived)
-
-
-def _stages(
-    plan: Plan,
-    groups: Mapping[str, WeightGroup],
-    routed: Sequence[WeightGroup],
-    streamer: WeightStreamer | None,
-    experts: ExpertStore | None,
-) -> list[tuple[TieredMemoryManager, Sequence[WeightGroup]]]:
-    """What the host is to keep copies of; of the experts as many in each layer."""
-    stages: list[tuple[TieredMemoryManager, Sequence[WeightGroup]]] = []
-    if streamer:
-        stages.append((streamer.manager, [groups[name] for name in plan.in_host]))
-    if experts:
-        chosen = [routed[i * len(routed) // plan.host_experts] for i in range(plan.host_experts)]
-        stages.append((experts.manager, chosen))
-    return stages
-
-
-def _verify_rows(source: WeightTier, plan: Plan) -> None:
-    """Check once the slices of which only rows will be read: the checksum of a slice says nothing of a row.
-
-    The memory that it takes is that of a staging slot, in which there is nothing yet. Raises CorruptBlockError.
-    """
-    if not isinstance(source, SupportsChecksum):
-        return
-    for group in source.groups:
-        if group.kind == "embedding" and group.key.name in plan.streamed:
-            source.read(source.slot_of(group.key), memoryview(map_memory("device", group.nbytes)))
 
 
 def _bind(
@@ -238,9 +171,21 @@ def _bind(
 
 
 def _predict(
-    model: OffloadedModel, prospect: Prospect, config: RunConfig, experts: ExpertStore, *, everything_stays: bool
+    model: OffloadedModel,
+    prospect: Prospect,
+    config: RunConfig,
+    experts: ExpertStore,
+    low: Sequence[WeightGroup],
+    *,
+    everything_stays: bool,
 ) -> None:
-    """Fetch experts ahead, where there is anything to fetch. What is wrong with a predictor is told even then."""
+    """Fetch experts ahead where there is anything to fetch, and ``low`` copies in their place where that is allowed.
+
+    What is wrong with a predictor is told even if none is needed.
+    """
+    if low:
+        low_copies = experts.use_low_copies(low, always=config.miss_precision == "low")
+        announce_passes(model, low_copies.rule.begin)
     predictor = make_predictor(
         config.predictor,
         expert_keys(model),

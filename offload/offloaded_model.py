@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
 
@@ -11,7 +12,7 @@ from offload.plan import Plan
 from offload.positions import check_pieces
 from offload.runtime import Runtime
 from offload.weights.vocabulary import TieredEmbedding
-from tiers.errors import InvalidOptionError
+from tiers.errors import InvalidOptionError, TierError
 
 
 class OffloadedModel(PreTrainedModel, GenerationMixin):
@@ -72,8 +73,13 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
         self.runtime.close()
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        # transformers types ``self`` here as a union of classes of its own.
-        return super().generate(*args, **kwargs)  # type: ignore[misc]
+        try:
+            # transformers types ``self`` here as a union of classes of its own.
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
+        except torch.OutOfMemoryError as error:
+            reason = str(error).splitlines()[0]
+            message = f"device: no memory for activations beside the budget ({reason}); lower --device-memory"
+            raise TierError(message, tier="device") from None
 
     def _option(self, name: str, kwargs: dict[str, Any], given: GenerationConfig | None) -> Any:
         """An option of this call of ``generate`` as transformers will find it."""

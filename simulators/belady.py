@@ -1,12 +1,15 @@
 """The fewest misses that any policy could have had on a recorded trace: evict what is used again last."""
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 from simulators.expert_visits import Pass
 from tiers.block import ExpertKey
 
 _NEVER = 1 << 60
+
+K = TypeVar("K", bound=Hashable)
 
 
 def belady_misses(passes: Sequence[Pass], slots: int) -> list[int]:
@@ -16,8 +19,8 @@ def belady_misses(passes: Sequence[Pass], slots: int) -> list[int]:
     visit alone needs more than all slots. Among sets that have to be there together, to evict what is used again last
     is still best.
     """
-    uses = _next_uses(passes)
-    cache = _Cache(slots)
+    uses = _next_uses([visit for one in passes for visit in one.visits])
+    cache = _Cache[ExpertKey](slots)
     return [sum(cache.visit(visit, next(uses)) for visit in one.visits) for one in passes]
 
 
@@ -32,16 +35,24 @@ def belady_hit_ratio(passes: Sequence[Pass], slots: int, counted: Iterable[int] 
     return 1.0 - sum(misses[i] for i in places) / accesses if accesses else 1.0
 
 
-class _Cache:
+def ideal_hit_ratio(keys: Sequence[K], slots: int) -> float:
+    """Share of the accesses, one key at a time, that such a cache finds; 1 where there are none."""
+    visits = [(key,) for key in keys]
+    cache = _Cache[K](slots)
+    misses = sum(cache.visit(visit, use) for visit, use in zip(visits, _next_uses(visits), strict=True))
+    return 1.0 - misses / len(keys) if keys else 1.0
+
+
+class _Cache(Generic[K]):
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._resident: dict[ExpertKey, int] = {}
+        self._resident: dict[K, int] = {}
         """When each key is used again: the number of that visit."""
-        self._heap: list[tuple[int, int, ExpertKey]] = []
+        self._heap: list[tuple[int, int, K]] = []
         """Latest use first. A key that was used since has a newer entry; the number keeps keys from being compared."""
         self._number = 0
 
-    def visit(self, keys: Sequence[ExpertKey], uses: Sequence[int]) -> int:
+    def visit(self, keys: Sequence[K], uses: Sequence[int]) -> int:
         """Returns how many were missing; ``uses`` says when each is used again."""
         missing = sum(key not in self._resident for key in keys)
         if len(keys) > self._slots:
@@ -55,7 +66,7 @@ class _Cache:
         self._make_room(set(keys))
         return missing
 
-    def _make_room(self, protected: set[ExpertKey]) -> None:
+    def _make_room(self, protected: set[K]) -> None:
         passed_over = []
         while len(self._resident) > self._slots:
             entry = heapq.heappop(self._heap)
@@ -70,10 +81,9 @@ class _Cache:
             heapq.heappush(self._heap, entry)
 
 
-def _next_uses(passes: Sequence[Pass]) -> Iterator[list[int]]:
+def _next_uses(visits: Sequence[Sequence[K]]) -> Iterator[list[int]]:
     """For every visit, when each of its keys is used again: the number of that visit."""
-    visits = [visit for one in passes for visit in one.visits]
-    later: dict[ExpertKey, int] = {}
+    later: dict[K, int] = {}
     uses: list[list[int]] = []
     for time in range(len(visits) - 1, -1, -1):
         uses.append([later.get(key, _NEVER) for key in visits[time]])

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 from tiers.errors import InvalidOptionError
@@ -30,6 +30,15 @@ class LinkProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class DriveProfile:
+    """What a drive does with small requests: how long one alone takes, and how many it ends in a second at most."""
+
+    latency_s: float
+    read_iops: float
+    write_iops: float
+
+
+@dataclass(frozen=True, slots=True)
 class HardwareProfile:
     """One machine. ``device`` is a torch device name, ``flops`` maps dtype names to FLOP/s of a large matrix product.
 
@@ -45,6 +54,12 @@ class HardwareProfile:
     links: Mapping[str, LinkProfile]
     kernels: Mapping[str, int] | None = None
     """By the type of weights, tokens up to which the kernel made for few is the fastest; None if not measured."""
+    drive: DriveProfile | None = None
+    memory_share: float = 1.0
+    """Of ``memory_bytes_per_s``, what can be reached: 1 where that was measured, less where it is a data sheet's."""
+    flops_share: float = 1.0
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where single numbers come from."""
 
     def flops_per_s(self, dtype: str) -> float:
         """FLOP/s in ``dtype``; of a dtype that was not measured, the slowest one that was."""
@@ -129,7 +144,21 @@ def read_profile(path: Path) -> HardwareProfile:
         flops={dtype: _rate(rate, f"{path}: flops.{dtype}") for dtype, rate in flops.items()},
         links={name: _read_link(name, link, f"{path}: links.{name}") for name, link in links.items()},
         kernels=_read_kernels(keys.get("kernels"), f"{path}: kernels"),
+        drive=_read_drive(keys.get("drive"), f"{path}: drive"),
+        memory_share=_rate(keys.get("memory_share", 1.0), f"{path}: memory_share"),
+        flops_share=_rate(keys.get("flops_share", 1.0), f"{path}: flops_share"),
+        sources={
+            name: _text(text, f"{path}: sources.{name}")
+            for name, text in _object(keys.get("sources", {}), f"{path}: sources").items()
+        },
     )
+
+
+def _read_drive(value: object, where: str) -> DriveProfile | None:
+    if value is None:
+        return None
+    keys = _keys(value, DriveProfile, where)
+    return DriveProfile(**{name: _rate(number, f"{where}.{name}") for name, number in keys.items()})
 
 
 def _read_link(name: str, value: object, where: str) -> LinkProfile:
@@ -161,10 +190,10 @@ def _read_table(value: object, where: str) -> tuple[tuple[int, float], ...] | No
     return tuple(sorted((int(size), _rate(rate, f"{where}.{size}")) for size, rate in table.items()))
 
 
-def _keys(value: object, kind: type[HardwareProfile] | type[LinkProfile], where: str) -> dict[str, object]:
+def _keys(value: object, kind: type[HardwareProfile | LinkProfile | DriveProfile], where: str) -> dict[str, object]:
     """The keys of an object that stands for a dataclass: all without a default, none that is not a field."""
     keys = _object(value, where)
-    known = {field.name: field.default is MISSING for field in fields(kind)}
+    known = {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(kind)}
     for key in keys:
         if key not in known:
             raise InvalidOptionError(f"{where}: unknown key '{key}'; known are {', '.join(known)}")

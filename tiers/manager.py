@@ -23,14 +23,21 @@ from tiers.tier import Tier
 
 
 class TieredMemoryManager:
-    """See the module. ``levels`` from fast to slow; ``backing`` is a read-only tier with a fixed slot per key."""
+    """See the module. ``levels`` from fast to slow; ``backing`` is a read-only tier with a fixed slot per key.
 
-    def __init__(self, mover: Mover[Any], levels: Sequence[Level], backing: Tier | None = None) -> None:
+    With ``is_cache`` blocks are worth no more than the time it takes to make them again, as those of a prefix cache
+    are: where the lowest level is full, what its policy chooses is forgotten, but for what is pinned. ``held`` says
+    what is left.
+    """
+
+    def __init__(
+        self, mover: Mover[Any], levels: Sequence[Level], backing: Tier | None = None, *, is_cache: bool = False
+    ) -> None:
         self.mover = mover
         self.levels = levels
         self.backing = backing
         self.stats = ManagerStats()
-        self._placement = Placement(mover, levels, backing, self.stats)
+        self._placement = Placement(mover, levels, backing, self.stats, is_cache)
         self._entries = self._placement.entries
 
     def adopt(self, slots: Mapping[BlockKey, int]) -> None:
@@ -67,6 +74,11 @@ class TieredMemoryManager:
                 return LookupResult.BELOW
             return LookupResult.HIT if is_done else LookupResult.PENDING
         return LookupResult.BELOW if entry.slots[0] is None else LookupResult.HIT
+
+    def held(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
+        """The blocks that any level holds: what there is to load."""
+        entries = self._entries
+        return [key for key in keys if key in entries]
 
     def missing(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
         """The blocks that a level below holds and that are not on their way to level 0: what there is to prefetch."""
@@ -183,32 +195,58 @@ class TieredMemoryManager:
         to make room: TransferError.
         """
         assert len(set(keys)) == len(keys), "a block is stored once"
-        assert not any(key in self._entries for key in keys), "a block is stored once"
+        assert self._entries.keys().isdisjoint(keys), "a block is stored once"
         slots = self._placement.allocate(0, len(keys), prefer)
         self._placement.num_unbacked += len(keys)
+        insert, below = self.levels[0].policy.insert, [None] * len(self.levels)
         for key, slot in zip(keys, slots, strict=True):
-            entry = self._entries[key] = Entry([slot] + [None] * len(self.levels), is_open=True)
-            self.levels[0].policy.insert(key)
-            self._placement.pin(key, entry)
+            self._entries[key] = Entry([slot, *below], pins=1, is_open=True)
+            insert(key)
+        self._placement.pinned.update(dict.fromkeys(keys))
         return slots
+
+    def prepare_again(self, keys: Sequence[BlockKey]) -> list[int]:
+        """As ``prepare_store``, of blocks that a level below holds: whoever asks makes them again rather than wait.
+
+        The copies below stay. All or nothing; raises what ``prepare_store`` does.
+        """
+        placement = self._placement
+        blocks = [(key, self._entries[key]) for key in keys]
+        assert all(entry.slots[0] is None for _, entry in blocks), "a block that is there is not made again"
+        for key, entry in blocks:
+            placement.pin(key, entry)  # before room is made: no policy may choose their copies below
+        try:
+            slots = placement.allocate(0, len(keys))
+        except BaseException:
+            for key, entry in blocks:
+                placement.unpin(key, entry)
+            raise
+        for (key, entry), slot in zip(blocks, slots, strict=True):
+            entry.slots[0], entry.is_open = slot, True
+            self.levels[0].policy.insert(key)
+        return slots
+
+    def sources(self, keys: Iterable[BlockKey]) -> list[int]:
+        """The level from which each of these blocks would be loaded; all of them are below level 0."""
+        return [self._entries[key].highest_copy()[0] for key in keys]
 
     def complete_store(self, keys: Sequence[BlockKey]) -> None:
         """Blocks are wholly written: they may be read by others and leave level 0.
 
         When level 0 runs short they are copied down at once, so that evicting them later costs nothing.
         """
-        level = self.levels[0]
-        for key in keys:
-            entry = self._entries[key]
+        pool, unpin = self.levels[0].pool, self._placement.unpin
+        blocks = [(key, self._entries[key]) for key in keys]
+        for key, entry in blocks:
             slot = entry.slots[0]
             assert entry.is_open, "complete_store without prepare_store"
             assert slot is not None
             entry.is_open = False
-            level.pool.publish(slot)
-            self._placement.unpin(key, entry)
-        if len(self.levels) > 1 and level.pool.num_free < 2 * len(keys):
+            pool.publish(slot)
+            unpin(key, entry)
+        if len(self.levels) > 1 and pool.num_free < 2 * len(keys):
             with suppress(WorldError):  # nothing is lost: whoever needs the room will be told
-                self._placement.copy_down(0, [key for key in keys if not self._entries[key].has_other_copy(0)])
+                self._placement.copy_down(0, [block for block in blocks if block[1].is_only_on(0)])
 
     def reopen(self, key: BlockKey) -> int:
         """Make a stored block writable again, as by ``prepare_store``: on level 0, pinned, and without copies below."""

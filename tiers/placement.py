@@ -43,6 +43,8 @@ class Placement:
     levels: Sequence[Level]
     backing: Tier | None
     stats: ManagerStats
+    is_cache: bool = False
+    """Whether the last copy of a block may be dropped."""
     entries: dict[BlockKey, Entry] = field(default_factory=dict)
     # Keys with pins: what a policy must not choose. A dict of our own, so that no policy needs to know of pins.
     pinned: dict[BlockKey, None] = field(default_factory=dict)
@@ -137,8 +139,9 @@ class Placement:
         if entry.arrival is not None:
             with suppress(WorldError):
                 self.land(key, entry)
-        with suppress(WorldError):
-            self._settle_departure(key, entry)
+        if entry.departure is not None:
+            with suppress(WorldError):
+                self._settle_departure(key, entry)
 
     def allocate(self, index: int, n: int, prefer: int | None = None) -> list[int]:
         """Take ``n`` slots of a level; others may have to leave. Raises TierFullError, or what stopped those."""
@@ -151,20 +154,23 @@ class Placement:
             raise TierFullError(self.levels[index].tier.name, wanted_slots=n, available_slots=pool.num_free)
         return pool.allocate(n, prefer)
 
-    def copy_down(self, index: int, keys: Sequence[BlockKey]) -> None:
+    def copy_down(self, index: int, blocks: Sequence[tuple[BlockKey, Entry]]) -> None:
         """Start copying blocks to a level below. Raises TierFullError, or what stopped those that had to leave."""
-        if not keys:
+        if not blocks:
             return
-        below, slots = self._allocate_below(index, len(keys))
+        below, slots = self._allocate_below(index, len(blocks))
         # In the order of their slots: neighbours stay neighbours, so that they come back in one request.
-        keys = sorted(keys, key=lambda key: self._slot(key, index))
-        moves = [Move(self._slot(key, index), slot) for key, slot in zip(keys, slots, strict=True)]
+        blocks = sorted(blocks, key=lambda block: block[1].slots[index] or 0)
+        sources = [_there(entry.slots[index]) for _, entry in blocks]
+        moves = [*map(Move, sources, slots)]
         transfer = self.mover.submit(self.levels[index].tier, self.levels[below].tier, moves, Priority.WRITE_BACK)
-        for key, slot in zip(keys, slots, strict=True):
-            entry = self.entries[key]
-            entry.slots[below], entry.departure = slot, (transfer, below)
-            self.levels[below].policy.insert(key)
-        self.stats.write_backs += len(keys)
+        departure = (transfer, below)
+        insert = self.levels[below].policy.insert
+        for (key, entry), slot in zip(blocks, slots, strict=True):
+            entry.slots[below] = slot
+            entry.departure = departure
+            insert(key)
+        self.stats.write_backs += len(blocks)
 
     def drop_copy(self, index: int, key: BlockKey, entry: Entry, filled_by: PendingTransfer | None = None) -> None:
         """Forget the copy on a level, if there is one; its slot is free once ``filled_by`` no longer writes to it."""
@@ -224,7 +230,7 @@ class Placement:
         # Where all blocks are backed no copy is the last; to find that out block by block would take long.
         last_copies = LastCopies(self.entries, self.pinned, index) if self.num_unbacked else self.pinned
         if index + 1 == len(self.levels):
-            self._evict(index, wanted, last_copies)
+            self._evict(index, wanted, self.pinned if self._may_forget(index) else last_copies)
             return
         try:
             self._evict(index, wanted, self.pinned)
@@ -245,52 +251,94 @@ class Placement:
                 1 for key, entry in self.entries.items() if entry.slots[index] is not None and key not in protected
             )
             raise TierFullError(level.tier.name, wanted_slots=wanted, available_slots=level.pool.num_free + spare)
-        # Pinned for a moment: a clean victim lives on in a copy below, which must not make room for another victim.
-        for key in victims:
-            self.pin(key, self.entries[key])
+        there = [(key, self.entries[key]) for key in victims]
         try:
-            self._write_back(index, victims)
+            self._write_back(index, there)
         except BaseException:
-            for key in victims:
-                if self.entries[key].slots[index] is not None:
+            for key, entry in there:
+                if entry.slots[index] is not None:
                     level.policy.insert(key)
             raise
-        finally:
-            for key in victims:
-                self.unpin(key, self.entries[key])
-        for key in victims:
-            self.drop_copy(index, key, self.entries[key])
+        freed = [slot for _, entry in there if (slot := entry.slots[index]) is not None]
+        for _, entry in there:
+            entry.slots[index] = None
+        level.pool.free_all(freed)
+        if self._may_forget(index):
+            self._forget(there)
         self.stats.evictions += len(victims)
 
-    def _write_back(self, index: int, victims: Sequence[BlockKey]) -> None:
+    def _may_forget(self, index: int) -> bool:
+        """Whether a level may drop the last copy of a block."""
+        return self.is_cache and index + 1 == len(self.levels)
+
+    def _forget(self, victims: Sequence[tuple[BlockKey, Entry]]) -> None:
+        """Those of which there is no copy any more."""
+        num_nowhere = len(self.levels) + 1
+        for key, entry in victims:
+            if entry.slots.count(None) == num_nowhere:
+                del self.entries[key]
+                self.num_unbacked -= 1
+
+    def _write_back(self, index: int, victims: Sequence[tuple[BlockKey, Entry]]) -> None:
         """See to it that each victim has a readable copy on another level than ``index``."""
-        entries = [(key, self.entries[key]) for key in victims]
-        for key, entry in entries:
-            if entry.arrival is not None or entry.departure is not None:
-                self.settle(key, entry)
-        self.copy_down(index, [key for key, entry in entries if not entry.has_other_copy(index)])
-        for key, entry in entries:
-            self._settle_departure(key, entry)
+        for key, entry in self._still_moving(victims):
+            self.settle(key, entry)
+        if self._may_forget(index):
+            return
+        last_copies = [block for block in victims if block[1].is_only_on(index)]
+        if not last_copies:
+            return
+        # Pinned for a moment: a clean victim lives on in a copy below, which must not make room for another victim.
+        clean: dict[BlockKey, None] = {}
+        if len(last_copies) < len(victims):
+            clean = dict.fromkeys(key for key, entry in victims if not entry.is_only_on(index))
+        self.pinned.update(clean)
+        try:
+            self.copy_down(index, last_copies)
+            self._settle_departure(*last_copies[0])
+            for key, entry in self._still_moving(last_copies):
+                self._settle_departure(key, entry)
+        finally:
+            for key in clean:
+                del self.pinned[key]
+
+    def _still_moving(self, blocks: Sequence[tuple[BlockKey, Entry]]) -> list[tuple[BlockKey, Entry]]:
+        """Those for which a transfer has to be waited for; where one to a level below is over, its copy counts."""
+        moving = []
+        over: tuple[PendingTransfer, int] | None = None
+        for key, entry in blocks:
+            departure = entry.departure
+            if departure is None and entry.arrival is None:
+                continue
+            # Blocks that went down together have the same departure.
+            if departure is None or entry.arrival is not None or (departure is not over and not _is_over(departure)):
+                moving.append((key, entry))
+                continue
+            over = departure
+            slot = entry.slots[departure[1]]
+            assert slot is not None
+            entry.departure = None
+            self.levels[departure[1]].pool.publish(slot)
+        return moving
 
     def _allocate_below(self, index: int, n: int) -> tuple[int, list[int]]:
-        """Slots on the next level below that has them free; where none has, on the lowest that can make room."""
+        """Slots on the next level below that has them free; where none has, on the lowest that can make room.
+
+        In a cache what was used last is kept near: each level makes room for it, from the next one down.
+        """
         self._reclaim()
         below = range(index + 1, len(self.levels))
-        for lower in below:
-            if self.levels[lower].pool.num_free >= n:
-                return lower, self.allocate(lower, n)
+        if not self.is_cache:
+            for lower in below:
+                if self.levels[lower].pool.num_free >= n:
+                    return lower, self.allocate(lower, n)
         full = TierFullError(self.levels[index].tier.name, wanted_slots=n, available_slots=0)
-        for lower in reversed(below):
+        for lower in below if self.is_cache else reversed(below):
             try:
                 return lower, self.allocate(lower, n)
             except TierFullError as error:
                 full = error
         raise full
-
-    def _slot(self, key: BlockKey, index: int) -> int:
-        slot = self.entries[key].slots[index]
-        assert slot is not None
-        return slot
 
     def _settle_departure(self, key: BlockKey, entry: Entry) -> None:
         """Wait for a block on its way down, and make its copy there count; a failed copy is dropped and raised."""
@@ -313,3 +361,13 @@ class Placement:
             return self.levels[index].tier
         assert self.backing is not None
         return self.backing
+
+
+def _is_over(departure: tuple[PendingTransfer, int]) -> bool:
+    transfer, _ = departure
+    return transfer.is_done and transfer.error is None
+
+
+def _there(slot: int | None) -> int:
+    assert slot is not None, "no copy to move"
+    return slot

@@ -109,6 +109,10 @@ class Entry:
         here = self.slots[index] is not None
         return len(self.slots) - self.slots.count(None) > here
 
+    def is_only_on(self, index: int) -> bool:
+        """Whether the copy on a level is there, and is the only one."""
+        return self.slots.count(None) == len(self.slots) - 1 and self.slots[index] is not None
+
     def highest_copy(self) -> tuple[int, int]:
         """The level from which it is best fetched to level 0, and its slot there."""
         for index, slot in enumerate(self.slots):

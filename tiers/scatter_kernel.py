@@ -12,7 +12,9 @@ from tiers.copies import Runs
 
 _WORDS = 2048
 _PROGRAMS = 32
-"""Enough reads under way to fill the link, and few enough that a model computes beside it."""
+"""Enough reads of host memory under way to fill the link; more slow down a model that computes beside it."""
+_PROGRAMS_TO_HOST = 16
+"""Writes need nobody to wait for them, so half as many do."""
 
 
 def copy_runs(source: torch.Tensor, target: torch.Tensor, runs: Runs, table: torch.Tensor) -> None:
@@ -21,7 +23,8 @@ def copy_runs(source: torch.Tensor, target: torch.Tensor, runs: Runs, table: tor
     One of the tensors is on the current CUDA device, the other there too or in pinned memory.
     """
     np.add(runs, (source.data_ptr(), target.data_ptr(), 0), out=table.numpy()[: len(runs)])
-    _copy_rows[(min(len(runs), _PROGRAMS),)](table, len(runs), WORDS=_WORDS, num_warps=4)
+    programs = _PROGRAMS if target.is_cuda else _PROGRAMS_TO_HOST
+    _copy_rows[(min(len(runs), programs),)](table, len(runs), WORDS=_WORDS, num_warps=4)
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -54,7 +54,7 @@ class DeviceBench:
             torch.empty(1, device=self.device)
         except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise InvalidOptionError(f"--device {self.device}: {reason}") from None
+            raise InvalidOptionError(f"--device {self.device}: {reason}; name one that is here, or cpu") from None
 
     @property
     def num_runs(self) -> int:

@@ -1,4 +1,4 @@
-"""``offload trace``: records what the routers of a model choose, and says what a recording shows."""
+"""``offload trace``: records what the routers of a model choose; says what this and other traces show."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from offload.commands import options
-from offload.commands.output import Data, answering, progress_bar, say
+from offload.commands.output import Data, MakeTables, answering, progress_bar, say
 from offload.commands.prompt import read_prompt
 from offload.config import RunConfig
-from offload.runnable import runnable_model
+from tiers.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-trace_app = typer.Typer(help="Traces of the experts that a model visits.", rich_markup_mode=None)
+trace_app = typer.Typer(help="Traces of experts that are visited, and of requests to servers.", rich_markup_mode=None)
 
 
 @trace_app.callback(invoke_without_command=True)
@@ -49,6 +49,8 @@ def record(
     num_requests, num_prompt, num_new = (options.read_count(option, given) for option, given in counts)
     options.check_out("--out", out)
     with answering(as_json) as answer:
+        from offload.runnable import runnable_model
+
         path = runnable_model(model, notice=say)
         from offload.traces.record import Course, record_trace, text_tokens
         from offload.traces.summary import summarise_trace
@@ -63,10 +65,11 @@ def record(
 
 @trace_app.command()
 def info(
-    file: Annotated[Path, typer.Argument(help="A trace that was recorded.", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="A trace of experts or requests, or a sample's name.", metavar="FILE")],
     *,
     slots: Annotated[
-        str | None, typer.Option(help="Experts that a cache holds, for the ideal hit ratio; half of them.", metavar="N")
+        str | None,
+        typer.Option(help="What a cache holds, for the ideal hit ratio; half of the experts, all blocks.", metavar="N"),
     ] = None,
     batch: Annotated[
         str | None, typer.Option(help="Compare ways of putting N requests at a time side by side.", metavar="N")
@@ -76,19 +79,60 @@ def info(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Says how skewed, how local and how predictable the routing of a trace is."""
+    """Says how skewed, how local and how predictable routing is, or how much of their prompts requests share."""
     num_slots = None if slots is None else options.read_count("--slots", slots)
     num_requests = None if batch is None else options.read_count("--batch", batch)
-    options.check_trace(file)
     with answering(as_json) as answer:
+        from simulators.kv_trace.formats import find_trace
+
+        options.check_trace(find_trace(file))
+        answer.show(*_told(file, num_slots, num_requests, predictor))
+
+
+@trace_app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="A trace of requests, or a sample's name.", metavar="FILE")],
+    out: Annotated[Path, typer.Argument(help="File to write; gzipped if it ends in .gz.", metavar="OUT")],
+    *,
+    to: Annotated[str, typer.Option(help="offload or mooncake.", metavar="FORMAT")] = "offload",
+    as_json: options.Json = False,
+) -> None:
+    """Writes a trace of Mooncake, Azure, vLLM or LMCache in our format or in Mooncake's."""
+    options.check_out("OUT", out)
+    with answering(as_json) as answer:
+        from offload.traces.render import kv_trace_tables
+        from offload.traces.summary import summarise_kv_trace
+        from simulators.kv_trace.formats import find_trace, open_kv_trace, write_kv_trace
+
+        options.check_trace(find_trace(file))
+        write_kv_trace(out, open_kv_trace(file), to)
+        answer.show({"out": out, "bytes": out.stat().st_size, **summarise_kv_trace(out)}, kv_trace_tables)
+
+
+def _told(file: Path, slots: int | None, batch: int | None, predictor: Path | None) -> tuple[Data, MakeTables]:
+    if _is_archive(file):
         from offload.traces.summary import summarise_batching, summarise_trace
         from simulators.expert_trace import ExpertTrace
 
-        loaded = ExpertTrace.load(file)
-        data = {"file": file, **summarise_trace(loaded, num_slots)}
-        if num_requests is not None:
-            data["batching"] = summarise_batching(loaded, num_requests, predictor)
-        answer.show(data, _tables)
+        trace = ExpertTrace.load(file)
+        data = {"file": file, **summarise_trace(trace, slots)}
+        if batch is not None:
+            data["batching"] = summarise_batching(trace, batch, predictor)
+        return data, _tables
+    if batch is not None:
+        raise InvalidOptionError(f"--batch {batch}: {file} is no trace of experts; leave the option out")
+    from offload.traces.render import kv_trace_tables
+    from offload.traces.summary import summarise_kv_trace
+
+    return {"file": file, **summarise_kv_trace(file, slots)}, kv_trace_tables
+
+
+def _is_archive(file: Path) -> bool:
+    """Whether it is an archive of arrays, as traces of experts are; a sample goes by its name alone."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as raw:
+        return raw.read(2) == b"PK"
 
 
 def _tables(data: Data) -> "Sequence[RenderableType]":

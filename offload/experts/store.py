@@ -18,7 +18,9 @@ from tiers.block import BlockKey, ExpertKey
 from tiers.errors import TierFullError
 from tiers.eviction.registry import make_policy
 from tiers.manager import Level, LookupResult, TieredMemoryManager
+from tiers.memory_tier import MemoryTier
 from tiers.pool import BlockPool
+from tiers.population import Population
 from tiers.transfer import TransferEngine
 from tiers.weight_tier import WeightGroup, WeightTier
 
@@ -50,6 +52,10 @@ class ExpertStore:
         assert slots > 0, "an expert needs a slot to be used"
         self.slot_nbytes = max(group.nbytes for group in groups)
         self.arena = make_arena(device, slots, self.slot_nbytes)
+        # Where not all experts fit every slot will be used, at the latest by a first prompt, which should not wait.
+        self._population: Population | None = None
+        if slots < len(groups) and isinstance(self.arena, MemoryTier):
+            self._population = Population(self.arena.buffer)
         self.pool = BlockPool(slots)
         self.host = host_levels(device, host_slots, self.slot_nbytes)
         level = Level(self.arena, self.pool, make_policy(policy, slots))
@@ -184,6 +190,8 @@ class ExpertStore:
 
     def close(self) -> None:
         """The slots' memory goes with the last tensor that looks into it."""
+        if self._population:
+            self._population.stop()
         self.arena.close()
         for level in self.host:
             level.tier.close()

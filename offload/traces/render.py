@@ -53,6 +53,18 @@ def _batching_table(data: Mapping[str, Any]) -> Table:
     return table
 
 
+def kv_trace_tables(data: Mapping[str, Any]) -> list[Table | Text]:
+    """How many requests and blocks there are, and how many blocks a cache could have found."""
+    cache = "any size" if data["slots"] is None else f"{data['slots']:,} blocks"
+    blocks = f"{data['accesses']:,} accesses to {data['unique_blocks']:,} blocks of {data['block_tokens']:,} tokens"
+    lines = (
+        f"{data['requests']:,} requests in {data['duration_s']:,.0f} s, format {data['format']}",
+        f"{data['input_tokens']:,} tokens of prompts, {data['output_tokens']:,} generated",
+        f"{blocks}; a perfect cache of {cache} would find {data['ideal_hit_ratio']:.1%} of them",
+    )
+    return [Text("\n".join(lines))]
+
+
 def _figure(name: str, value: float) -> str:
     if math.isnan(value):
         return "-"

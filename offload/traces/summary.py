@@ -11,6 +11,8 @@ from simulators.belady import belady_hit_ratio
 from simulators.expert_batching import compare_batching
 from simulators.expert_trace import ExpertTrace
 from simulators.expert_visits import passes_of
+from simulators.kv_trace.formats import open_kv_trace
+from simulators.kv_trace.statistics import kv_trace_statistics
 from simulators.trace_statistics import layer_statistics
 from tiers.errors import TraceError
 
@@ -55,6 +57,11 @@ def summarise_batching(trace: ExpertTrace, batch: int, predictor: Path | None) -
     foresee = RoutingPath.load(predictor, trace.model).begin if predictor else None
     rows = compare_batching(trace, batch, foresee)
     return {"batch": batch, "rows": [asdict(row) for row in rows]}
+
+
+def summarise_kv_trace(path: Path, slots: int | None = None) -> dict[str, Any]:
+    """The keys of the command line's contract, and lengths; see KVTraceStatistics. Raises TraceError."""
+    return asdict(kv_trace_statistics(open_kv_trace(path), slots))
 
 
 def _mean(values: list[float]) -> float:

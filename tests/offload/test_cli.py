@@ -84,7 +84,7 @@ BAD_INPUTS = [
     (["trace", "record", "m", "--prompt-file", "typo.toml", "-o", "a/t.npz"], "--out: a does not exist"),
     (["trace", "record", "m", "--prompt-file", "typo.toml", "-o", "t", "--requests", "0"], "--requests: '0'"),
     (["trace", "info", "missing.npz"], "missing.npz: no such trace; 'offload trace record' writes one"),
-    (["trace", "info", "binary"], "binary: is no expert trace, or a damaged one"),
+    (["trace", "info", "binary"], "binary:1: is neither text in UTF-8 nor a trace of experts; name a trace"),
     (["trace", "info", "binary", "--slots", "half"], "--slots: 'half'"),
     (["train-predictor", "-o", "p.npz"], "TRACE"),
     (["train-predictor", "missing.npz", "-o", "p.npz"], "missing.npz: no such trace"),

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+import offload
+from offload.pack import pack
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
+from tiers.errors import InvalidOptionError, TierError
 
 PROMPT, NEW, PADDING = 400, 8, (0, 30)  # more than a block
 WORKLOAD = {"prompt_tokens": PROMPT, "new_tokens": NEW, "batch": len(PADDING)}
@@ -93,6 +96,26 @@ def test_copies_in_the_host_spare_the_drive(models: dict[str, Path], tmp_path: P
         before = model.runtime.engine.links["nvme->device"].nbytes
         generate(model, moved(make_inputs(PROMPT, PADDING), device), NEW)
         assert model.runtime.engine.links["nvme->device"].nbytes == before
+
+
+def test_experts_in_a_processors_layout_are_refused(models: dict[str, Path], tmp_path: Path, device: str) -> None:
+    path = save_model(tmp_path / "model", "mixtral", dtype=torch.bfloat16, **FAMILIES["mixtral"], intermediate_size=64)
+    pack(path, tmp_path / "packed", experts="int8")
+    with pytest.raises(InvalidOptionError, match="keeps experts in int8, in the layout of a processor's kernels"):
+        offload.load(tmp_path / "packed", device="cuda")
+
+
+@pytest.mark.gpu
+def test_too_little_memory_for_activations_is_one_line(models: dict[str, Path]) -> None:
+    inputs = moved(make_inputs(PROMPT, PADDING), "cuda")
+    with loaded(models["llama"], **WORKLOAD, device="cuda") as model:
+        torch.cuda.set_per_process_memory_fraction(1e-6)
+        torch.cuda.empty_cache()
+        try:
+            with pytest.raises(TierError, match="device: no memory for activations beside the budget"):
+                generate(model, inputs, NEW)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 @pytest.mark.gpu

@@ -44,6 +44,7 @@ class House:
         plan: FaultPlan | None = None,
         stall_timeout_s: float = 60.0,
         device: str | None = None,
+        is_cache: bool = False,
     ) -> None:
         self.engine = TransferEngine(TransferConfig(queue_depth=2, stall_timeout_s=stall_timeout_s))
         self.device: MemoryTier | SeenDevice = MemoryTier("device", levels["device"], BLOCK_NBYTES)
@@ -60,7 +61,7 @@ class House:
         self.levels = [
             Level(tier, BlockPool(tier.num_slots), make_policy(policy, tier.num_slots)) for tier in self.tiers.values()
         ]
-        self.manager = TieredMemoryManager(self.engine, self.levels, self.backing)
+        self.manager = TieredMemoryManager(self.engine, self.levels, self.backing, is_cache=is_cache)
         if self.backing is not None:
             for slot in range(num_backed):
                 self.backing.write(slot, memoryview(content(slot)))

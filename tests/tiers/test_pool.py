@@ -120,6 +120,20 @@ def test_fills_gaps_when_no_run_is_long_enough() -> None:
     assert pool.allocate(3) == [0, 2, 3]
 
 
+def test_a_large_pool_takes_the_next_gap_that_holds_them() -> None:
+    """Else gaps that hold half of them, and so on; never one twice."""
+    num_slots = 20_000
+    pool = BlockPool(num_slots)
+    assert pool.allocate(num_slots) == list(range(num_slots))
+    for slot in (3, 5, 6, 900, 901, 902, 903, 904, 19_000, 19_001, 19_002):
+        pool.free(slot)
+    assert pool.allocate(3) == [900, 901, 902]
+    assert pool.allocate(3, prefer=19_000) == [19_000, 19_001, 19_002]
+    assert pool.allocate(5) == [3, 5, 6, 903, 904]
+    assert pool.allocate(1) == []
+    pool.check()
+
+
 def test_may_be_empty() -> None:
     pool = BlockPool(0)
     assert pool.allocate(1) == []

@@ -1,7 +1,7 @@
 """What every policy does alike: walk past protected keys, and know beforehand whether enough others are there."""
 
 from collections.abc import Collection, Iterable
-from itertools import filterfalse, islice
+from itertools import chain, filterfalse, islice
 
 from tiers.eviction.base import K
 
@@ -22,3 +22,11 @@ def can_spare(resident: Collection[K], n: int, protected: Collection[K]) -> bool
     if 0 <= n <= len(resident) - len(protected):
         return True
     return len(pick(resident, n, protected)) == n
+
+
+def queues_can_spare(queues: Collection[Collection[K]], n: int, protected: Collection[K]) -> bool:
+    """As ``can_spare``, of keys that lie in several queues, each in one."""
+    room = -len(protected)
+    for queue in queues:
+        room += len(queue)
+    return 0 <= n <= room or len(pick(chain.from_iterable(queues), n, protected)) == n

@@ -23,9 +23,10 @@ class OrderedPolicy(EvictionPolicy[K]):
         """All keys, the one to evict first at the start."""
 
     def insert(self, key: K, cost: float = 1.0) -> None:
-        if key in self._keys:
+        num_before = len(self._keys)
+        self._keys[key] = None  # leaves one that is there at its place
+        if len(self._keys) == num_before:
             raise KeyError(key)
-        self._keys[key] = None
 
     def remove(self, key: K) -> None:
         del self._keys[key]

@@ -18,8 +18,9 @@ def test_names_what_may_be_chosen() -> None:
         make_policy("belady", 8)
     assert str(error.value) == (
         "eviction policy 'belady' is unknown; choose one of "
-        "activation_ratio, arc, cost_aware, expected_use, fifo, lfu, lru, mru, next_use, per_layer_lru, plec, s3fifo, "
-        "shallow_arc, spaced, weighted"
+        "activation_ratio, arc, batch_plan, cost_aware, expected_use, fifo, gdsf, lfu, lirs, lru, mru, next_use, "
+        "per_layer_lru, plec, prefix_depth, s3fifo, shallow_arc, sieve, spaced, two_queue, w_tinylfu, weighted, "
+        "or write my_module:MyPolicy"
     )
 
 

@@ -1,0 +1,1 @@
+"""``offload simulate``: scenarios from files, and their results for people."""

@@ -1,0 +1,33 @@
+"""The results of a scenario as a table. Takes what ``--json`` prints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from offload.render import plain_table
+from offload.sizes import format_size
+
+_LEGEND = (
+    "hits: blocks of prompts that some tier held. near: that were on the device already. TTFT: seconds from when a "
+    "request has the device, median and 99th percentile. stall: seconds of waiting. gap: to what no policy beats."
+)
+
+
+def simulation_tables(data: Mapping[str, Any]) -> list[Table | Text]:
+    """A row a policy; the last one is the bound."""
+    table = plain_table("policy", "hits", "near", "tokens/s", "TTFT", "p99", "moved", "stall", "gap")
+    for row in data["rows"]:
+        table.add_row(
+            row["policy"],
+            f"{row['hit_ratio']:.1%}",
+            f"{row['device_hit_ratio']:.1%}",
+            f"{row['tokens_per_s']:,.1f}",
+            f"{row['ttft_s']:.2f}",
+            f"{row['ttft_p99_s']:.1f}",
+            format_size(row["bytes"]),
+            f"{row['stall_s']:,.0f}",
+            f"{row['belady_gap']:.1%}",
+        )
+    return [table, Text(_LEGEND, style="dim")]

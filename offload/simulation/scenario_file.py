@@ -1,0 +1,149 @@
+"""A scenario from a YAML or TOML file. Whatever is wrong is said with the file, the key and what would be right."""
+
+import difflib
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from offload.config_file import read_config_file
+from offload.sizes import parse_size
+from prefetch.load_gate import Gate
+from simulators import scenario as simulated
+from simulators.kv_trace.base import KVTrace
+from simulators.kv_trace.formats import open_kv_trace
+from simulators.kv_trace.generate import ChatWorkload, SharedPrefixWorkload, Workload, ZipfWorkload
+from simulators.model_costs import read_model_shape
+from simulators.published import find_published, load_profile
+from simulators.scenario import LEVELS, Scenario
+from tiers.errors import InvalidOptionError, UsageError
+
+SHIPPED = Path(simulated.__file__).parent / "scenarios"
+"""Scenarios that come with the package; on the command line they go by their names."""
+
+_KEYS = ("hardware", "model", "workload", "tiers", "policies", "policy", "gate", "batch")
+_WORKLOADS: dict[str, type[ZipfWorkload | SharedPrefixWorkload | ChatWorkload]] = {
+    "zipf": ZipfWorkload,
+    "shared_prefixes": SharedPrefixWorkload,
+    "chat": ChatWorkload,
+}
+
+
+def load_scenario(path: Path) -> Scenario:
+    """Raises InvalidOptionError or TraceError; both name the file at fault."""
+    path = find_scenario(path)
+    settings = read_config_file(path)
+    try:
+        return _read(settings, path.parent)
+    except UsageError as error:
+        raise type(error)(f"{path}: {error}") if isinstance(error, InvalidOptionError) else error from None
+
+
+def find_scenario(path: Path) -> Path:
+    """The file, or the scenario of that name that comes with the package."""
+    shipped = SHIPPED / f"{path.name.removesuffix('.yaml')}.yaml"
+    return shipped if not path.exists() and path.name == str(path) and shipped.is_file() else path
+
+
+def _read(settings: Mapping[str, object], folder: Path) -> Scenario:
+    _check_keys("", settings, _KEYS)
+    for key in ("hardware", "model", "workload", "tiers"):
+        if key not in settings:
+            raise InvalidOptionError(
+                f"'{key}' is missing; a scenario has hardware, model, workload, tiers and policies"
+            )
+    return Scenario(
+        trace=_read_workload(_mapping("workload", settings["workload"]), folder),
+        profile=load_profile(_near(folder, _text("hardware", settings["hardware"]))),
+        shape=read_model_shape(find_published("models", _near(folder, _text("model", settings["model"])))),
+        tiers=_read_tiers(_mapping("tiers", settings["tiers"])),
+        policies=_read_policies(settings),
+        gate=_read_gate(settings.get("gate", Gate.LOAD.value)),
+        batch=int(_number("batch", settings.get("batch", 1), is_whole=True)),
+    )
+
+
+def _read_workload(given: Mapping[str, object], folder: Path) -> KVTrace:
+    if "trace" in given:
+        _check_keys("workload.", given, ("trace", "requests"))
+        trace = open_kv_trace(Path(_near(folder, _text("workload.trace", given["trace"]))))
+        if "requests" not in given:
+            return trace
+        most = int(_number("workload.requests", given["requests"], is_whole=True))
+        return KVTrace(trace.format, trace.block_tokens, itertools.islice(trace.requests, most))
+    kind = _text("workload.kind", given.get("kind", "nothing"))
+    if kind not in _WORKLOADS:
+        raise InvalidOptionError(f"workload.kind: '{kind}' is unknown; {_suggest(kind, _WORKLOADS)}, or give a trace")
+    make = _WORKLOADS[kind]
+    _check_keys("workload.", given, ("kind", *(field.name for field in fields(make))))
+    return make(**{key: _workload_number(make, key, value) for key, value in given.items() if key != "kind"}).trace()
+
+
+def _workload_number(make: type[Workload], key: str, value: object) -> Any:
+    default = next(field.default for field in fields(make) if field.name == key)
+    assert default is not MISSING
+    number = _number(f"workload.{key}", value, is_whole=isinstance(default, int), least=0)
+    return int(number) if isinstance(default, int) else number
+
+
+def _read_tiers(given: Mapping[str, object]) -> dict[str, int]:
+    _check_keys("tiers.", given, LEVELS)
+    tiers = {}
+    for name, value in given.items():
+        try:
+            tiers[name] = parse_size(str(value))
+        except InvalidOptionError as error:
+            raise InvalidOptionError(f"tiers.{name}: {error}") from None
+    return tiers
+
+
+def _read_policies(settings: Mapping[str, object]) -> list[str]:
+    value = settings.get("policies", settings.get("policy", ["lru"]))
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InvalidOptionError(f"policies: {value!r} is no list of names; write [lru, arc]")
+    return list(dict.fromkeys(names))
+
+
+def _read_gate(value: object) -> Gate:
+    names = [gate.value for gate in Gate]
+    if value not in names:
+        raise InvalidOptionError(f"gate: {value!r} is unknown; {_suggest(str(value), names)}")
+    return Gate(value)
+
+
+def _check_keys(where: str, given: Mapping[str, object], known: Iterable[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise InvalidOptionError(f"unknown key '{where}{key}'; {_suggest(key, known)}")
+
+
+def _suggest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
+
+
+def _near(folder: Path, name: str) -> str:
+    """A path is taken from the scenario's folder; a name that is no file there may be one that ships."""
+    beside = folder / name
+    return str(beside) if beside.is_file() else name
+
+
+def _mapping(key: str, value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise InvalidOptionError(f"{key}: {value!r} is no mapping; write one 'key: value' a line below it")
+    return value
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidOptionError(f"{key}: {value!r} is no name; write one")
+    return value
+
+
+def _number(key: str, value: object, *, is_whole: bool, least: float = 1) -> float:
+    kinds = (int,) if is_whole else (int, float)
+    if type(value) not in kinds or not least <= value < float("inf"):  # type: ignore[operator]  # it is a number
+        raise InvalidOptionError(f"{key}: {value!r} is no {'whole ' * is_whole}number from {least} up")
+    return float(value)  # type: ignore[arg-type]  # it is a number

@@ -1,0 +1,189 @@
+"""Replays requests through the memory manager that ships, in virtual time.
+
+For each request: the blocks of its prompt that some level holds are loaded, the others are computed and stored; then
+its answer is generated. One request after the other has the device; loads, write-backs and computation overlap as the
+links and the manager allow. A block counts as a hit on any level, wherever in the prefix it is.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from prefetch.load_gate import Gate, blocks_to_recompute
+from simulators.kv_trace.base import KeyTable, KVTrace
+from simulators.modelled_mover import ModelledMover
+from tiers.block import BlockKey
+from tiers.errors import BudgetError
+from tiers.manager import TieredMemoryManager
+
+
+class ServingCosts(Protocol):
+    """What computing costs, in seconds."""
+
+    def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
+        """``new_tokens`` of a prompt behind ``context_tokens`` whose keys and values are there."""
+        ...
+
+    def decode_s(self, tokens: int, context_tokens: int) -> float:
+        """One request's share of the time in which ``tokens`` of it are generated, the first at this context."""
+        ...
+
+
+class FreeOfCost:
+    """For counting hits: computing takes no time."""
+
+    def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
+        """None."""
+        return 0.0
+
+    def decode_s(self, tokens: int, context_tokens: int) -> float:
+        """None."""
+        return 0.0
+
+
+@dataclass(slots=True)
+class KVReplayResult:
+    """What a replay counted. Times are virtual."""
+
+    num_requests: int = 0
+    accesses: int = 0
+    hits: int = 0
+    """Blocks that some level held."""
+    device_hits: int = 0
+    """Of these, blocks that were on level 0 already."""
+    prefix_hits: int = 0
+    """Of the hits, those before the first miss of their request: all that a server without gaps in prefixes can use."""
+    recomputed: int = 0
+    """Of the hits, blocks that were computed again since that was sooner than to load them."""
+    output_tokens: int = 0
+    elapsed_s: float = 0.0
+    compute_s: float = 0.0
+    stall_s: float = 0.0
+    """Seconds in which the device waited for blocks."""
+    link_nbytes: dict[str, int] = field(default_factory=dict)
+    ttft_s: list[float] = field(default_factory=list)
+    """Of each request, from the moment at which it has the device to its first token."""
+
+    @property
+    def hit_ratio(self) -> float:
+        """Of all accesses; 0 where there were none."""
+        return self.hits / self.accesses if self.accesses else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Generated tokens per second; infinite where nothing took any time."""
+        return self.output_tokens / self.elapsed_s if self.elapsed_s else float("inf")
+
+
+def replay_requests(
+    trace: KVTrace,
+    manager: TieredMemoryManager,
+    mover: ModelledMover,
+    costs: ServingCosts | None = None,
+    *,
+    gate: Gate = Gate.LOAD,
+    table: KeyTable | None = None,
+) -> KVReplayResult:
+    """Replay a whole trace; the manager is to forget what it has no room for (``is_cache``).
+
+    ``gate`` says what becomes of blocks below the device. ``table`` saves the making of keys where the same trace is
+    replayed more than once. Raises TraceError, and BudgetError where the device does not hold the prompt of a request.
+    """
+    costs = costs or FreeOfCost()
+    table = table or KeyTable()
+    result = KVReplayResult()
+    clock = mover.clock
+    start_s, start_stall_s = clock.now_s, mover.stall_s
+    num_slots, stats = manager.levels[0].pool.num_slots, manager.stats
+    start_hits = stats.hits
+    for request in trace.requests:
+        keys = table.keys(request.blocks)
+        if len(keys) > num_slots:
+            raise _too_large(len(keys), num_slots, result.num_requests, manager)
+        held = manager.held(keys)
+        new = _others(keys, held)
+        asked_s = clock.now_s
+        again = [] if gate is Gate.LOAD else _again(gate, keys, held, trace.block_tokens, manager, mover, costs)
+        loaded = _others(held, again)
+        manager.prepare_load(loaded)
+        prefill_s = 0.0
+        if again:
+            # While the others are on their way.
+            manager.prepare_again(again)
+            tokens = len(again) * trace.block_tokens
+            prefill_s = costs.prefill_s(tokens, keys.index(again[0]) * trace.block_tokens)
+            clock.advance(prefill_s)
+            manager.complete_store(again)
+            manager.prepare_load(again)  # until the rest of the prompt is computed
+            result.recomputed += len(again)
+        manager.complete_load(loaded)
+        manager.prepare_store(new)
+        new_tokens = min(request.input_tokens, len(new) * trace.block_tokens)
+        rest_s = costs.prefill_s(new_tokens, request.input_tokens - new_tokens)
+        clock.advance(rest_s)
+        prefill_s += rest_s
+        manager.complete_store(new)
+        manager.release(held)
+        result.ttft_s.append(clock.now_s - asked_s)
+        decode_s = costs.decode_s(request.output_tokens, request.input_tokens)
+        clock.advance(decode_s)
+        result.num_requests += 1
+        result.accesses += len(keys)
+        result.hits += len(held)
+        result.prefix_hits += len(held) if keys[: len(held)] == held else _num_alike(keys, held)
+        result.output_tokens += request.output_tokens
+        result.compute_s += prefill_s + decode_s
+    result.device_hits = stats.hits - start_hits - result.recomputed
+    result.elapsed_s = clock.now_s - start_s
+    result.stall_s = mover.stall_s - start_stall_s
+    result.link_nbytes = {name: use.nbytes for name, use in mover.links.items()}
+    return result
+
+
+def _again(
+    gate: Gate,
+    keys: list[BlockKey],
+    held: list[BlockKey],
+    block_tokens: int,
+    manager: TieredMemoryManager,
+    mover: ModelledMover,
+    costs: ServingCosts,
+) -> list[BlockKey]:
+    """The blocks below the device that are to be computed rather than loaded."""
+    below = manager.missing(held)
+    if not below or gate is Gate.RECOMPUTE:
+        return below
+    context = keys.index(below[0]) * block_tokens
+    names = [level.tier.name for level in manager.levels]
+    sources = manager.sources(below)
+    nbytes = manager.levels[0].tier.block_nbytes
+
+    def load_s(first: int) -> float:
+        counts = Counter(sources[first:])
+        return max((mover.seconds(names[source], names[0], n, n * nbytes) for source, n in counts.items()), default=0.0)
+
+    n = blocks_to_recompute(len(below), lambda n: costs.prefill_s(n * block_tokens, context), load_s)
+    return below[:n]
+
+
+def _others(keys: list[BlockKey], held: list[BlockKey]) -> list[BlockKey]:
+    """Those that are not held; what is held is most often a prefix."""
+    if keys[: len(held)] == held:
+        return keys[len(held) :]
+    there = set(held)
+    return [key for key in keys if key not in there]
+
+
+def _num_alike(keys: Sequence[object], held: Sequence[object]) -> int:
+    return next(i for i, (key, other) in enumerate(zip(keys, held, strict=False)) if key != other)
+
+
+def _too_large(wanted: int, available: int, number: int, manager: TieredMemoryManager) -> BudgetError:
+    nbytes = manager.levels[0].tier.block_nbytes
+    return BudgetError(
+        f"request {number + 1} has {wanted} blocks, level '{manager.levels[0].tier.name}' has {available} slots; "
+        f"give it at least {wanted * nbytes:,} bytes",
+        wanted_bytes=wanted * nbytes,
+        available_bytes=available * nbytes,
+    )

@@ -1,0 +1,84 @@
+"""The simulator's TransferEngine: the same seam, modelled time, no bytes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from simulators.modelled_link import LinkUse, ModelledLink, ModelledTransfer, VirtualClock
+from tiers.chunks import Move
+from tiers.link import Priority
+from tiers.tier import Tier
+
+SecondsToMove = Callable[[int, int], float]
+"""From the number of blocks and their bytes in all to seconds on an idle link."""
+
+
+class EmptyTier(Tier):
+    """A tier that holds no bytes: a name, a number of slots and their size."""
+
+    def __init__(self, name: str, num_slots: int, block_nbytes: int) -> None:
+        self.name = name
+        self.num_slots = num_slots
+        self.block_nbytes = block_nbytes
+
+    def read(self, slot: int, buffer: memoryview) -> None:
+        """There is nothing to read."""
+        raise NotImplementedError("a modelled tier holds no bytes")
+
+    def write(self, slot: int, buffer: memoryview) -> None:
+        """There is nothing to write to."""
+        raise NotImplementedError("a modelled tier holds no bytes")
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """From one tier to another: how long it takes there, and the wire that it may share with other routes."""
+
+    seconds: SecondsToMove
+    wire: str
+
+
+class ModelledMover:
+    """See the module. ``routes`` by the names of links, such as ``"nvme->device"``; KeyError for a missing one."""
+
+    def __init__(self, clock: VirtualClock, routes: dict[str, Route]) -> None:
+        self.clock = clock
+        self.stall_s = 0.0
+        """Seconds for which somebody waited for a transfer."""
+        self.links: dict[str, LinkUse] = {}
+        self._routes = routes
+        self._wires = {route.wire: ModelledLink(clock) for route in routes.values()}
+
+    def seconds(self, source: str, target: str, num_blocks: int, nbytes: int) -> float:
+        """How long a transfer would take if nothing else moved."""
+        return self._routes[f"{source}->{target}"].seconds(num_blocks, nbytes)
+
+    def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> ModelledTransfer:
+        """Start a transfer at the present time."""
+        name = f"{source.name}->{target.name}"
+        route = self._routes[name]
+        nbytes = len(moves) * source.block_nbytes
+        seconds = route.seconds(len(moves), nbytes)
+        use = self.links.setdefault(name, LinkUse())
+        use.nbytes += nbytes
+        use.busy_s += seconds
+        use.num_blocks += len(moves)
+        wire = self._wires[route.wire]
+        transfer = ModelledTransfer(wire, nbytes, seconds, priority)
+        wire.submit(transfer)
+        return transfer
+
+    def wait(self, transfer: ModelledTransfer) -> None:
+        """Let time pass until a transfer has ended; raises what stopped it."""
+        if not transfer.is_done:
+            start = self.clock.now_s
+            transfer.link.finish(transfer)
+            self.stall_s += self.clock.now_s - start
+        if transfer.error is not None:
+            raise transfer.error
+
+    def cancel(self, transfer: ModelledTransfer) -> bool:
+        """Drop what has not moved yet; True if its slots are free for others."""
+        return transfer.link.cancel(transfer)

@@ -1,0 +1,131 @@
+"""One experiment: requests, a machine, a model, tiers and policies; and a row of results for each policy."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prefetch.load_gate import Gate
+from simulators.belady import ideal_hit_ratio
+from simulators.kv_replay import KVReplayResult, replay_requests
+from simulators.kv_trace.base import KeyTable, KVTrace, Request
+from simulators.link_costs import routes_of
+from simulators.model_costs import ModelShape, RooflineCosts
+from simulators.modelled_link import VirtualClock
+from simulators.modelled_mover import EmptyTier, ModelledMover
+from simulators.profile import HardwareProfile
+from tiers.errors import BudgetError, InvalidOptionError, TraceError
+from tiers.eviction.base import EvictionPolicy
+from tiers.eviction.batch_plan import BatchPlanPolicy, SupportsPlan
+from tiers.eviction.registry import find_policy
+from tiers.manager import Level, TieredMemoryManager
+from tiers.pool import BlockPool
+
+LEVELS = ("device", "host", "nvme")
+BOUND = "belady"
+"""The row of what no policy can beat: as many slots as all tiers have, all on the device, and the future known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """``tiers`` are the bytes for keys and values on each level; the weights are on the device besides them."""
+
+    trace: KVTrace
+    """Read once."""
+    profile: HardwareProfile
+    shape: ModelShape
+    tiers: dict[str, int]
+    policies: Sequence[str]
+    gate: Gate = Gate.LOAD
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        if "device" not in self.tiers:
+            raise InvalidOptionError("tiers: 'device' is missing; say how many bytes of it hold keys and values")
+        for name, nbytes in self.tiers.items():
+            if nbytes < self.block_nbytes:
+                raise InvalidOptionError(
+                    f"tiers: '{name}' has {nbytes:,} bytes, less than one block of {self.trace.block_tokens} tokens; "
+                    f"give it at least {self.block_nbytes:,}"
+                )
+
+    @property
+    def block_nbytes(self) -> int:
+        """Of all layers."""
+        return self.trace.block_tokens * self.shape.kv_nbytes_per_token
+
+
+def run_scenario(scenario: Scenario, progress: Callable[[int, int], None] = lambda *_: None) -> list[dict[str, Any]]:
+    """A row for each policy and one for the bound; the same scenario gives the same rows.
+
+    Raises TraceError, BudgetError, and InvalidOptionError for an unknown policy or a link that the profile lacks.
+    """
+    classes = {name: find_policy(name) for name in scenario.policies}  # before the work
+    requests = list(scenario.trace.requests)
+    if not requests:
+        raise TraceError("the trace has no requests; name another one")
+    levels = {name: scenario.tiers[name] // scenario.block_nbytes for name in LEVELS if name in scenario.tiers}
+    experiment = _Experiment(scenario, requests, levels)
+    rows = []
+    for done, (name, policy) in enumerate(classes.items()):
+        progress(done, len(classes) + 1)
+        rows.append(experiment.row(name, experiment.replay(levels, policy)))
+    progress(len(classes), len(classes) + 1)
+    bound = experiment.replay({"device": sum(levels.values())}, BatchPlanPolicy)
+    progress(len(classes) + 1, len(classes) + 1)
+    return [*rows, experiment.row(BOUND, bound)]
+
+
+class _Experiment:
+    """What the rows have in common."""
+
+    def __init__(self, scenario: Scenario, requests: list[Request], levels: dict[str, int]) -> None:
+        self._scenario = scenario
+        self._requests = requests
+        self._table = KeyTable()
+        self._uses = [key for request in requests for key in self._table.keys(request.blocks)]
+        self._best = ideal_hit_ratio([block for one in requests for block in one.blocks], sum(levels.values()))
+        largest = max(len(request.blocks) for request in requests)
+        if largest > levels["device"]:
+            wanted, given = largest * scenario.block_nbytes, scenario.tiers["device"]
+            message = f"tiers: 'device' has {given:,} bytes; the longest prompt needs {wanted:,}; give it as many"
+            raise BudgetError(message, wanted_bytes=wanted, available_bytes=given)
+
+    def replay(self, slots: dict[str, int], policy: type[EvictionPolicy[Any]]) -> KVReplayResult:
+        scenario = self._scenario
+        mover = ModelledMover(VirtualClock(), routes_of(scenario.profile, tuple(slots)))
+        levels = [
+            Level(EmptyTier(name, n, scenario.block_nbytes), BlockPool(n), policy(n)) for name, n in slots.items()
+        ]
+        planned = levels[0].policy
+        if isinstance(planned, SupportsPlan):
+            planned.plan(self._uses)
+        return replay_requests(
+            KVTrace(scenario.trace.format, scenario.trace.block_tokens, iter(self._requests)),
+            TieredMemoryManager(mover, levels, is_cache=True),
+            mover,
+            RooflineCosts(scenario.shape, scenario.profile, scenario.batch),
+            gate=scenario.gate,
+            table=self._table,
+        )
+
+    def row(self, name: str, result: KVReplayResult) -> dict[str, Any]:
+        median, high, highest = np.percentile(result.ttft_s, (50, 90, 99)).tolist()
+        return {
+            "policy": name,
+            "hit_ratio": result.hit_ratio,
+            "device_hit_ratio": result.device_hits / max(1, result.accesses),
+            "prefix_hit_ratio": result.prefix_hits / max(1, result.accesses),
+            "tokens_per_s": result.tokens_per_s,
+            "ttft_s": median,
+            "ttft_p90_s": high,
+            "ttft_p99_s": highest,
+            "bytes": sum(result.link_nbytes.values()),
+            "links": result.link_nbytes,
+            "stall_s": result.stall_s,
+            "belady_gap": self._best - result.hit_ratio,
+            "tokens_per_s_without_stall": result.output_tokens / max(1e-12, result.elapsed_s - result.stall_s),
+            "recomputed": result.recomputed,
+            "elapsed_s": result.elapsed_s,
+        }

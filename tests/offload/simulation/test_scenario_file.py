@@ -1,0 +1,133 @@
+"""What a scenario file says, and what is said of one that is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from offload.simulation.scenario_file import SHIPPED, load_scenario
+from prefetch.load_gate import Gate
+from simulators.scenario import run_scenario
+from tiers.errors import BudgetError, InvalidOptionError, OffloadError, TraceError
+
+GOOD: dict[str, Any] = {
+    "hardware": "a100",
+    "model": "llama-3.1-8b",
+    "workload": {"kind": "zipf", "num_requests": 60, "num_documents": 20, "document_blocks": 4},
+    "tiers": {"device": "1GiB", "host": "1GiB", "nvme": "2GiB"},
+    "policies": ["lru", "arc"],
+}
+
+
+def write(folder: Path, settings: dict[str, Any]) -> Path:
+    path = folder / "s.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
+
+
+def test_rows_of_a_scenario(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    seen: list[tuple[int, int]] = []
+    rows = run_scenario(load_scenario(path), lambda done, total: seen.append((done, total)))
+    assert [row["policy"] for row in rows] == ["lru", "arc", "belady"]
+    for row in rows:
+        assert row.keys() >= {"policy", "hit_ratio", "tokens_per_s", "ttft_s", "bytes", "stall_s", "belady_gap"}
+        assert 0 < row["hit_ratio"] <= rows[-1]["hit_ratio"]
+        assert row["belady_gap"] >= 0
+        assert row["tokens_per_s"] <= row["tokens_per_s_without_stall"]
+        assert row["tokens_per_s"] <= rows[-1]["tokens_per_s"]
+        assert row["bytes"] == sum(row["links"].values())
+    assert rows[-1]["belady_gap"] == pytest.approx(0)
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert run_scenario(load_scenario(path)) == rows
+
+
+def test_the_sooner_way_is_never_later(tmp_path: Path) -> None:
+    """On a small drive and a fast device: to compute again is sooner for some blocks, and never for the worse."""
+    settings = {**GOOD, "hardware": "h100", "model": "smollm2-135m", "policy": "lru"}
+    settings |= {"tiers": {"device": "400MiB", "nvme": "2GiB"}, "policies": ["lru"]}
+    times = {}
+    for gate in Gate:
+        row = run_scenario(load_scenario(write(tmp_path, {**settings, "gate": gate.value})))[0]
+        times[gate] = row["ttft_s"]
+        assert (row["recomputed"] > 0) == (gate is not Gate.LOAD)
+    assert times[Gate.SOONER] <= min(times[Gate.LOAD], times[Gate.RECOMPUTE]) * 1.001
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+def test_scenarios_that_ship_can_be_read(name: str) -> None:
+    scenario = load_scenario(Path(name))
+    assert "lru" in scenario.policies
+    assert set(scenario.tiers) == {"device", "host", "nvme"}
+
+
+def test_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    line = '{"timestamp": 0, "input_length": 1024, "output_length": 1, "hash_ids": [0, 1]}\n'
+    (folder / "t.jsonl").write_text(line * 3, encoding="utf-8")
+    path = write(folder, {**GOOD, "workload": {"trace": "t.jsonl", "requests": 2}})
+    monkeypatch.chdir(tmp_path)
+    rows = run_scenario(load_scenario(path))
+    assert rows[0]["hit_ratio"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hardwear": 1}, "unknown key 'hardwear'; did you mean 'hardware'?"),
+        ({"tiers": {"device": "1GiB", "hots": "1GiB"}}, "unknown key 'tiers.hots'; did you mean 'host'?"),
+        ({"tiers": {"device": "1GB/s"}}, "tiers.device: '1GB/s' is not a size; write it like 64MiB or 8GiB"),
+        ({"tiers": {"device": "1gib"}}, "tiers.device: '1gib' is not a size; write 1GiB"),
+        (
+            {"tiers": {"device": "0"}},
+            "tiers: 'device' has 0 bytes, less than one block of 512 tokens; give it at least 67",
+        ),
+        ({"tiers": {"host": "1GiB"}}, "tiers: 'device' is missing"),
+        ({"tiers": None}, "tiers: None is no mapping"),
+        ({"hardware": "rtx409"}, "'rtx409' is none of the profiles that ship, and no file; did you mean 'rtx4090'?"),
+        ({"model": 7}, "model: 7 is no name; write one"),
+        ({"gate": "sonner"}, "gate: 'sonner' is unknown; did you mean 'sooner'?"),
+        ({"batch": 0}, "batch: 0 is no whole number from 1 up"),
+        ({"policies": []}, "policies: [] is no list of names; write [lru, arc]"),
+        ({"workload": {"kind": "zipff"}}, "workload.kind: 'zipff' is unknown; did you mean 'zipf'?"),
+        ({"workload": {"kind": "zipf", "skw": 1}}, "unknown key 'workload.skw'; did you mean 'skew'?"),
+        (
+            {"workload": {"kind": "zipf", "num_requests": 1.5}},
+            "workload.num_requests: 1.5 is no whole number from 0 up",
+        ),
+        ({"workload": {"kind": "zipf", "skew": "steep"}}, "workload.skew: 'steep' is no number from 0 up"),
+        ({"workload": {"kind": "chat", "num_requests": 0}}, "'num_requests' of a workload is 0; it must be above 0"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_file_and_the_key(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = write(tmp_path, {**GOOD, **change})
+    with pytest.raises(InvalidOptionError) as error:
+        load_scenario(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["hardware", "model", "workload", "tiers"])
+def test_what_is_missing(tmp_path: Path, key: str) -> None:
+    settings = {name: value for name, value in GOOD.items() if name != key}
+    with pytest.raises(InvalidOptionError, match=f"s.yaml: '{key}' is missing"):
+        load_scenario(write(tmp_path, settings))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"policies": ["lur"]}, InvalidOptionError, "eviction policy 'lur' is unknown"),
+        ({"tiers": {"device": "128MiB"}}, BudgetError, "the longest prompt needs 335,544,320; give it as many"),
+        ({"workload": {"trace": "t.jsonl"}}, TraceError, "t.jsonl:2: 'timestamp' is missing"),
+    ],
+)
+def test_what_is_found_out_when_it_runs(
+    tmp_path: Path, change: dict[str, Any], kind: type[OffloadError], message: str
+) -> None:
+    line = '{"timestamp": 0, "input_length": 1, "output_length": 1, "hash_ids": [0]}\n{"hash_ids": [1]}\n'
+    (tmp_path / "t.jsonl").write_text(line, encoding="utf-8")
+    with pytest.raises(kind, match=message):
+        run_scenario(load_scenario(write(tmp_path, {**GOOD, **change})))

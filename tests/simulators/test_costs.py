@@ -1,0 +1,127 @@
+"""Closed forms: what moving and computing take on a known machine."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from simulators.link_costs import drive_s, link_s, routes_of
+from simulators.model_costs import ModelShape, RooflineCosts, read_model_shape
+from simulators.profile import DEFAULT, DriveProfile, LinkProfile
+from simulators.published import find_published, load_profile, published_names
+from tiers.errors import InvalidOptionError
+
+DRIVE = DriveProfile(latency_s=50e-6, read_iops=1e6, write_iops=5e5)
+LLAMA = read_model_shape(find_published("models", "llama-3.1-8b"))
+
+
+def test_a_drive_by_depth_and_size() -> None:
+    """One at a time latency counts, deep queues of small requests end at the IOPS, large requests at the bandwidth."""
+    alone = drive_s(DRIVE, 7e9, 4096 * 1000, 4096, 1, is_read=True)
+    assert alone == pytest.approx(1000 * 50e-6)
+    deep = drive_s(DRIVE, 7e9, 4096 * 100_000, 4096, 256, is_read=True)
+    assert deep == pytest.approx(0.1)
+    assert drive_s(DRIVE, 7e9, 4096 * 100_000, 4096, 256, is_read=False) == pytest.approx(0.2)
+    large = drive_s(DRIVE, 7e9, 7 * 10**9, 2**20, 16, is_read=True)
+    assert large == pytest.approx(1.0, rel=0.01)
+    assert drive_s(DRIVE, 7e9, 0, 4096, 1, is_read=True) == 0
+    assert drive_s(DRIVE, 7e9, 4096, 2**20, 16, is_read=True) == pytest.approx(50e-6 + 4096 / 7e9)
+
+
+@pytest.mark.parametrize("depth", [1, 4, 64])
+@pytest.mark.parametrize("size", [4096, 131072])
+def test_a_drive_is_never_faster_than_its_limits_and_never_slower_when_deeper(depth: int, size: int) -> None:
+    nbytes = 50 * 2**20
+    seconds = drive_s(DRIVE, 7e9, nbytes, size, depth, is_read=True)
+    assert seconds >= max(nbytes / 7e9, nbytes / size / 1e6) * (1 - 1e-9)
+    assert seconds >= drive_s(DRIVE, 7e9, nbytes, size, 2 * depth, is_read=True) * (1 - 1e-9)
+
+
+def test_a_link() -> None:
+    link = LinkProfile(read_bytes_per_s=10.0, write_bytes_per_s=5.0, latency_s=1.0)
+    assert link_s(link, 20, is_read=True) == 3.0
+    assert link_s(link, 20, is_read=False) == 5.0
+    assert link_s(link, 0, is_read=True) == 0.0
+
+
+def test_routes_share_what_they_share() -> None:
+    routes = routes_of(DEFAULT, ("device", "host", "nvme"))
+    assert set(routes) >= {"device->host", "host->nvme", "nvme->device"}
+    assert {routes[name].wire for name in routes if "nvme" in name} == {"nvme"}
+    assert routes["host->device"].wire != routes["device->host"].wire
+    assert routes["nvme->host"].seconds(1, 10**9) == routes["nvme->device"].seconds(1, 10**9)
+    without = replace(DEFAULT, links={})
+    with pytest.raises(InvalidOptionError, match="the profile 'default' has no link device->host; it has"):
+        routes_of(without, ("device", "host"))
+
+
+@pytest.mark.parametrize("name", published_names("profiles"))
+def test_published_profiles_say_where_each_number_is_from(name: str) -> None:
+    profile = load_profile(name)
+    assert profile.name == name
+    assert profile.drive is not None
+    assert {"memory_bytes_per_s", "flops", "links.nvme", "links.host<->device"} <= set(profile.sources)
+    assert profile.bytes_per_s("host->device") > profile.bytes_per_s("nvme->device")
+    assert 0 < profile.flops_share < profile.memory_share < 1
+    assert RooflineCosts(LLAMA, profile, 1).decode_s(1, 1000) > 0
+
+
+def test_names_that_do_not_ship(tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidOptionError, match=r"'a10' is none of the profiles that ship, and no file; did you mean 'a100'\?"
+    ):
+        load_profile("a10")
+    with pytest.raises(InvalidOptionError, match=r"name a file, or one of llama"):
+        find_published("models", "???")
+
+
+def test_sizes_of_a_known_model() -> None:
+    """Llama 3.1 8B: 8.03 B weights with the embedding, of which half a billion are not multiplied with."""
+    assert LLAMA.kv_nbytes_per_token == 131_072
+    assert LLAMA.active_weights == pytest.approx(7.5e9, rel=0.01)
+    mixtral = read_model_shape(find_published("models", "mixtral-8x7b"))
+    assert mixtral.active_weights == pytest.approx(12.7e9, rel=0.02)
+    assert mixtral.nbytes_read(1) == pytest.approx(2 * mixtral.active_weights)
+    assert mixtral.nbytes_read(1000) == pytest.approx(2 * 46.5e9, rel=0.02)
+
+
+def test_prefill_is_arithmetic_and_decoding_is_reading() -> None:
+    a100 = replace(load_profile("a100"), memory_share=1.0, flops_share=1.0)
+    costs = RooflineCosts(LLAMA, a100)
+    assert costs.prefill_s(4096, 0) == pytest.approx(2 * 7.5e9 * 4096 / 312e12, rel=0.15)
+    assert costs.prefill_s(4096, 4096) > costs.prefill_s(4096, 0)
+    assert costs.prefill_s(0, 100) == 0
+    assert costs.prefill_s(1, 0) == pytest.approx(2 * 7.5e9 / 2039e9, rel=0.01)
+    assert costs.decode_s(100, 0) == pytest.approx(100 * 2 * 7.5e9 / 2039e9, rel=0.01)
+    side_by_side = RooflineCosts(LLAMA, a100, 16)
+    assert side_by_side.decode_s(100, 0) < costs.decode_s(100, 0) / 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": None}, "'num_hidden_layers' is missing"),
+        ({"hidden_size": "4096"}, "'hidden_size' is '4096'; it must be a whole number"),
+        ({"dtype": "int3"}, "'dtype' is 'int3'; it must be one of float32, float16, bfloat16"),
+    ],
+)
+def test_configurations_that_say_too_little(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    config = json.loads(find_published("models", "llama-3.1-8b").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}), encoding="utf-8")
+    with pytest.raises(InvalidOptionError, match=message):
+        read_model_shape(tmp_path / "config.json")
+
+
+def test_a_configuration_that_is_none(tmp_path: Path) -> None:
+    for text in ("nonsense", "[1]"):
+        (tmp_path / "config.json").write_text(text, encoding="utf-8")
+        with pytest.raises(InvalidOptionError, match=r"is no config\.json of a model"):
+            read_model_shape(tmp_path / "config.json")
+
+
+def test_a_text_model_inside_another(tmp_path: Path) -> None:
+    config = json.loads(find_published("models", "llama-3.1-8b").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": config}), encoding="utf-8")
+    shape: ModelShape = read_model_shape(tmp_path / "config.json")
+    assert shape == LLAMA

@@ -1,0 +1,127 @@
+"""The manager that ships, in virtual time, over requests."""
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from simulators.belady import ideal_hit_ratio
+from simulators.kv_replay import KVReplayResult, replay_requests
+from simulators.kv_trace.base import KVTrace, Request
+from simulators.kv_trace.formats import open_kv_trace
+from simulators.modelled_link import VirtualClock
+from simulators.modelled_mover import EmptyTier, ModelledMover, Route
+from tests.contracts.eviction import count_hits
+from tiers.errors import BudgetError
+from tiers.eviction.registry import make_policy
+from tiers.manager import Level, TieredMemoryManager
+from tiers.pool import BlockPool
+
+NAMES = ("device", "host", "nvme")
+
+
+def make(policy: str, *num_slots: int) -> tuple[TieredMemoryManager, ModelledMover]:
+    """Levels of blocks of one byte; a second for each block that moves."""
+    names = NAMES[: len(num_slots)]
+    routes = {f"{a}->{b}": Route(lambda blocks, _: float(blocks), f"{a}->{b}") for a in names for b in names if a != b}
+    mover = ModelledMover(VirtualClock(), routes)
+    levels = [
+        Level(EmptyTier(name, n, 1), BlockPool(n), make_policy(policy, n))
+        for name, n in zip(names, num_slots, strict=True)
+    ]
+    return TieredMemoryManager(mover, levels, is_cache=True), mover
+
+
+def requests_of(*blocks: list[int]) -> KVTrace:
+    return KVTrace("test", 1, iter([Request(0.0, len(some), 10, some) for some in blocks]))
+
+
+def sample(num_requests: int) -> KVTrace:
+    trace = open_kv_trace(Path("mooncake_conversation"))
+    return KVTrace(trace.format, trace.block_tokens, islice(trace.requests, num_requests))
+
+
+class OneSecondAToken:
+    def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
+        return float(new_tokens)
+
+    def decode_s(self, tokens: int, context_tokens: int) -> float:
+        return float(tokens)
+
+
+def test_three_requests() -> None:
+    """The device holds three blocks, the host two. Of the first request's three one is forgotten."""
+    manager, mover = make("lru", 3, 2)
+    result = replay_requests(requests_of([1, 2, 3], [1, 2, 3], [1, 2, 4]), manager, mover, OneSecondAToken())
+    # The blocks of the second request are all on the device; 4 of the third one takes the place of 3.
+    assert (result.accesses, result.hits, result.device_hits, result.prefix_hits) == (9, 5, 5, 5)
+    assert result.ttft_s == [3.0, 0.0, 1.0 + result.stall_s]
+    assert result.compute_s == 3 + 10 + 0 + 10 + 1 + 10
+    assert result.elapsed_s == result.compute_s + result.stall_s
+    assert result.tokens_per_s == 30 / result.elapsed_s
+    manager.check()
+
+
+def test_loads_from_below_take_time() -> None:
+    manager, mover = make("lru", 2, 8)
+    result = replay_requests(requests_of([1, 2], [3, 4], [1, 2]), manager, mover, OneSecondAToken())
+    assert (result.hits, result.device_hits) == (2, 0)
+    assert result.link_nbytes == {"device->host": 4, "host->device": 2}
+    # Both were copied to the host while the device was computing; to bring them back takes two seconds.
+    assert result.ttft_s == [2.0, 2.0, 2.0]
+    assert result.stall_s == 2.0
+
+
+def test_a_gap_in_a_prefix() -> None:
+    manager, mover = make("lru", 3)
+    result = replay_requests(requests_of([1, 2, 3], [4], [1, 2, 3]), manager, mover)
+    assert (result.hits, result.prefix_hits) == (2, 0)
+
+
+@pytest.mark.parametrize("policy", ["lru", "fifo", "arc", "s3fifo", "sieve", "prefix_depth", "gdsf", "two_queue"])
+def test_no_policy_beats_belady_and_the_books_add_up(policy: str) -> None:
+    manager, mover = make(policy, 500, 1500, 4000)
+    result = replay_requests(sample(1000), manager, mover)
+    accesses = [block for request in sample(1000).requests for block in request.blocks]
+    assert result.accesses == len(accesses)
+    assert 0 < result.prefix_hits <= result.hits <= ideal_hit_ratio(accesses, 6000) * len(accesses)
+    assert result.device_hits < result.hits
+    manager.check()
+
+
+def test_with_room_for_all_everything_that_was_there_is_hit() -> None:
+    manager, mover = make("lru", 300, 20_000)
+    result = replay_requests(sample(300), manager, mover)
+    accesses = [block for request in sample(300).requests for block in request.blocks]
+    assert result.hits == len(accesses) - len(set(accesses))
+    manager.check()
+
+
+def test_one_level_hits_as_its_policy_alone() -> None:
+    """But that a request has all of its blocks at once: no block of it makes room for another one of it."""
+    manager, mover = make("lru", 3000)
+    result = replay_requests(sample(1500), manager, mover)
+    alone = count_hits(make_policy("lru", 3000), (b for request in sample(1500).requests for b in request.blocks))
+    assert result.hits == pytest.approx(alone, rel=0.005)
+
+
+def test_the_same_trace_gives_the_same_result() -> None:
+    def run() -> KVReplayResult:
+        manager, mover = make("w_tinylfu", 300, 400, 500)
+        return replay_requests(sample(200), manager, mover, OneSecondAToken())
+
+    assert run() == run()
+
+
+def test_a_prompt_that_does_not_fit() -> None:
+    manager, mover = make("lru", 2)
+    with pytest.raises(
+        BudgetError, match=r"request 2 has 3 blocks, level 'device' has 2 slots; give it at least 3 bytes"
+    ):
+        replay_requests(requests_of([1], [1, 2, 3]), manager, mover)
+
+
+def test_nothing_to_replay() -> None:
+    manager, mover = make("lru", 2)
+    result = replay_requests(requests_of(), manager, mover)
+    assert (result.hit_ratio, result.tokens_per_s) == (0.0, float("inf"))

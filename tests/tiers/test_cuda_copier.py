@@ -1,0 +1,22 @@
+"""Which copies are left to a kernel, decided without a device."""
+
+import numpy as np
+import pytest
+
+from tiers.cuda_copier import _is_scattered
+
+KIB = 1024
+
+
+@pytest.mark.parametrize(
+    ("count", "nbytes", "expected"),
+    [
+        pytest.param(300, 8 * KIB, True, id="many small"),
+        pytest.param(8, 8 * KIB, False, id="a few, each by a copy of its own"),
+        pytest.param(300, 512 * KIB, False, id="many large"),
+        pytest.param(300, 8 * KIB + 4, False, id="no whole words"),
+    ],
+)
+def test_many_small_ranges_of_whole_words(count: int, nbytes: int, expected: bool) -> None:
+    starts = np.arange(count) * 2 * nbytes
+    assert _is_scattered(np.stack([starts, starts[::-1], np.full(count, nbytes)], axis=1)) is expected
