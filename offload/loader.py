@@ -67,6 +67,7 @@ def load_model(
     engine = TransferEngine(transfer or TransferConfig(), timeline)
     layout = _kv_layout(prospect)
     levels: list[Level] = []
+    streamer: WeightStreamer | None = None
     experts: ExpertStore | None = None
     try:
         blocks = _nvme_blocks(prospect, plan, config, workload)
@@ -102,13 +103,20 @@ def load_model(
         if streamer:
             streamer.start()
     except BaseException:
-        engine.close()
-        if experts:
-            experts.close()
-        for level in levels:
-            level.tier.close()
+        _give_back(engine, [part for part in (streamer, experts) if part], levels)
         raise
     return model
+
+
+def _give_back(
+    engine: TransferEngine, parts: Sequence[WeightStreamer | ExpertStore], levels: Sequence["Level"]
+) -> None:
+    """What a model that could not be loaded leaves. The links come first: they work in the memory of the others."""
+    engine.close()
+    for part in parts:
+        part.close()
+    for level in levels:
+        level.tier.close()
 
 
 def _make_streamer(

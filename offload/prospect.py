@@ -68,7 +68,7 @@ def _block_tokens(device: str, context_tokens: int) -> int:
     """A GPU fetches and attends faster than its host keeps books: there, a sixteenth of a sequence, up to 1,024."""
     if not has_own_memory(device):
         return 64
-    return min(1024, max(64, 1 << (context_tokens // 16).bit_length()))
+    return min(1024, max(64, 1 << max(0, context_tokens // 16 - 1).bit_length()))
 
 
 def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile: HardwareProfile) -> Plan:

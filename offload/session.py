@@ -43,7 +43,8 @@ def load(
     Raises ModelError, BudgetError, InvalidOptionError (the caller's to mend), TierError (the machine's).
     """
     config = load_config(budget, file=config_file)
-    tokens = (prompt_tokens or DEFAULT_PROMPT_TOKENS) + (new_tokens or DEFAULT_NEW_TOKENS)
+    given = ((prompt_tokens, DEFAULT_PROMPT_TOKENS), (new_tokens, DEFAULT_NEW_TOKENS))
+    tokens = sum(default if count is None else count for count, default in given)
     prospect = open_prospect(runnable_model(str(model)), config, context_tokens=tokens)
     try:
         default = DEFAULT_PROMPT_TOKENS + DEFAULT_NEW_TOKENS

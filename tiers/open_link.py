@@ -45,9 +45,10 @@ def open_link(
         return FileLink(name, finished, timeline, queue, config.chunk_nbytes, config.guess_depth, is_write=is_write)
     if device is None or not isinstance(memory, SupportsMemory):
         raise OffloadError(f"no way to move blocks over {name}")
-    kind, queue = _device_reader(files, device, config) if not is_write else _stager(files, config)
+    # The queue last: what fails before it has nothing to give back.
     ring = PinnedTier("ring", 2 * config.queue_depth, config.chunk_nbytes, device=device)
     copier = open_copier(device)
+    kind, queue = _device_reader(files, device, config) if not is_write else _stager(files, config)
     return kind(name, finished, timeline, queue, config.guess_depth, copier, ring, is_write=is_write)
 
 
@@ -61,6 +62,8 @@ def _device_reader(
     how = config.files_to_device
     if how == "staged" or (how == "auto" and not (device.type == "cuda" and find_gds().is_real)):
         return _stager(files, config)
+    if not find_gds().works:
+        raise OffloadError(f"files_to_device='kvikio': {find_gds().note}; use 'auto'")
     from tiers.kvikio_link import KvikioLink
     from tiers.kvikio_queue import KvikioQueue
 

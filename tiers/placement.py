@@ -34,10 +34,17 @@ class Placement(Room):
             source, source_slot = entry.highest_copy()
             # Weights are large and used as they come, and a guess can be called off alone: each moves by itself. Other
             # blocks may be neighbours, which are read together.
-            is_alone = source == len(self.levels) or priority is Priority.GUESS
+            is_alone = self.backing is not None or priority is Priority.GUESS
             batches.setdefault(key if is_alone else source, []).append((key, entry, Move(source_slot, slot)))
-        for batch in batches.values():
-            self._set_out(batch, priority)
+        try:
+            for batch in batches.values():
+                self._set_out(batch, priority)
+        except BaseException:  # a link that cannot be opened; what has set out arrives, wanted by nobody
+            for key, entry, slot in zip(keys, entries, slots, strict=True):
+                self.unpin(key, entry)
+                if entry.slots[0] is None:
+                    self.levels[0].pool.free(slot)
+            raise
 
     def _set_out(self, batch: Sequence[tuple[BlockKey, Entry, Move]], priority: Priority) -> None:
         """Start one transfer, to level 0, of blocks that come from the same tier."""

@@ -119,7 +119,11 @@ class Room:
         blocks = sorted(blocks, key=lambda block: block[1].slots[index] or 0)
         sources = [_there(entry.slots[index]) for _, entry in blocks]
         moves = [*map(Move, sources, slots)]
-        transfer = self.mover.submit(self.levels[index].tier, self.levels[below].tier, moves, Priority.WRITE_BACK)
+        try:
+            transfer = self.mover.submit(self.levels[index].tier, self.levels[below].tier, moves, Priority.WRITE_BACK)
+        except BaseException:  # a link that cannot be opened
+            self.levels[below].pool.free_all(slots)
+            raise
         departure = (transfer, below)
         insert = self.levels[below].policy.insert
         for (key, entry), slot in zip(blocks, slots, strict=True):

@@ -27,12 +27,12 @@ def bench(context: typer.Context) -> None:
 @bench_app.command()
 def io(*, nvme_dir: options.NvmeDir = None, device: options.Device = None, as_json: options.Json = False) -> None:
     """Reads and writes of the nvme tier, and copies to and from a GPU."""
-    directory = options.drive_directory(nvme_dir)
+    directory, on = options.drive_directory(nvme_dir), options.device_name(device)
     with answering(as_json) as answer:
         from offload.bench.io import bench_io
 
         with progress_bar("bench io") as progress:
-            result = bench_io(directory, progress=progress, device=None if device == "cpu" else device)
+            result = bench_io(directory, progress=progress, device=None if on == "cpu" else on)
         answer.show(result, _tables)
 
 

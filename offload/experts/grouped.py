@@ -70,17 +70,23 @@ class StackedSlots:
         )
 
     def apply(self, module: Any, tokens: Tensor, slots: Tensor) -> Tensor:
-        """What experts make of ``tokens`` [rows, hidden]; ``slots`` [rows], ascending, is the slot of each."""
+        """What experts make of ``tokens`` [rows, hidden]; ``slots`` [rows], ascending, is the slot of each.
+
+        Rows of slots that do not exist come last and mean nothing.
+        """
         ends = torch.searchsorted(slots, self.numbers, right=True, out_int32=True)
         parts = [self._product(tokens, matrices, ends) for matrices in self.up]
         inner = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         if self.up_bias is not None:
-            inner = inner + self.up_bias.index_select(0, slots)
+            inner = inner + self._rows(self.up_bias, slots)
         inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)  # noqa: SLF001 - the interface's
         output = self._product(inner, self.down, ends)
         if self.down_bias is not None:
-            output = output + self.down_bias.index_select(0, slots)
+            output = output + self._rows(self.down_bias, slots)
         return module.post_expert_norm(output) if getattr(module, "has_post_expert_norm", False) else output
+
+    def _rows(self, biases: Tensor, slots: Tensor) -> Tensor:
+        return biases.index_select(0, slots.clamp(max=biases.shape[0] - 1))
 
     def _product(self, tokens: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
         matrices = matrices if self.is_transposed else matrices.transpose(1, 2)

@@ -42,58 +42,68 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     the same tokens come out whatever the budget, unless copies in a lower precision may stand in for what is missing.
     """
     layer: ExpertLayer = module.tiered_experts
+    num_tokens, k = top_k_index.shape
+    if layer.store.observers:
+        layer.store.observe(_routing(layer.index, hidden_states, top_k_index, top_k_weights))
     stack = layer.store.stack(layer.index)
-    if stack is not None and layer.store.stays(layer.index):
-        return _settled(module, layer, stack, hidden_states, top_k_index, top_k_weights)
-    if stack is not None:
-        return _grouped(module, layer, stack, hidden_states, top_k_index, top_k_weights)
+    if stack is None or stack.down.dtype is not hidden_states.dtype:
+        outputs = _one_by_one(module, layer, hidden_states, top_k_index)
+    elif layer.store.stays(layer.index):
+        outputs = _settled(module, layer, stack, hidden_states, top_k_index)
+    else:
+        outputs = _grouped(module, layer, stack, hidden_states, top_k_index)
+    weighted = outputs * top_k_weights.reshape(-1, 1)
+    return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
+
+
+def _one_by_one(module: Any, layer: ExpertLayer, hidden_states: Tensor, top_k_index: Tensor) -> Tensor:
+    """[tokens * k, hidden]: what each chosen expert makes of its token, zeros where a choice was masked."""
     num_tokens, k = top_k_index.shape
     places = _places_of_one(top_k_index) if num_tokens == 1 else _places(top_k_index)
     keys = [layer.keys[expert] for expert in places if expert < module.num_experts]
-    if layer.store.observers:
-        layer.store.observe(_routing(layer.index, hidden_states, top_k_index, top_k_weights))
     if layer.store.low_copies:
         keys = layer.store.low_copies.choose(keys)
     compute: Any = for_one_token if num_tokens == 1 else for_many_tokens
     with suitable_threads(layer.store.slot_nbytes, num_tokens * k / len(places)):
         outputs: Tensor = compute(module, hidden_states, places, layer.store.visit(keys), k)
-    weighted = outputs * top_k_weights.reshape(-1, 1)
-    return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
+    return outputs
 
 
 def _settled(
-    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor, weights: Tensor
+    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor
 ) -> Tensor:
-    """As ``tiered_experts`` where slot i of the stack is expert i: only the device needs to know who is chosen."""
+    """As ``_one_by_one`` where slot i of the stack is expert i: only the device needs to know who is chosen."""
     num_tokens, k = top_k_index.shape
-    if layer.store.observers:
-        layer.store.observe(_routing(layer.index, hidden_states, top_k_index, weights))
-    layer.store.manager.stats.hits += num_tokens * k
+    # At most: how many different ones they are is not worth waiting for.
+    layer.store.manager.stats.hits += min(num_tokens * k, module.num_experts)
     chosen, order = torch.sort(top_k_index.reshape(-1))
-    tokens = hidden_states.repeat(k, 1) if num_tokens == 1 else hidden_states.index_select(0, order // k)
     outputs = hidden_states.new_empty(num_tokens * k, hidden_states.shape[-1])
-    outputs.index_copy_(0, order, stack.apply(module, tokens, chosen))
-    weighted = outputs * weights.reshape(-1, 1)
-    return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
+    outputs.index_copy_(0, order, stack.apply(module, _gather(hidden_states, order, k), chosen))
+    if getattr(module, "_is_expert_parallel", True):  # else no router masks a choice
+        outputs.masked_fill_(top_k_index.reshape(-1, 1) >= module.num_experts, 0)
+    return outputs
 
 
 def _grouped(
-    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor, weights: Tensor
+    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor
 ) -> Tensor:
-    """As ``tiered_experts``: a product for all experts that are there, and one for those that had to come."""
+    """As ``_one_by_one``: a product for all experts that are there, and one for those that had to come."""
     num_tokens, k = top_k_index.shape
     choices = Choices.of(top_k_index)
     keys = [layer.keys[expert] for expert in choices.rows if expert < module.num_experts]
-    if layer.store.observers:
-        layer.store.observe(_routing(layer.index, hidden_states, top_k_index, weights))
     outputs = hidden_states.new_zeros(num_tokens * k, hidden_states.shape[-1])
     for wave in layer.store.waves(keys, all_at_once=True):
         index = choices.wave([(slot, key.expert) for key, slot in wave])
         rows, slots = torch.from_numpy(index).to(hidden_states.device)
-        some = hidden_states.repeat(len(rows), 1) if num_tokens == 1 else hidden_states.index_select(0, rows // k)
-        outputs.index_copy_(0, rows, stack.apply(module, some, slots))
-    weighted = outputs * weights.reshape(-1, 1)
-    return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
+        outputs.index_copy_(0, rows, stack.apply(module, _gather(hidden_states, rows, k), slots))
+    return outputs
+
+
+def _gather(hidden_states: Tensor, rows: Tensor, k: int) -> Tensor:
+    """The token of each of these rows of [tokens * k]."""
+    if hidden_states.shape[0] == 1:
+        return hidden_states.repeat(rows.shape[0], 1)
+    return hidden_states.index_select(0, rows // k)
 
 
 def _places_of_one(top_k_index: Tensor) -> dict[int, list[int]]:

@@ -1,11 +1,14 @@
 """A bad drive under the manager: somebody is told, nobody gets wrong bytes, no slot and no pin is lost."""
 
+import itertools
+from typing import Any
+
 import pytest
 
 from tests.contracts.tier import raw_put
 from tests.tiers.house import Build, lookup
 from tests.tiers.kit import content, key
-from tiers.errors import CorruptBlockError, TierFullError, TransferError
+from tiers.errors import CorruptBlockError, TierError, TierFullError, TransferError
 from tiers.fault_injection import Fault, FaultPlan
 from tiers.manager import LookupResult
 from tiers.tier import SupportsDirectIO
@@ -150,3 +153,47 @@ def test_a_drive_that_hangs_cannot_spoil_a_copy_below(build: Build) -> None:
     assert house.plan_of((1, 2)) == ["nvme", "device nvme"]
     house.load(1)
     house.load(2)
+
+
+@pytest.mark.parametrize("failing_call", [1, 2])
+@pytest.mark.parametrize("is_prefetch", [True, False])
+def test_a_link_that_cannot_be_opened_costs_no_slot_and_no_pin(
+    build: Build, monkeypatch: pytest.MonkeyPatch, failing_call: int, *, is_prefetch: bool
+) -> None:
+    house = build({"device": 2}, num_backed=4)
+    submit, calls = house.engine.submit, itertools.count(1)
+
+    def fail_once(*args: Any) -> Any:
+        if next(calls) == failing_call:
+            raise TierError("ring: no memory to pin", tier="ring")
+        return submit(*args)
+
+    monkeypatch.setattr(house.engine, "submit", fail_once)
+    keys = [key(0), key(1)]
+    if is_prefetch:
+        house.manager.cancel_prefetch(house.manager.prefetch(keys))
+    else:
+        with pytest.raises(TierError, match="no memory to pin"):
+            house.manager.prepare_load(keys)
+    house.manager.check()
+    house.load(2, 3)
+    house.manager.check()
+    assert house.manager.room == 2
+
+
+def test_a_way_down_that_cannot_be_opened_costs_no_slot(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = build({"device": 2, "nvme": 4})
+    house.store(0)
+
+    def fail(*_: Any) -> Any:
+        raise TierError("ring: no memory to pin", tier="ring")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.engine, "submit", fail)
+        house.store(1)  # which copies down ahead, if it can
+        with pytest.raises(TierError, match="no memory to pin"):
+            house.store(2, 3)
+        house.manager.check()
+    house.store(4)
+    house.load(0, 1)
+    house.manager.check()

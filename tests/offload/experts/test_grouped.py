@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from offload.arenas import as_bytes
+from offload.experts.bind import experts_modules
 from offload.experts.grouped import Choices, StackedSlots
+from offload.experts.interface import tiered_experts
 from offload.pack import pack
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
 
@@ -61,3 +63,26 @@ def test_the_choices_of_one_token() -> None:
     rows, slots = Choices.of(torch.tensor([[7, 2, 5]])).wave([(3, 7), (0, 5), (1, 2)])
     assert rows.tolist() == [2, 1, 0]
     assert slots.tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize("slack", [None, 1.05])
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_a_masked_choice_adds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, slack: float | None
+) -> None:
+    monkeypatch.setattr("offload.experts.store.is_grouped", lambda weights: True)
+    pack(save_model(tmp_path / "model", family, **FAMILIES[family]), tmp_path / "packed")
+    least = smallest_budget(tmp_path / "packed", tmp_path / "nvme", **WORKLOAD)
+    options = {} if slack is None else {"device_memory": int(least * slack), "nvme_dir": tmp_path / "nvme"}
+    with loaded(tmp_path / "packed", **WORKLOAD, **options) as model:
+        _, module = experts_modules(model)[1]
+        module._is_expert_parallel = True
+        tokens = torch.randn(3, 64)
+        weights = torch.tensor([[0.6, 0.4]] * 3)
+        masked = tiered_experts(module, tokens, torch.tensor([[2, 8], [1, 3], [8, 8]]), weights)
+        unmasked = torch.tensor([[2, 2], [1, 3], [0, 0]])
+        alone = tiered_experts(module, tokens, unmasked, weights * torch.tensor([1.0, 0.0]))
+        whole = tiered_experts(module, tokens, unmasked, weights)
+    torch.testing.assert_close(masked[0], alone[0])
+    torch.testing.assert_close(masked[1], whole[1])
+    assert not masked[2].any()
