@@ -10,15 +10,16 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from offload.config_file import read_config_file
+from offload.experts.precision_name import CHOICES, parse_precision
 from offload.sizes import parse_count, parse_size
 from tiers.errors import InvalidOptionError
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
 """``auto`` keeps the type in which the model is stored."""
 
-EXPERTS: Final = ("auto", "stored", "int8", "int4", "int4-sparse", "int3-sparse", "int2-cold")
-"""``auto`` takes experts as the model has them, ``stored`` insists on those of the checkpoint. Two precisions may be
-joined by a ``+``."""
+EXPERTS: Final = ("auto", "stored", *CHOICES)
+"""``auto`` takes experts as the model has them, ``stored`` insists on those of the checkpoint. What else ``offload
+pack`` may be asked for is known here too: two precisions, joined by a ``+``."""
 
 MISS_PRECISIONS: Final = ("high", "mixed", "low")
 """Which copy of an expert to use where a packed store has two: always the exact one; the other in place of a missing
@@ -155,7 +156,13 @@ def _read_dtype(value: object) -> str:
 
 
 def _read_experts(value: object) -> str:
-    if isinstance(value, str) and (value in EXPERTS or {*value.split("+", 1)} <= {*EXPERTS, "int2"} - {"auto"}):
+    if isinstance(value, str) and value in EXPERTS:
+        return value
+    if isinstance(value, str) and "+" in value:
+        try:
+            parse_precision(value)
+        except InvalidOptionError as error:
+            raise InvalidOptionError(f"{value!r} is {error}") from None
         return value
     raise InvalidOptionError(f"{value!r} is no precision of experts; write one of {', '.join(EXPERTS)}")
 

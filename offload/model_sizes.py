@@ -103,11 +103,12 @@ def _activations(shape: _Shape, top_k: int) -> int:
     """Numbers alive per token at a layer's widest, counted as if all were alive at once.
 
     The residual, its norm and the layer's output; what attention needs; gate, up and their product in the feed-forward
-    part; what each of ``top_k`` experts gives, before and after it is weighted.
+    part; what each of ``top_k`` experts is given where their products are grouped, and what it gives, before and after
+    it is weighted.
     """
     dense = _integer(shape.text, "intermediate_size", 4 * shape.hidden)
     routed = top_k * _integer(shape.text, "moe_intermediate_size", dense)
-    return 3 * (shape.hidden + max(dense, routed)) + shape.attention.activations + 2 * top_k * shape.hidden
+    return 3 * (shape.hidden + max(dense, routed)) + shape.attention.activations + 3 * top_k * shape.hidden
 
 
 _TOP_K = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k", "moe_top_k")

@@ -52,7 +52,7 @@ def pack(
     """Write the packed form of a checkpoint to ``out``, which becomes a model directory of its own.
 
     ``dtype`` (float32, bfloat16, float16) converts, None keeps the types. ``experts`` keeps routed experts in fewer
-    bits (one of ``offload.experts.precision.CHOICES``), for which ``trace`` may tell which are seldom chosen; two
+    bits (one of ``offload.experts.precision_name.CHOICES``), for which ``trace`` may tell which are seldom chosen; two
     precisions, as in "int8+int2", keep a second copy of each in the lower one. ``progress`` is told (bytes done, bytes
     in all). Takes a few MiB of memory, for a GGUF file twice its largest
     tensor, to encode experts several times one of them. Does nothing where ``out`` is the packed form of this

@@ -40,7 +40,7 @@ def ideal_hit_ratio(keys: Sequence[K], slots: int) -> float:
     visits = [(key,) for key in keys]
     cache = _Cache[K](slots)
     misses = sum(cache.visit(visit, use) for visit, use in zip(visits, _next_uses(visits), strict=True))
-    return 1.0 - misses / len(keys) if keys else 1.0
+    return (len(keys) - misses) / len(keys) if keys else 1.0
 
 
 class _Cache(Generic[K]):

@@ -114,8 +114,6 @@ def replay_requests(
             tokens = len(again) * trace.block_tokens
             prefill_s = costs.prefill_s(tokens, keys.index(again[0]) * trace.block_tokens)
             clock.advance(prefill_s)
-            manager.complete_store(again)
-            manager.prepare_load(again)  # until the rest of the prompt is computed
             result.recomputed += len(again)
         manager.complete_load(loaded)
         manager.prepare_store(new)
@@ -123,8 +121,10 @@ def replay_requests(
         rest_s = costs.prefill_s(new_tokens, request.input_tokens - new_tokens)
         clock.advance(rest_s)
         prefill_s += rest_s
+        # All that was computed stays open until here: made, and not used besides.
+        manager.complete_store(again)
         manager.complete_store(new)
-        manager.release(held)
+        manager.release(loaded)
         result.ttft_s.append(clock.now_s - asked_s)
         decode_s = costs.decode_s(request.output_tokens, request.input_tokens)
         clock.advance(decode_s)
@@ -134,7 +134,7 @@ def replay_requests(
         result.prefix_hits += len(held) if keys[: len(held)] == held else _num_alike(keys, held)
         result.output_tokens += request.output_tokens
         result.compute_s += prefill_s + decode_s
-    result.device_hits = stats.hits - start_hits - result.recomputed
+    result.device_hits = stats.hits - start_hits
     result.elapsed_s = clock.now_s - start_s
     result.stall_s = mover.stall_s - start_stall_s
     result.link_nbytes = {name: use.nbytes for name, use in mover.links.items()}

@@ -16,9 +16,8 @@ from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier, ModelledMover
 from simulators.profile import HardwareProfile
 from tiers.errors import BudgetError, InvalidOptionError, TraceError
-from tiers.eviction.base import EvictionPolicy
-from tiers.eviction.batch_plan import BatchPlanPolicy, SupportsPlan
-from tiers.eviction.registry import find_policy
+from tiers.eviction.batch_plan import SupportsPlan
+from tiers.eviction.registry import find_policy, make_policy
 from tiers.manager import Level, TieredMemoryManager
 from tiers.pool import BlockPool
 
@@ -61,19 +60,21 @@ def run_scenario(scenario: Scenario, progress: Callable[[int, int], None] = lamb
 
     Raises TraceError, BudgetError, and InvalidOptionError for an unknown policy or a link that the profile lacks.
     """
-    classes = {name: find_policy(name) for name in scenario.policies}  # before the work
+    names = list(dict.fromkeys(scenario.policies))
+    for name in names:
+        find_policy(name)  # before the work
     requests = list(scenario.trace.requests)
     if not requests:
         raise TraceError("the trace has no requests; name another one")
     levels = {name: scenario.tiers[name] // scenario.block_nbytes for name in LEVELS if name in scenario.tiers}
     experiment = _Experiment(scenario, requests, levels)
     rows = []
-    for done, (name, policy) in enumerate(classes.items()):
-        progress(done, len(classes) + 1)
-        rows.append(experiment.row(name, experiment.replay(levels, policy)))
-    progress(len(classes), len(classes) + 1)
-    bound = experiment.replay({"device": sum(levels.values())}, BatchPlanPolicy)
-    progress(len(classes) + 1, len(classes) + 1)
+    for done, name in enumerate(names):
+        progress(done, len(names) + 1)
+        rows.append(experiment.row(name, experiment.replay(levels, name)))
+    progress(len(names), len(names) + 1)
+    bound = experiment.replay({"device": sum(levels.values())}, "batch_plan")
+    progress(len(names) + 1, len(names) + 1)
     return [*rows, experiment.row(BOUND, bound)]
 
 
@@ -92,11 +93,12 @@ class _Experiment:
             message = f"tiers: 'device' has {given:,} bytes; the longest prompt needs {wanted:,}; give it as many"
             raise BudgetError(message, wanted_bytes=wanted, available_bytes=given)
 
-    def replay(self, slots: dict[str, int], policy: type[EvictionPolicy[Any]]) -> KVReplayResult:
+    def replay(self, slots: dict[str, int], policy: str) -> KVReplayResult:
         scenario = self._scenario
         mover = ModelledMover(VirtualClock(), routes_of(scenario.profile, tuple(slots)))
         levels = [
-            Level(EmptyTier(name, n, scenario.block_nbytes), BlockPool(n), policy(n)) for name, n in slots.items()
+            Level(EmptyTier(name, n, scenario.block_nbytes), BlockPool(n), make_policy(policy, n))
+            for name, n in slots.items()
         ]
         planned = levels[0].policy
         if isinstance(planned, SupportsPlan):

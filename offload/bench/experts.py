@@ -18,7 +18,7 @@ from offload.bench.memory_limit import MemoryLimit
 from offload.bench.synthetic_moe import VOCABULARY, synthetic_moe
 from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
-from offload.experts.precision import COLD
+from offload.experts.precision_name import COLD
 from offload.experts.predictors import make_predictor
 from offload.numbers import has_tokenizer
 from offload.pack import pack

@@ -19,7 +19,7 @@ from offload.experts.layout import ExpertLayout
 from tiers.weight_tier import TensorSpec
 
 _ALIGNMENT = 16
-"""Bytes, of a matrix that ``grouped_mm`` reads."""
+"""Bytes, of a matrix that ``grouped_mm`` reads, of its rows and of those of what it is multiplied by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class StackedSlots:
     def over(cls, arena: Tensor, num_slots: int, layouts: Sequence[ExpertLayout]) -> Self | None:
         """Views of an arena (uint8) of slots of one size.
 
-        None where experts of the layer lie in their slots in several ways, or are not stored as plain numbers; packed
-        ones always lie in one way.
+        None where experts of the layer lie in their slots in several ways, or are not stored as plain numbers (packed
+        ones always lie in one way), and where ``grouped_mm`` cannot read their rows.
         """
         first = layouts[0]
         specs = [spec for matrix in (*first.up, first.down) for spec in matrix.specs]
         if first.down.codec or len({_geometry(layout) for layout in layouts}) > 1:
             return None
-        if any(spec.offset % _ALIGNMENT for spec in specs):
+        if not all(_is_aligned(spec, is_transposed=first.down.is_transposed) for spec in specs):
             return None
         *up, down = (_stack(arena, num_slots, spec) for spec in specs)
         biases = (None if b is None else _stack(arena, num_slots, b) for b in (first.up_bias, first.down_bias))
@@ -134,6 +134,12 @@ def _geometry(layout: ExpertLayout) -> tuple[tuple[int, tuple[int, ...], str], .
     matrices = [spec for matrix in (*layout.up, layout.down) for spec in matrix.specs]
     biases = [bias for bias in (layout.up_bias, layout.down_bias) if bias is not None]
     return tuple((spec.offset, spec.shape, spec.dtype) for spec in (*matrices, *biases))
+
+
+def _is_aligned(spec: TensorSpec, *, is_transposed: bool) -> bool:
+    inputs, row = spec.shape[-2 if is_transposed else -1], spec.shape[-1]
+    itemsize = torch_dtype(spec.dtype).itemsize
+    return not any(nbytes % _ALIGNMENT for nbytes in (spec.offset, inputs * itemsize, row * itemsize))
 
 
 def _stack(arena: Tensor, num_slots: int, spec: TensorSpec) -> Tensor:

@@ -5,12 +5,14 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Never
+from typing import IO, Any, Never, TypeVar
 
 from tiers.errors import TraceError
 
 _GZIP = b"\x1f\x8b"
 _LONGEST_EXCERPT = 60
+
+_Id = TypeVar("_Id")
 
 
 class Lines:
@@ -71,11 +73,25 @@ class Lines:
         return float(value)
 
     def ids(self, record: Mapping[str, Any], key: str) -> list[int]:
-        """A list of whole numbers."""
+        """A list of whole numbers, each once."""
         value = self._get(record, key)
         if not isinstance(value, list) or not set(map(type, value)) <= {int}:
             self.fail(f"'{key}' is no list of whole numbers")
-        return value
+        return self._each_once(value, key)
+
+    def hashes(self, record: Mapping[str, Any], key: str) -> list[str | int]:
+        """A list of hashes, each once."""
+        value = record.get(key)
+        if not isinstance(value, list) or not all(isinstance(name, str | int) for name in value):
+            self.fail(f"'{key}' is no list of hashes")
+        return self._each_once(value, key)
+
+    def _each_once(self, ids: list[_Id], key: str) -> list[_Id]:
+        """Blocks with the same id have the same tokens before them: no prompt has two of them."""
+        if len(set(ids)) < len(ids):
+            twice = next(name for i, name in enumerate(ids) if name in ids[:i])
+            self.fail(f"'{key}' has {twice!r} twice; give each block of a prompt an id of its own")
+        return ids
 
     def _get(self, record: Mapping[str, Any], key: str) -> Any:
         if key not in record:

@@ -34,9 +34,7 @@ def _requests(
     while record is not None:
         if lines.count(record, "chunk_size", least=1) != chunk:
             lines.fail(f"'chunk_size' is {record['chunk_size']} where it was {chunk}; split the log by model")
-        hashes = record["chunk_hashes"] if isinstance(record.get("chunk_hashes"), list) else None
-        if hashes is None or not all(isinstance(name, str | int) for name in hashes):
-            lines.fail("'chunk_hashes' is no list of hashes")
+        hashes = lines.hashes(record, "chunk_hashes")
         arrival = clock.since_start(lines.number_of(record, "timestamp"))
         yield Request(arrival, lines.count(record, "seq_len"), 0, [numbers.of(name) for name in hashes])
         record = next(records, None)

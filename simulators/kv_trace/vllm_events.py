@@ -47,7 +47,7 @@ def _requests(
         if lines.count(event, "block_size", least=1) != block_tokens:
             lines.fail(f"'block_size' is {event['block_size']} where it was {block_tokens}; split the log by model")
         parent = None if event.get("parent_block_hash") is None else numbers.of(event["parent_block_hash"])
-        new = [numbers.of(name) for name in _hashes(lines, event)]
+        new = [numbers.of(name) for name in lines.hashes(event, "block_hashes")]
         for block in new:
             parents.setdefault(block, parent)
             parent = block
@@ -92,10 +92,3 @@ def _fields(lines: Lines, event: object) -> dict[str, Any] | None:
     if kind != _STORED or not isinstance(event, dict):
         lines.fail(f"{kind!r} is no event; there are {_STORED}, {', '.join(_OTHERS)}")
     return event
-
-
-def _hashes(lines: Lines, event: dict[str, Any]) -> list[str | int]:
-    hashes = event.get("block_hashes")
-    if not isinstance(hashes, list) or not all(isinstance(name, str | int) for name in hashes):
-        lines.fail("'block_hashes' is no list of hashes")
-    return hashes

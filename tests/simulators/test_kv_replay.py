@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from prefetch.load_gate import Gate
 from simulators.belady import ideal_hit_ratio
 from simulators.kv_replay import KVReplayResult, replay_requests
-from simulators.kv_trace.base import KVTrace, Request
+from simulators.kv_trace.base import KeyTable, KVTrace, Request
 from simulators.kv_trace.formats import open_kv_trace
 from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier, ModelledMover, Route
 from tests.contracts.eviction import count_hits
 from tiers.errors import BudgetError
+from tiers.eviction.batch_plan import BatchPlanPolicy
 from tiers.eviction.registry import make_policy
 from tiers.manager import Level, TieredMemoryManager
 from tiers.pool import BlockPool
@@ -76,6 +78,22 @@ def test_a_gap_in_a_prefix() -> None:
     manager, mover = make("lru", 3)
     result = replay_requests(requests_of([1, 2, 3], [4], [1, 2, 3]), manager, mover)
     assert (result.hits, result.prefix_hits) == (2, 0)
+
+
+@pytest.mark.parametrize("gate", Gate)
+def test_each_request_uses_a_block_once_whether_it_is_loaded_or_computed_again(gate: Gate) -> None:
+    manager, mover = make("batch_plan", 2, 8)
+    requests = [[1, 2], [3, 4], [1, 2], [5, 6], [1, 2]]
+    policy = manager.levels[0].policy
+    assert isinstance(policy, BatchPlanPolicy)
+    table = KeyTable()
+    policy.plan(key for blocks in requests for key in table.keys(blocks))
+    result = replay_requests(requests_of(*requests[:3]), manager, mover, OneSecondAToken(), gate=gate, table=table)
+    assert (result.recomputed == 0) == (gate is Gate.LOAD)
+    assert (result.hits, result.device_hits) == (2, 0)
+    to_come = [len(policy._coming[key]) for key in table.keys([1, 2, 3, 4, 5, 6])]
+    assert to_come == [1, 1, 0, 0, 1, 1]
+    manager.check()
 
 
 @pytest.mark.parametrize("policy", ["lru", "fifo", "arc", "s3fifo", "sieve", "prefix_depth", "gdsf", "two_queue"])

@@ -1,8 +1,11 @@
 """Reads by kvikio straight into a device: what arrives, and that checksums are compared there too."""
 
+import sys
 from contextlib import closing
+from importlib.util import find_spec
 
 import pytest
+import torch
 
 from tests.tiers.devices import bytes_of, device_tier, holds, needs_cuda
 from tests.tiers.kit import content
@@ -18,8 +21,19 @@ BY_KVIKIO = TransferConfig(queue_depth=4, chunk_nbytes=2 * PAGE, files_to_device
 
 def test_says_what_it_finds() -> None:
     """And asks once only: a driver that is broken may take its time."""
-    assert find_gds().note
-    assert find_gds() is find_gds()
+    found = find_gds()
+    assert found.works or not found.is_real
+    assert "\n" not in found.note
+    if find_spec("kvikio") is None or not torch.cuda.is_available():
+        assert not found.works
+    assert find_gds() is found
+
+
+def test_names_the_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kvikio", None)
+    found = find_gds.__wrapped__()
+    assert (found.works, found.is_real) == (False, False)
+    assert found.note.startswith("kvikio does not work here: ModuleNotFoundError: ")
 
 
 @pytest.mark.gpu

@@ -1,7 +1,10 @@
 """Memory that is there before it is used."""
 
 import mmap
+import threading
 from pathlib import Path
+
+import pytest
 
 from tiers.memory_tier import map_memory
 from tiers.population import Population
@@ -32,5 +35,8 @@ def test_lets_go_of_the_buffer_when_it_is_stopped() -> None:
     memory.close()
 
 
-def test_nothing_to_populate() -> None:
+def test_nothing_to_populate(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", failures.append)
     Population(memoryview(b"")).wait()
+    assert not failures

@@ -3,13 +3,17 @@
 import importlib
 import importlib.util
 import sys
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tiers.block import ExpertKey, KVBlockKey
 from tiers.errors import InvalidOptionError
 from tiers.eviction.base import EvictionPolicy
 
+_EXPERTS = [ExpertKey(layer, layer, "stored") for layer in range(4)]
+_KV_BLOCKS = [KVBlockKey(0, 0, block) for block in range(4)]
 _INTERFACE = ("insert", "touch", "remove", "evict", "__contains__", "__len__")
 
 
@@ -17,7 +21,7 @@ def load_policy(name: str) -> type[EvictionPolicy[Any]]:
     """The class that ``module:Class`` names. The module is one that can be imported, or a file here.
 
     It need not inherit from EvictionPolicy as long as it has its methods; then it is not told of forecasts. Raises
-    InvalidOptionError, which says what is missing.
+    InvalidOptionError, which says what is missing, or what it did wrong when it was tried.
     """
     module_name, _, class_name = name.partition(":")
     if not module_name or not class_name.isidentifier():
@@ -31,9 +35,41 @@ def load_policy(name: str) -> type[EvictionPolicy[Any]]:
         missing = sorted(policy.__abstractmethods__)  # type: ignore[attr-defined]  # which ABCs have
     if missing:
         raise InvalidOptionError(f"'{name}' is no eviction policy: it has no {', '.join(missing)}")
-    if issubclass(policy, EvictionPolicy):
-        return policy
-    return type(class_name, (policy, _Defaults), {})
+    if not issubclass(policy, EvictionPolicy):
+        policy = type(class_name, (policy, _Defaults), {})
+    # It may be made for one kind of blocks alone.
+    faults = [_fault(policy, keys) for keys in (_EXPERTS, _KV_BLOCKS)]
+    if all(faults):
+        raise InvalidOptionError(f"'{name}' is no eviction policy: {faults[0]}")
+    return policy
+
+
+def _fault(policy_class: type[EvictionPolicy[Any]], keys: Sequence[Hashable]) -> str:
+    """What a policy does wrong that has to evict one of four keys, in one line; empty if nothing."""
+    try:
+        policy = policy_class(len(keys))
+    except Exception as error:  # noqa: BLE001 - whatever theirs raises
+        return f"{_told(error)}; it must be made with the number of slots alone"
+    try:
+        for key in keys:
+            policy.insert(key)
+        # Each in turn, since what it would choose by itself is among them.
+        for protected in keys:
+            victims = list(policy.evict(1, {protected}))
+            if len(victims) != 1 or victims[0] not in keys:
+                return f"evict(1) of {len(keys)} keys gave {len(victims)}; it must give one that was inserted"
+            if victims[0] == protected:
+                return "evict chose a key that is protected; it must choose another one"
+            if len(policy) != len(keys) - 1 or victims[0] in policy:
+                return f"evict left {len(policy)} of {len(keys)} keys; it must remove its victims, and only these"
+            policy.insert(victims[0])
+    except Exception as error:  # noqa: BLE001 - whatever theirs raises
+        return f"{_told(error)} where it was to evict one of {len(keys)} keys"
+    return ""
+
+
+def _told(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class _Defaults:

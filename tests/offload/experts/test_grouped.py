@@ -10,8 +10,10 @@ from offload.arenas import as_bytes
 from offload.experts.bind import experts_modules
 from offload.experts.grouped import Choices, StackedSlots
 from offload.experts.interface import tiered_experts
+from offload.experts.layout import ExpertLayout, MatrixLayout
 from offload.pack import pack
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
+from tiers.weight_tier import TensorSpec
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
@@ -49,6 +51,24 @@ def test_a_checkpoint_in_place_whose_experts_lie_differently_is_not_stacked(tmp_
         layouts = [layout for key, layout in experts._layouts.items() if key.layer == 1]
         arena = as_bytes(experts.arena.buffer)
         assert StackedSlots.over(arena, experts.pool.num_slots, layouts) is None
+
+
+@pytest.mark.parametrize(
+    ("hidden", "inner", "is_stacked"), [(16, 24, True), (16, 20, False), (20, 16, False), (12, 12, False)]
+)
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_rows_that_do_not_fill_sixteen_bytes_are_not_stacked(
+    hidden: int, inner: int, is_stacked: bool, is_transposed: bool
+) -> None:
+    """Of bfloat16: eight numbers."""
+
+    def matrix(name: str, offset: int, outputs: int, inputs: int) -> MatrixLayout:
+        shape = (inputs, outputs) if is_transposed else (outputs, inputs)
+        return MatrixLayout((TensorSpec(name, "BF16", shape, offset),), is_transposed)
+
+    layout = ExpertLayout((matrix("up", 0, 2 * inner, hidden),), None, matrix("down", 2048, hidden, inner), None)
+    stack = StackedSlots.over(torch.zeros(3 * 4096, dtype=torch.uint8), 3, [layout, layout])
+    assert (stack is not None) == is_stacked
 
 
 def test_a_wave_lists_rows_in_the_order_of_their_slots() -> None:

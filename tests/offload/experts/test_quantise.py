@@ -10,7 +10,8 @@ import torch
 
 from offload.experts.codecs.kernels import Kernels
 from offload.experts.note import ExpertNote
-from offload.experts.precision import CHOICES, COLD, Precisions, coldest
+from offload.experts.precision import Precisions, coldest
+from offload.experts.precision_name import CHOICES, COLD
 from offload.pack import pack
 from simulators.expert_trace import ExpertTrace
 from simulators.profile import DEFAULT

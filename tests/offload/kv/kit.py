@@ -87,3 +87,10 @@ def read(store: KVStore, table: BlockTable, begin: int, end: int, *, in_order: b
     numbers = [found[position] for position in sorted(found)]
     assert len(numbers) == end - begin
     return numbers if in_order else sorted(numbers)
+
+
+def check(store: KVStore, table: BlockTable, expected: list[int], first: int = 0) -> None:
+    """The tokens from position ``first`` on are those expected."""
+    assert table.num_tokens == len(expected)
+    if first < len(expected):
+        assert read(store, table, first, len(expected)) == expected[first:]

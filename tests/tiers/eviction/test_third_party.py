@@ -10,7 +10,7 @@ from offload.config import load_config
 from tests.contracts.eviction import count_hits
 from tiers.errors import InvalidOptionError
 from tiers.eviction.lru import LRUPolicy
-from tiers.eviction.registry import find_policy, make_policy
+from tiers.eviction.registry import POLICIES, find_policy, make_policy
 
 MINE = """
 from collections import OrderedDict
@@ -41,6 +41,39 @@ class Half:
     def insert(self, key, cost=1.0): ...
     def touch(self, key): ...
 
+class Sized(Mine):
+    def __init__(self, capacity, ways):
+        super().__init__(capacity)
+
+class Careless(Mine):
+    def evict(self, n, protected=()):
+        return super().evict(n)
+
+class Newest(Mine):
+    def evict(self, n, protected=()):
+        return [self.keys.popitem()[0] for _ in range(n)]
+
+class Keeping(Mine):
+    def evict(self, n, protected=()):
+        return [key for key in self.keys if key not in protected][:n]
+
+class Stubborn(Mine):
+    def evict(self, n, protected=()):
+        return []
+
+class Forgetful(Mine):
+    def evict(self, n, protected=()):
+        return self.keys.no_such(
+            n)
+
+class OfExperts(Mine):
+    def insert(self, key, cost=1.0):
+        self.keys[key] = key.expert
+
+class OfBlocks(Mine):
+    def insert(self, key, cost=1.0):
+        self.keys[key] = key.sequence
+
 NUMBER = 3
 """
 
@@ -65,6 +98,16 @@ def test_a_class_with_the_methods_is_a_policy(module: str) -> None:
     assert 9 in policy
 
 
+@pytest.mark.parametrize("name", ["OfExperts", "OfBlocks"])
+def test_a_policy_may_be_made_for_one_kind_of_blocks(module: str, name: str) -> None:
+    assert find_policy(f"{module}:{name}").__name__ == name
+
+
+@pytest.mark.parametrize("policy", list(dict.fromkeys(POLICIES.values())))
+def test_policies_that_ship_would_be_taken_from_others(policy: type[object]) -> None:
+    assert find_policy(f"{policy.__module__}:{policy.__name__}") is policy
+
+
 def test_a_class_of_an_installed_module() -> None:
     assert find_policy("tiers.eviction.lru:LRUPolicy") is LRUPolicy
 
@@ -80,6 +123,12 @@ def test_a_run_takes_its_name(module: str) -> None:
         ("a_policy_of_mine:NUMBER", "the module has no class 'NUMBER'"),
         ("a_policy_of_mine:Half", "is no eviction policy: it has no remove, evict, __contains__, __len__"),
         ("tiers.eviction.base:EvictionPolicy", "is no eviction policy: it has no __contains__, __len__, evict, insert"),
+        ("a_policy_of_mine:Sized", r"'ways'; it must be made with the number of slots alone"),
+        ("a_policy_of_mine:Careless", "evict chose a key that is protected; it must choose another one"),
+        ("a_policy_of_mine:Newest", "evict chose a key that is protected"),
+        ("a_policy_of_mine:Keeping", "evict left 4 of 4 keys; it must remove its victims, and only these"),
+        ("a_policy_of_mine:Stubborn", r"evict\(1\) of 4 keys gave 0; it must give one that was inserted"),
+        ("a_policy_of_mine:Forgetful", "AttributeError: .* 'no_such' where it was to evict one of 4 keys"),
         ("no_such_module:Mine", "No module named 'no_such_module'; write the module's file into this directory"),
         ("a_broken_policy:Mine", "the module fails: ZeroDivisionError: division by zero"),
         (":Mine", "names no policy; write my_module:MyPolicy"),
@@ -87,5 +136,6 @@ def test_a_run_takes_its_name(module: str) -> None:
     ],
 )
 def test_what_is_no_policy(module: str, name: str, message: str) -> None:
-    with pytest.raises(InvalidOptionError, match=message):
+    with pytest.raises(InvalidOptionError, match=message) as error:
         find_policy(name)
+    assert "\n" not in str(error.value)
