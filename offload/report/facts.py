@@ -16,7 +16,7 @@ def facts_of(result: Result, keys: Sequence[str]) -> dict[str, str]:
     return facts | {key: _told(key, result.data[key]) if key in result.data else _MISSING for key in keys}
 
 
-def told_tiers(tiers: Mapping[str, Any]) -> str:
+def _told_tiers(tiers: Mapping[str, Any]) -> str:
     """``device 40GiB, host 1TiB``."""
     return ", ".join(f"{name} {format_size(nbytes)}" for name, nbytes in tiers.items())
 
@@ -26,7 +26,7 @@ def _told(key: str, value: Any) -> str:
         case None:
             return "none: nothing is drawn at random" if key == "seed" else "none"
         case dict() if key == "tiers" and all(isinstance(one, int) for one in value.values()):
-            return told_tiers(value)
+            return _told_tiers(value)
         case dict():
             return ", ".join(f"{name.replace('_', ' ')}: {_told(name, one)}" for name, one in value.items())
         case int() if key.endswith("bytes"):

@@ -1,12 +1,16 @@
 """Figures as Plotly reads them: bars lying one below the other, and lines. Narrow screens get all of the width."""
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Values = Sequence[float | None]
-_BAR_PX, _AROUND_PX = 26, 130
-"""Height of a bar, and of what is around the bars."""
+_BAR_PX, _LINE_PX, _AROUND_PX = 26, 20, 130
+"""Height of a bar, of a line of its label, and of what is around the bars."""
+
+_LABEL_WIDTH = 22
+"""Letters in a line of a label: less than half of a phone's width."""
 
 
 def bars(
@@ -21,7 +25,8 @@ def bars(
 
     ``line_at`` draws a line across all bars there.
     """
-    labels = [html.escape(name) for name in names]
+    labels = ["<br>".join(map(html.escape, textwrap.wrap(name, _LABEL_WIDTH) or ["–"])) for name in names]
+    text_px = _LINE_PX * sum(label.count("<br>") + 1 for label in labels)
     data = [
         {"type": "bar", "orientation": "h", "name": html.escape(name), "y": labels, "x": list(values)}
         for name, values in series.items()
@@ -29,7 +34,7 @@ def bars(
     deep = 1 if stacked else len(series)
     layout: dict[str, Any] = _layout(len(series)) | {
         "barmode": "stack" if stacked else "group",
-        "height": _AROUND_PX + _BAR_PX * deep * len(names),
+        "height": _AROUND_PX + max(text_px, _BAR_PX * deep * len(names)),
         "xaxis": {"title": {"text": axis}, "automargin": True, "rangemode": "tozero"},
         "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},
     }

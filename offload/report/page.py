@@ -21,6 +21,7 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0; ba
 
 def page_html(title: str, sections: Sequence[Section]) -> str:
     """The page; the same sections give the same text. InvalidOptionError where Plotly is not installed."""
+    code = _plotly_code()  # before anything is drawn
     body = "\n".join(_section(section, number) for number, section in enumerate(sections, 1))
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -30,7 +31,7 @@ def page_html(title: str, sections: Sequence[Section]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
 <style>{_STYLE}</style>
-<script>{_plotly_code()}</script>
+<script>{code}</script>
 </head>
 <body>
 <h1>{html.escape(title)}</h1>

@@ -66,10 +66,10 @@ def _kind(path: Path, data: Any) -> Kind:
             return Kind.RUN
         rows = data.get("rows")
         if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-            if "policy" in rows[0]:
-                return Kind.SIMULATE
             if "name" in rows[0] and "ours" in rows[0]:
                 return Kind.BENCH
+            if "policy" in rows[0]:
+                return Kind.SIMULATE
     raise InvalidOptionError(f"{path}: is no answer of 'offload simulate', 'bench' or 'run' with --json")
 
 
@@ -77,9 +77,11 @@ def _check_rows(path: Path, kind: Kind, rows: list[Row]) -> None:
     texts, numbers = _ROWS[kind]
     for i, row in enumerate(rows):
         _check(path, f"rows[{i}].", row, texts, numbers)
-        percentiles = row.get("ttft_percentiles_s", {})
-        links = row.get("links", {})
-        for key, values in (("ttft_percentiles_s", percentiles), ("links", links)):
+        if kind is Kind.BENCH:
+            continue
+        _check(path, f"rows[{i}].", row, (), tuple({"batch", "elapsed_s"} & row.keys()))
+        for key in ("ttft_percentiles_s", "links", "tiers"):
+            values = row.get(key, {})
             if not isinstance(values, dict):
                 raise InvalidOptionError(f"{path}: rows[{i}].{key}: {values!r} is no mapping of names to numbers")
             _check(path, f"rows[{i}].{key}.", values, (), tuple(values))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from offload.report.facts import facts_of, told_tiers
+from offload.report.facts import facts_of
 from offload.report.figures import bars, lines
 from offload.report.parts import Plot, Section, Table, number, share
 from offload.report.results import Result, Row
@@ -19,15 +19,25 @@ def simulate_section(result: Result) -> Section:
     rows = result.rows
     axes = varying(rows)
     facts = facts_of(result, ("scenario", "command", "seed", "workload", "hardware", "model", "tiers", "gate", "batch"))
-    for key in ("hardware", "model", "tiers", "gate", "batch"):
-        if key in rows[0]:  # of a sweep
-            values = [told_tiers(row[key]) if key == "tiers" else str(row[key]) for row in rows]
-            facts[key] = ", or ".join(dict.fromkeys(values))
+    facts |= _settings_of_rows(rows)
     wanted = result.data.get("cells", len(rows))
     if wanted != len(rows):
         facts["unfinished"] = f"{len(rows)} of {wanted} cells; the same command with the same --out runs the others"
     plots = sweep_plots(rows, axes) if axes else _plots(rows)
     return Section(f"Simulation: {facts['scenario']}", facts, plots, [_figures(rows, axes), _links(rows, axes)])
+
+
+def _settings_of_rows(rows: Sequence[Row]) -> dict[str, str]:
+    """Of a sweep, whose rows say in which setting they are: all values of each."""
+    facts = {}
+    for key in ("hardware", "model", "gate", "batch"):
+        if all(key in row for row in rows):
+            facts[key] = " or ".join(dict.fromkeys(str(row[key]) for row in rows))
+    levels = dict.fromkeys(level for row in rows for level in row.get("tiers", {}))
+    sizes = {level: dict.fromkeys(axis_text(row, f"tiers.{level}") for row in rows) for level in levels}
+    if sizes:
+        facts["tiers"] = ", ".join(f"{level} {' or '.join(choices)}" for level, choices in sizes.items())
+    return facts
 
 
 def _plots(rows: Sequence[Row]) -> list[Plot]:

@@ -3,13 +3,14 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.offload.report.kit import Page
-from tests.offload.test_cli import complaint, offload
+from tests.offload.test_cli import ENVIRONMENT, complaint, offload
 
 SCENARIO = """
 hardware: rtx4090
@@ -25,7 +26,7 @@ BENCH = {
     "rows": [
         {"name": "read 1MiB", "unit": "GiB/s", "ours": 1.25, "peer": 1.0, "peer_name": "fio", "ratio_to_peer": 1.25},
         {"name": "read 1MiB", "unit": "GiB/s", "ours": 1.5, "limit": 2.0, "ratio_to_limit": 0.75, "windows": [1, 2]},
-        {"name": "<script>alert(1)</script>", "unit": "us", "ours": None},
+        {"name": "<script>alert(1)</script>", "unit": "us", "ours": None, "ratio_to_peer": 2},
     ],
 }
 
@@ -104,7 +105,8 @@ def test_sweep(tmp_path: Path) -> None:
     assert all(f"{row['hit_ratio']:.1%}" in page.cells for row in rows)
     for hardware in ("t4", "a100"):
         assert f"Hit ratio against tiers.host: hardware {hardware}" in page.read
-    assert "t4, or a100" in page.read
+    assert "t4 or a100" in page.read
+    assert "device 64MiB, host 64MiB or 96MiB" in page.read
     assert '"x":[0.0625,0.09375]' in figures(page)
 
 
@@ -123,6 +125,8 @@ def test_benchmark_and_simulation_on_one_page(simulated: Path, tmp_path: Path) -
     assert "<script>alert(1)</script>" in page.cells
     assert {"1.25", "0.75", "fio", "–"} <= set(page.cells)
     assert "read 1MiB (2)" in figures(page)
+    assert "alert(1)" in figures(page)
+    assert "<script>alert" not in figures(page)
 
 
 def test_run(tiny_llama: Path, tmp_path: Path) -> None:
@@ -137,6 +141,7 @@ def test_run(tiny_llama: Path, tmp_path: Path) -> None:
     assert "Memory of each tier" in page.read
 
 
+ROW = {"policy": "lru", "hit_ratio": 0, "tokens_per_s": 1, "ttft_s": 1, "bytes": 1, "stall_s": 0, "belady_gap": None}
 BAD: list[tuple[Any, str]] = [
     ("{", "is no JSON; name a file that --json wrote"),
     ([1], "is no answer of 'offload simulate', 'bench' or 'run' with --json"),
@@ -144,6 +149,9 @@ BAD: list[tuple[Any, str]] = [
     ({"rows": [{"policy": "lru"}]}, "rows[0].hit_ratio is missing"),
     ({"rows": [{"name": "a", "unit": "s", "ours": "fast"}]}, "rows[0].ours: 'fast' is no number"),
     ({"rows": [{"name": 3, "unit": "s", "ours": 1}]}, "rows[0].name: 3 is no text"),
+    ({"rows": [{**ROW, "tiers": "large"}]}, "rows[0].tiers: 'large' is no mapping"),
+    ({"rows": [{**ROW, "links": {"nvme": "many"}}]}, "rows[0].links.nvme: 'many' is no number"),
+    ({"rows": [ROW, {**ROW, "batch": "2"}]}, "rows[1].batch: '2' is no number"),
     ({"token_ids": [], "tiers": {"device": 4}, "links": {}}, "prefill_s is missing"),
 ]
 
@@ -175,6 +183,26 @@ def test_what_cannot_be_done(arguments: list[str], message: str, tmp_path: Path)
     assert ran.returncode == 2
     assert message in complaint(ran)
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
+
+
+def test_little_is_enough(tmp_path: Path) -> None:
+    """Of a simulation that somebody else wrote, and says less."""
+    (tmp_path / "a.json").write_text(json.dumps({"rows": [ROW, {**ROW, "policy": "arc"}]}), encoding="utf-8")
+    assert "not recorded in this file" in report("a.json", cwd=tmp_path).read
+
+
+def test_without_plotly(simulated: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['plotly.offline'] = None; "
+        f"sys.argv = ['offload', 'report', {str(simulated)!r}, '-o', 'out.html']; "
+        "from offload.cli import main; sys.exit(main())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert complaint(ran).endswith("pip install 'offload-runtime[report]'")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
