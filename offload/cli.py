@@ -16,6 +16,7 @@ from offload.commands.convert import convert
 from offload.commands.doctor import doctor
 from offload.commands.pack import pack
 from offload.commands.plan import plan
+from offload.commands.report import report
 from offload.commands.run import run
 from offload.commands.simulate import simulate
 from offload.commands.trace import trace_app
@@ -35,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for _command in (convert, doctor, pack, plan, run, simulate, train_predictor):
+for _command in (convert, doctor, pack, plan, report, run, simulate, train_predictor):
     app.command()(_command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(trace_app, name="trace")

@@ -9,7 +9,7 @@ import numpy as np
 from prefetch.load_gate import Gate
 from simulators.belady import ideal_hit_ratio
 from simulators.kv_replay import KVReplayResult, replay_requests
-from simulators.kv_trace.base import KeyTable, KVTrace, Request
+from simulators.kv_trace.base import KeyTable, KVTrace
 from simulators.link_costs import routes_of
 from simulators.model_costs import ModelShape, RooflineCosts
 from simulators.modelled_link import VirtualClock
@@ -24,6 +24,9 @@ from tiers.pool import BlockPool
 LEVELS = ("device", "host", "nvme")
 BOUND = "belady"
 """The row of what no policy can beat: as many slots as all tiers have, all on the device, and the future known."""
+
+PERCENTILES = (0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 99.9, 100)
+"""Of the time to the first token, enough to draw its distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +63,28 @@ def run_scenario(scenario: Scenario, progress: Callable[[int, int], None] = lamb
 
     Raises TraceError, BudgetError, and InvalidOptionError for an unknown policy or a link that the profile lacks.
     """
-    names = list(dict.fromkeys(scenario.policies))
-    for name in names:
-        find_policy(name)  # before the work
-    requests = list(scenario.trace.requests)
-    if not requests:
-        raise TraceError("the trace has no requests; name another one")
-    levels = {name: scenario.tiers[name] // scenario.block_nbytes for name in LEVELS if name in scenario.tiers}
-    experiment = _Experiment(scenario, requests, levels)
+    experiment = Experiment(scenario)
+    names = [*dict.fromkeys(scenario.policies), BOUND]
     rows = []
     for done, name in enumerate(names):
-        progress(done, len(names) + 1)
-        rows.append(experiment.row(name, experiment.replay(levels, name)))
-    progress(len(names), len(names) + 1)
-    bound = experiment.replay({"device": sum(levels.values())}, "batch_plan")
-    progress(len(names) + 1, len(names) + 1)
-    return [*rows, experiment.row(BOUND, bound)]
+        progress(done, len(names))
+        rows.append(experiment.run(name))
+    progress(len(names), len(names))
+    return rows
 
 
-class _Experiment:
-    """What the rows have in common."""
+class Experiment:
+    """What the rows of a scenario have in common, so that each can be had alone. Raises what ``run_scenario`` does."""
 
-    def __init__(self, scenario: Scenario, requests: list[Request], levels: dict[str, int]) -> None:
+    def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
-        self._requests = requests
+        for name in scenario.policies:
+            find_policy(name)  # before the work
+        self._requests = requests = list(scenario.trace.requests)
+        if not requests:
+            raise TraceError("the trace has no requests; name another one")
+        names = [name for name in LEVELS if name in scenario.tiers]
+        self._levels = levels = {name: scenario.tiers[name] // scenario.block_nbytes for name in names}
         self._table = KeyTable()
         self._uses = [key for request in requests for key in self._table.keys(request.blocks)]
         self._best = ideal_hit_ratio([block for one in requests for block in one.blocks], sum(levels.values()))
@@ -93,7 +94,13 @@ class _Experiment:
             message = f"tiers: 'device' has {given:,} bytes; the longest prompt needs {wanted:,}; give it as many"
             raise BudgetError(message, wanted_bytes=wanted, available_bytes=given)
 
-    def replay(self, slots: dict[str, int], policy: str) -> KVReplayResult:
+    def run(self, name: str) -> dict[str, Any]:
+        """The row of one of the scenario's policies, or of ``BOUND``."""
+        if name == BOUND:
+            return self._row(name, self._replay({"device": sum(self._levels.values())}, "batch_plan"))
+        return self._row(name, self._replay(self._levels, name))
+
+    def _replay(self, slots: dict[str, int], policy: str) -> KVReplayResult:
         scenario = self._scenario
         mover = ModelledMover(VirtualClock(), routes_of(scenario.profile, tuple(slots)))
         levels = [
@@ -112,21 +119,23 @@ class _Experiment:
             table=self._table,
         )
 
-    def row(self, name: str, result: KVReplayResult) -> dict[str, Any]:
-        median, high, highest = np.percentile(result.ttft_s, (50, 90, 99)).tolist()
+    def _row(self, name: str, result: KVReplayResult) -> dict[str, Any]:
+        times = dict(zip(PERCENTILES, np.percentile(result.ttft_s, PERCENTILES).tolist(), strict=True))
         return {
             "policy": name,
             "hit_ratio": result.hit_ratio,
             "device_hit_ratio": result.device_hits / max(1, result.accesses),
             "prefix_hit_ratio": result.prefix_hits / max(1, result.accesses),
             "tokens_per_s": result.tokens_per_s,
-            "ttft_s": median,
-            "ttft_p90_s": high,
-            "ttft_p99_s": highest,
+            "ttft_s": times[50],
+            "ttft_p90_s": times[90],
+            "ttft_p99_s": times[99],
+            "ttft_percentiles_s": {str(percent): seconds for percent, seconds in times.items()},
             "bytes": sum(result.link_nbytes.values()),
             "links": result.link_nbytes,
             "stall_s": result.stall_s,
-            "belady_gap": self._best - result.hit_ratio,
+            # Two ways to the same ratio may differ in their last digit.
+            "belady_gap": round(self._best - result.hit_ratio, 12) + 0.0,
             "tokens_per_s_without_stall": result.output_tokens / max(1e-12, result.elapsed_s - result.stall_s),
             "recomputed": result.recomputed,
             "elapsed_s": result.elapsed_s,

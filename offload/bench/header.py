@@ -11,8 +11,8 @@ import psutil
 from offload.machine import processor_name
 
 
-def header(*, seed: int, directory: Path | None = None) -> dict[str, object]:
-    """Keys ``hardware``, ``command`` and ``seed``. ``directory`` is on the drive that is measured."""
+def header(*, seed: int | None, directory: Path | None = None) -> dict[str, object]:
+    """Keys ``hardware``, ``command`` and ``seed`` (None where nothing is drawn). ``directory`` is on the drive used."""
     hardware: dict[str, object] = {
         "processor": processor_name(),
         "cores": os.cpu_count(),

@@ -34,7 +34,7 @@ class JsonAnswer:
 
     def show(self, data: Data, tables: MakeTables) -> None:
         """Writes ``data``."""
-        self._stdout.write(json.dumps(_plain(data), allow_nan=False) + "\n")
+        self._stdout.write(json_text(data))
 
 
 class TablesAnswer:
@@ -69,6 +69,11 @@ def answering(as_json: bool) -> Iterator[Answer]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def json_text(data: Data) -> str:
+    """One line, as ``--json`` prints it."""
+    return json.dumps(_plain(data), allow_nan=False) + "\n"
 
 
 def say(message: str) -> None:

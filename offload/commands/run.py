@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from offload.bench.header import header
 from offload.commands import interrupts, options
 from offload.commands.output import Data, answering, say
 from offload.commands.prompt import read_prompt, read_prompts
@@ -81,7 +82,7 @@ def run(
             )
             if many is not None and not as_json:
                 view.on_text("\n\n".join(f"{i}. {text.strip()}" for i, text in enumerate(result.text, 1)))
-        data = result.as_json()
+        data = {**result.as_json(), **header(seed=None, directory=settings.nvme_dir)}
         if note:
             data["experts"] = asdict(note)
         answer.show(data, _tables)

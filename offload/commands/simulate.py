@@ -8,6 +8,7 @@ import typer
 
 from offload.commands import options
 from offload.commands.output import Data, answering, progress_bar
+from tiers.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,17 +19,26 @@ def simulate(
         Path, typer.Argument(help="A YAML file, or the name of one that ships: mooncake_lru.", metavar="SCENARIO")
     ],
     *,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Run every combination of what the scenario lists, on all cores.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Keep a sweep's results here; what is there already is not run again.", metavar="FILE"),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Replays a workload on a modelled machine, policy by policy, beside what no policy can beat."""
+    if out is not None:
+        if not sweep:
+            raise InvalidOptionError(f"--out: {out} is for --sweep; give that too, or write --json > {out}")
+        options.check_out("--out", out)
     with answering(as_json) as answer:
-        from offload.simulation.scenario_file import load_scenario
-        from simulators.scenario import run_scenario
+        from offload.simulation.simulate import simulate_one, simulate_sweep
 
-        loaded = load_scenario(scenario)
         with progress_bar("simulating") as progress:
-            rows = run_scenario(loaded, progress)
-        answer.show({"scenario": scenario, "hardware": loaded.profile.name, "rows": rows}, _tables)
+            result = simulate_sweep(scenario, out, progress) if sweep else simulate_one(scenario, progress)
+        answer.show(result, _tables)
 
 
 def _tables(data: Data) -> "Sequence[RenderableType]":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offload.config_file import read_config_file
+from offload.simulation.axes import axes_of
 from offload.sizes import parse_size
 from prefetch.load_gate import Gate
 from simulators import scenario as simulated
@@ -34,6 +35,14 @@ def load_scenario(path: Path) -> Scenario:
     """Raises InvalidOptionError or TraceError; both name the file at fault."""
     path = find_scenario(path)
     settings = read_config_file(path)
+    axes = axes_of(settings, path)
+    if axes:
+        raise InvalidOptionError(f"{path}: {next(iter(axes))}: is a list; --sweep runs every combination")
+    return read_scenario(settings, path)
+
+
+def read_scenario(settings: Mapping[str, object], path: Path) -> Scenario:
+    """What the file at ``path`` would say if it held ``settings``; raises as ``load_scenario`` does."""
     try:
         return _read(settings, path.parent)
     except UsageError as error:
@@ -55,8 +64,8 @@ def _read(settings: Mapping[str, object], folder: Path) -> Scenario:
             )
     return Scenario(
         trace=_read_workload(_mapping("workload", settings["workload"]), folder),
-        profile=load_profile(_near(folder, _text("hardware", settings["hardware"]))),
-        shape=read_model_shape(find_published("models", _near(folder, _text("model", settings["model"])))),
+        profile=load_profile(near(folder, _text("hardware", settings["hardware"]))),
+        shape=read_model_shape(find_published("models", near(folder, _text("model", settings["model"])))),
         tiers=_read_tiers(_mapping("tiers", settings["tiers"])),
         policies=_read_policies(settings),
         gate=_read_gate(settings.get("gate", Gate.LOAD.value)),
@@ -67,7 +76,7 @@ def _read(settings: Mapping[str, object], folder: Path) -> Scenario:
 def _read_workload(given: Mapping[str, object], folder: Path) -> KVTrace:
     if "trace" in given:
         _check_keys("workload.", given, ("trace", "requests"))
-        trace = open_kv_trace(Path(_near(folder, _text("workload.trace", given["trace"]))))
+        trace = open_kv_trace(Path(near(folder, _text("workload.trace", given["trace"]))))
         if "requests" not in given:
             return trace
         most = int(_number("workload.requests", given["requests"], is_whole=True))
@@ -124,8 +133,11 @@ def _suggest(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
 
 
-def _near(folder: Path, name: str) -> str:
-    """A path is taken from the scenario's folder; a name that is no file there may be one that ships."""
+def near(folder: Path, name: str) -> str:
+    """A name as a scenario in ``folder`` means it.
+
+    A path is taken from the scenario's folder; a name that is no file there may be one that ships.
+    """
     beside = folder / name
     return str(beside) if beside.is_file() else name
 

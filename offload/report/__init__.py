@@ -1,0 +1,1 @@
+"""``offload report``: the answers of other commands as one page of plots and tables that needs no network."""

@@ -1,0 +1,34 @@
+"""What has to be known besides the rows to run a scenario again."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from simulators.scenario import Scenario
+
+
+def scenario_facts(path: Path, settings: Mapping[str, Any], *, is_sweep: bool = False) -> dict[str, Any]:
+    """Keys ``scenario``, ``command``, ``workload`` and ``seed`` (None where the workload is a recorded trace).
+
+    The command is that of the experiment: where its answer went is not part of it, so that the same one gives the same
+    bytes.
+    """
+    workload = settings["workload"]
+    return {
+        "scenario": str(path),
+        "command": shlex.join(["offload", "simulate", str(path), *["--sweep"] * is_sweep]),
+        "workload": workload,
+        "seed": None if "trace" in workload else workload.get("seed", 0),
+    }
+
+
+def setting_facts(settings: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
+    """Keys ``hardware`` and ``model`` as the scenario names them, ``tiers`` (bytes), ``gate`` and ``batch``."""
+    return {
+        "hardware": settings["hardware"],
+        "model": settings["model"],
+        "tiers": dict(scenario.tiers),
+        "gate": scenario.gate.value,
+        "batch": scenario.batch,
+    }

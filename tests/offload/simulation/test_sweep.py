@@ -1,0 +1,179 @@
+"""``offload simulate --sweep``: every combination once, the same on one core or two, and not again what is there."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from offload.simulation.axes import axes_of, combinations
+from offload.simulation.scenario_file import load_scenario
+from offload.simulation.simulate import simulate_one, simulate_sweep
+from offload.simulation.sweep import read_sweep
+from tests.offload.test_cli import ENVIRONMENT, complaint, offload
+from tiers.errors import InvalidOptionError
+
+GOOD: dict[str, Any] = {
+    "hardware": ["a100", "t4"],
+    "model": "smollm2-135m",
+    "workload": {"kind": "zipf", "num_requests": 40, "num_documents": 20, "document_blocks": 4, "seed": 3},
+    "tiers": {"device": "400MiB", "host": ["200MiB", "400MiB"]},
+    "policies": ["lru", "arc"],
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "s.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, **changes}), encoding="utf-8")
+    return path
+
+
+def ignore(done: int, total: int) -> None:
+    """Progress."""
+
+
+def test_every_combination_in_order(tmp_path: Path) -> None:
+    path = write(tmp_path, batch=[1, 2, 1])
+    axes = axes_of({**GOOD, "batch": [1, 2, 1]}, path)
+    assert axes == {"hardware": ["a100", "t4"], "batch": [1, 2], "tiers.host": ["200MiB", "400MiB"]}
+    settings = list(combinations({**GOOD, "batch": 9}, axes))
+    assert len(settings) == 8
+    assert settings[1] == {**GOOD, "hardware": "a100", "batch": 1, "tiers": {"device": "400MiB", "host": "400MiB"}}
+    sweep = read_sweep(path)
+    assert len(sweep.cells) == 8 * 3
+    assert len({cell.fingerprint for cell in sweep.cells}) == len({cell.key for cell in sweep.cells}) == 24
+
+
+def test_cells_are_what_single_runs_give(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    answer = simulate_sweep(write(tmp_path), out, ignore)
+    assert json.loads(out.read_text(encoding="utf-8")) == json.loads(json.dumps(answer))
+    assert (answer["cells"], len(answer["rows"]), answer["seed"]) == (12, 12, 3)
+    single = simulate_one(write(tmp_path, hardware="t4", tiers={"device": "400MiB", "host": "200MiB"}), ignore)
+    part = [row for row in answer["rows"] if (row["hardware"], row["tiers"]["host"]) == ("t4", 200 * 2**20)]
+    assert [row["policy"] for row in part] == ["lru", "arc", "belady"]
+    for row, alone in zip(part, single["rows"], strict=True):
+        assert row.items() >= alone.items()
+
+
+def test_what_is_there_is_not_run_again(tmp_path: Path) -> None:
+    """A row that was altered by hand stays as it is; one that is missing, or of another policy's code, is made."""
+    out = tmp_path / "out.json"
+    (tmp_path / "mine.py").write_text("from tiers.eviction.lru import LRUPolicy\nclass Mine(LRUPolicy): pass\n")
+    write(tmp_path, hardware="t4", policies=["lru", "mine:Mine"])
+    command = ("simulate", "s.yaml", "--sweep", "--out", "out.json", "--json")
+    first = offload(*command, cwd=tmp_path)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert out.read_text(encoding="utf-8") == first.stdout
+    data = json.loads(first.stdout)
+    assert len(data["rows"]) == 6
+    for row in data["rows"]:
+        row["elapsed_s"] = -1.0
+    del data["rows"][0]
+    out.write_text(json.dumps(data), encoding="utf-8")
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write("# changed\n")
+    again = offload(*command, cwd=tmp_path)
+    rows = json.loads(again.stdout)["rows"]
+    made = [row["policy"] for row in rows if row["elapsed_s"] != -1.0]
+    assert made == ["lru", "mine:Mine", "mine:Mine"]
+    out.unlink()
+    (tmp_path / "mine.py").write_text("from tiers.eviction.lru import LRUPolicy\nclass Mine(LRUPolicy): pass\n")
+    assert offload(*command, cwd=tmp_path).stdout == first.stdout
+
+
+def test_rows_of_another_sweep_are_not_lost(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    path = write(tmp_path, hardware="t4", policies=["lru"])
+    simulate_sweep(path, out, ignore)
+    kept = out.read_bytes()
+    for change in ({"hardware": "a100"}, {"hardware": "t4", "tiers": {"device": "400MiB", "host": "200MiB"}}):
+        with pytest.raises(InvalidOptionError, match=r"out.json holds \d+ cells that .* does not have; name another"):
+            simulate_sweep(write(tmp_path, **{"policies": ["lru"], **change}), out, ignore)
+        assert out.read_bytes() == kept
+
+
+def test_a_cell_that_cannot_run_is_named(tmp_path: Path) -> None:
+    write(tmp_path, tiers={"device": ["400MiB", "12MiB"], "host": "200MiB"}, hardware="t4", policies=["lru"])
+    ran = offload("simulate", "s.yaml", "--sweep", "--out", "out.json", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert "device 12,582,912" in complaint(ran)
+    assert "the longest prompt needs" in complaint(ran)
+
+
+def test_an_interrupt_ends_all_processes_and_keeps_what_is_done(tmp_path: Path) -> None:
+    """The many requests would take minutes."""
+    workload = {**GOOD["workload"], "num_requests": 2_000_000}
+    write(tmp_path, workload=workload)
+    command = [sys.executable, "-m", "offload.cli", "simulate", "s.yaml", "--sweep", "--out", "out.json"]
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(workers := children.read_text().split()) < 2 and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate(timeout=60)
+    assert (process.returncode, complaints) == (130, "offload: interrupted\n")
+    wait_until_gone(workers)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({}, [], "s.yaml: hardware: is a list; --sweep runs every combination"),
+        ({"hardware": "t4"}, [], "s.yaml: tiers.host: is a list; --sweep"),
+        ({"hardware": []}, ["--sweep"], "s.yaml: hardware: the list is empty"),
+        ({"hardware": ["t4", "t5"]}, ["--sweep"], "s.yaml: 't5' is none of the profiles that ship"),
+        ({"tiers": {"device": ["1GB/s"]}}, ["--sweep"], "s.yaml: tiers.device: '1GB/s' is not a size"),
+        ({"policies": ["lur"]}, ["--sweep"], "eviction policy 'lur' is unknown"),
+        ({}, ["--out", "out.json"], "--out: out.json is for --sweep"),
+        ({}, ["--sweep", "--out", "nowhere/out.json"], "--out: nowhere does not exist"),
+        ({}, ["--sweep", "--out", "s.yaml"], "--out: s.yaml is no file of a sweep's results; name another file"),
+    ],
+)
+def test_what_is_wrong(tmp_path: Path, change: dict[str, Any], arguments: list[str], message: str) -> None:
+    path = write(tmp_path, **change)
+    before = path.read_bytes()
+    ran = offload("simulate", "s.yaml", *arguments, cwd=tmp_path)
+    assert ran.returncode == 2
+    assert message in complaint(ran)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["s.yaml"]
+
+
+def test_a_scenario_without_lists_is_one_setting(tmp_path: Path) -> None:
+    path = write(tmp_path, hardware="t4", tiers={"device": "1GiB"})
+    assert len(load_scenario(path).policies) == 2
+    assert len(read_sweep(path).cells) == 3
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    """Even where it is killed and can tell them nothing."""
+    write(tmp_path, workload={**GOOD["workload"], "num_requests": 2_000_000})
+    command = [sys.executable, "-m", "offload.cli", "simulate", "s.yaml", "--sweep"]
+    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while len(workers := children.read_text().split()) < 2 and process.poll() is None:
+            pass
+        process.kill()
+        # Ends when the last process that holds it does.
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+    wait_until_gone(workers)
+
+
+def wait_until_gone(pids: list[str]) -> None:
+    """Their last files are closed; the rest of their end takes the system a moment. A hang would end the tests."""
+    while any(_is_running(pid) for pid in pids):
+        pass
+
+
+def _is_running(pid: str) -> bool:
+    """Not so one that is dead and that nobody has asked about yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
