@@ -102,11 +102,15 @@ def replay_requests(
         if len(keys) > num_slots:
             raise _too_large(len(keys), num_slots, result.num_requests, manager)
         held = manager.held(keys)
-        new = _others(keys, held)
         asked_s = clock.now_s
         again = [] if gate is Gate.LOAD else _again(gate, keys, held, trace.block_tokens, manager, mover, costs)
         loaded = _others(held, again)
         manager.prepare_load(loaded)
+        if again:
+            # Making room for those may have dropped others, which nobody holds now.
+            again = manager.held(again)
+            held = _others(keys, _others(keys, [*loaded, *again]))
+        new = _others(keys, held)
         prefill_s = 0.0
         if again:
             # While the others are on their way.

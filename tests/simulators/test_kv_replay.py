@@ -1,5 +1,6 @@
 """The manager that ships, in virtual time, over requests."""
 
+import random
 from itertools import islice
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_each_request_uses_a_block_once_whether_it_is_loaded_or_computed_again(g
 
 @pytest.mark.parametrize("policy", ["lru", "fifo", "arc", "s3fifo", "sieve", "prefix_depth", "gdsf", "two_queue"])
 def test_no_policy_beats_belady_and_the_books_add_up(policy: str) -> None:
-    manager, mover = make(policy, 500, 1500, 4000)
+    manager, mover = make(policy, 7, 14)
     result = replay_requests(sample(1000), manager, mover)
     accesses = [block for request in sample(1000).requests for block in request.blocks]
     assert result.accesses == len(accesses)
@@ -143,3 +144,16 @@ def test_nothing_to_replay() -> None:
     manager, mover = make("lru", 2)
     result = replay_requests(requests_of(), manager, mover)
     assert (result.hit_ratio, result.tokens_per_s) == (0.0, float("inf"))
+
+
+@pytest.mark.parametrize("gate", Gate)
+@pytest.mark.parametrize("policy", ["lru", "prefix_depth", "arc"])
+def test_blocks_that_are_dropped_while_others_are_loaded_are_new(policy: str, gate: Gate) -> None:
+    """Prompts that begin alike, in so little room that what a request still wants may go to make room for it."""
+    order = random.Random(5)
+    prompts = [[10 * start + i for i in range(order.randint(1, 6))] for start in order.choices(range(5), k=300)]
+    manager, mover = make(policy, 7, 14)
+    result = replay_requests(requests_of(*prompts), manager, mover, OneSecondAToken(), gate=gate)
+    assert result.num_requests == 300
+    assert result.hits <= result.accesses == sum(map(len, prompts))
+    manager.check()
