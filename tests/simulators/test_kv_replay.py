@@ -99,7 +99,7 @@ def test_each_request_uses_a_block_once_whether_it_is_loaded_or_computed_again(g
 
 @pytest.mark.parametrize("policy", ["lru", "fifo", "arc", "s3fifo", "sieve", "prefix_depth", "gdsf", "two_queue"])
 def test_no_policy_beats_belady_and_the_books_add_up(policy: str) -> None:
-    manager, mover = make(policy, 7, 14)
+    manager, mover = make(policy, 500, 1500, 4000)
     result = replay_requests(sample(1000), manager, mover)
     accesses = [block for request in sample(1000).requests for block in request.blocks]
     assert result.accesses == len(accesses)
