@@ -37,7 +37,7 @@ lint: .venv/.installed
 	$(BIN)/lint-imports --no-logo
 
 test: setup lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix $(SOURCES)
