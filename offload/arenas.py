@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from offload.device import has_own_memory, torch_device
@@ -40,9 +39,3 @@ def make_host_arena(device: str, num_slots: int, block_nbytes: int) -> MemoryTie
 def slot_bytes(arena: Arena, slot: int) -> SlotBytes:
     """The bytes of a slot, without a copy."""
     return arena.tensor(slot) if isinstance(arena, DeviceTier) else arena.view(slot)
-
-
-def as_bytes(slot: SlotBytes) -> Tensor:
-    """The same bytes as a tensor of uint8."""
-    # Of a memoryview of its own: then the memory stays for as long as the tensor, also where its tier is closed before.
-    return slot if isinstance(slot, Tensor) else torch.frombuffer(slot[:], dtype=torch.uint8)

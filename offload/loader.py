@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from offload.allocator import return_memory_early
 from offload.architecture import build_empty
-from offload.arenas import Arena, as_bytes, make_resident_arena
+from offload.arenas import Arena, make_resident_arena
 from offload.checkpoint.source import model_fingerprint
 from offload.config import RunConfig
 from offload.device import torch_device
@@ -36,6 +36,7 @@ from offload.weights.types import check_types
 from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySlice, embedding_scale
 from prefetch.decode_only import DecodeOnly
 from simulators.profile import HardwareProfile
+from tiers.copier import as_tensor
 from tiers.errors import ModelError
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig, TransferEngine
@@ -155,7 +156,7 @@ def _bind(
     streamer: WeightStreamer | None,
 ) -> None:
     """Connect groups with the model: views for what stays, hooks for what is streamed, our own modules at both ends."""
-    whole, starts = as_bytes(arena.buffer), arena.layout().starts
+    whole, starts = as_tensor(arena.buffer), arena.layout().starts
     views = {group.key: whole[starts[slot] :][: group.nbytes] for slot, group in enumerate(resident)}
     device = model.runtime.kv.rows.device
     head = [group for group in prospect.source.groups if group.kind == "head"]

@@ -77,9 +77,13 @@ class _Done(Copy):
 
 
 def as_tensor(memory: "memoryview | torch.Tensor") -> "torch.Tensor":
-    """The memory of a tier as a flat uint8 tensor, without a copy."""
+    """The memory of a tier, or of a slot, as a flat uint8 tensor, without a copy.
+
+    It lives as long as the tensor, also where its tier is closed before.
+    """
     import torch
 
     if isinstance(memory, torch.Tensor):
         return memory
-    return torch.frombuffer(memory, dtype=torch.uint8) if memory.nbytes else torch.empty(0, dtype=torch.uint8)
+    # Of a memoryview of its own, which a tier that lets go of its own one does not end.
+    return torch.frombuffer(memory[:], dtype=torch.uint8) if memory.nbytes else torch.empty(0, dtype=torch.uint8)

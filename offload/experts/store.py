@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
-from offload.arenas import as_bytes, make_arena, slot_bytes
+from offload.arenas import make_arena, slot_bytes
 from offload.experts.grouped import StackedSlots, is_grouped
 from offload.experts.layout import ExpertLayout, ExpertWeights
 from offload.experts.low_copies import LowCopies
@@ -15,6 +15,7 @@ from prefetch.budget import LinkEstimate, PrefetchBudget
 from prefetch.expert_predictor import ExpertPredictor, Routing, RoutingObserver
 from prefetch.prefetcher import Prefetcher
 from tiers.block import BlockKey, ExpertKey
+from tiers.copier import as_tensor
 from tiers.errors import TierFullError
 from tiers.eviction.registry import make_policy
 from tiers.manager import Level, LookupResult, TieredMemoryManager
@@ -111,7 +112,7 @@ class ExpertStore:
         """All slots as one tensor for the experts of a layer, where products are grouped on this device."""
         if layer not in self._stacks:
             layouts = [layout for key, layout in self._layouts.items() if key.layer == layer]
-            slots = StackedSlots.over(as_bytes(self.arena.buffer), self.pool.num_slots, layouts)
+            slots = StackedSlots.over(as_tensor(self.arena.buffer), self.pool.num_slots, layouts)
             if slots is not None and layer in self._stays_at:
                 slots = slots.part(self._stays_at[layer], len(layouts))
             self._stacks[layer] = slots if slots is not None and is_grouped(slots.down) else None

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from offload.arenas import SlotBytes, as_bytes
+from offload.arenas import SlotBytes
 from offload.dtypes import torch_dtype
+from tiers.copier import as_tensor
 from tiers.tier import align_up
 
 
@@ -38,7 +39,7 @@ class KVLayout:
 
     def rows(self, slots: SlotBytes, num_slots: int) -> Tensor:
         """All that there is of each token, [num_slots * block_tokens, values_per_token], as a view of an arena."""
-        arena = as_bytes(slots).view(torch_dtype(self.dtype))
+        arena = as_tensor(slots).view(torch_dtype(self.dtype))
         return arena[: num_slots * self.block_tokens * self.values_per_token].view(-1, self.values_per_token)
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:

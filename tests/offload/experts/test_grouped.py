@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from offload.arenas import as_bytes
 from offload.experts.bind import experts_modules
 from offload.experts.grouped import Choices, StackedSlots
 from offload.experts.interface import tiered_experts
 from offload.experts.layout import ExpertLayout, MatrixLayout
 from offload.pack import pack
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
+from tiers.copier import as_tensor
 from tiers.weight_tier import TensorSpec
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -49,7 +49,7 @@ def test_a_checkpoint_in_place_whose_experts_lie_differently_is_not_stacked(tmp_
         experts = model.runtime.experts
         assert experts is not None
         layouts = [layout for key, layout in experts._layouts.items() if key.layer == 1]
-        arena = as_bytes(experts.arena.buffer)
+        arena = as_tensor(experts.arena.buffer)
         assert StackedSlots.over(arena, experts.pool.num_slots, layouts) is None
 
 
