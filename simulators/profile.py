@@ -6,7 +6,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+from simulators.runtime_profile import RuntimeProfile, Table
 from tiers.errors import InvalidOptionError
 
 NEAR_TO_FAR = ("device", "host", "nvme", "csd", "remote")
@@ -58,6 +60,8 @@ class HardwareProfile:
     memory_share: float = 1.0
     """Of ``memory_bytes_per_s``, what can be reached: 1 where that was measured, less where it is a data sheet's."""
     flops_share: float = 1.0
+    runtime: RuntimeProfile | None = None
+    """What generating takes beside bytes; None if not measured."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where single numbers come from."""
 
@@ -111,7 +115,11 @@ def write_profile(profile: HardwareProfile, path: Path) -> None:
     value = asdict(profile)
     for link in value["links"].values():
         if link["by_size"] is not None:
-            link["by_size"] = {str(size): rate for size, rate in link["by_size"]}
+            link["by_size"] = _as_object(link["by_size"])
+    if profile.runtime is not None:
+        for name in ("products", "vector_products"):
+            tables = getattr(profile.runtime, name)
+            value["runtime"][name] = {dtype: _as_object(table) for dtype, table in tables.items()}
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.touch(mode=0o600)
@@ -147,6 +155,7 @@ def read_profile(path: Path) -> HardwareProfile:
         drive=_read_drive(keys.get("drive"), f"{path}: drive"),
         memory_share=_rate(keys.get("memory_share", 1.0), f"{path}: memory_share"),
         flops_share=_rate(keys.get("flops_share", 1.0), f"{path}: flops_share"),
+        runtime=_read_runtime(keys.get("runtime"), f"{path}: runtime"),
         sources={
             name: _text(text, f"{path}: sources.{name}")
             for name, text in _object(keys.get("sources", {}), f"{path}: sources").items()
@@ -159,6 +168,26 @@ def _read_drive(value: object, where: str) -> DriveProfile | None:
         return None
     keys = _keys(value, DriveProfile, where)
     return DriveProfile(**{name: _rate(number, f"{where}.{name}") for name, number in keys.items()})
+
+
+def _read_runtime(value: object, where: str) -> RuntimeProfile | None:
+    if value is None:
+        return None
+    keys = _keys(value, RuntimeProfile, where)
+    found: dict[str, Any] = {}
+    for name, given in keys.items():
+        if name in ("products", "vector_products"):
+            tables = _object(given, f"{where}.{name}")
+            found[name] = {dtype: _read_table(table, f"{where}.{name}.{dtype}") for dtype, table in tables.items()}
+        elif name == "cores":
+            found[name] = max(1, int(_number(given, f"{where}.{name}")))
+        else:
+            found[name] = _number(given, f"{where}.{name}")
+    return RuntimeProfile(**found)
+
+
+def _as_object(table: Table) -> dict[str, float]:
+    return {str(size): rate for size, rate in table}
 
 
 def _read_link(name: str, value: object, where: str) -> LinkProfile:
@@ -190,7 +219,9 @@ def _read_table(value: object, where: str) -> tuple[tuple[int, float], ...] | No
     return tuple(sorted((int(size), _rate(rate, f"{where}.{size}")) for size, rate in table.items()))
 
 
-def _keys(value: object, kind: type[HardwareProfile | LinkProfile | DriveProfile], where: str) -> dict[str, object]:
+def _keys(
+    value: object, kind: type[HardwareProfile | LinkProfile | DriveProfile | RuntimeProfile], where: str
+) -> dict[str, object]:
     """The keys of an object that stands for a dataclass: all without a default, none that is not a field."""
     keys = _object(value, where)
     known = {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(kind)}

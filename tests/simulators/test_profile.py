@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulators.profile import DEFAULT, LINKS, HardwareProfile, LinkProfile, read_profile, write_profile
+from simulators.runtime_profile import RuntimeProfile
 from tiers.errors import InvalidOptionError
 
 RATES = st.floats(1, 1e15)
@@ -22,6 +23,13 @@ LINK_PROFILES = st.builds(
     st.floats(0, 10),
     st.none() | st.dictionaries(st.integers(1, 2**40), RATES, min_size=1).map(lambda rows: tuple(sorted(rows.items()))),
 )
+TABLES = st.dictionaries(
+    st.text(),
+    st.dictionaries(st.integers(1, 2**40), RATES, min_size=1).map(lambda rows: tuple(sorted(rows.items()))),
+)
+RUNTIMES = st.builds(
+    RuntimeProfile, products=TABLES, vector_products=TABLES, cores=st.integers(1, 99), layer_s=st.floats(0, 10)
+)
 PROFILES = st.builds(
     HardwareProfile,
     name=st.text(),
@@ -31,6 +39,7 @@ PROFILES = st.builds(
     flops=st.dictionaries(st.text(), RATES, min_size=1),
     links=st.fixed_dictionaries(dict.fromkeys(LINKS, LINK_PROFILES)),
     kernels=st.none() | st.dictionaries(st.text(), st.integers(0, 2**20)),
+    runtime=st.none() | RUNTIMES,
 )
 
 Damage = Callable[[dict[str, Any]], object]
