@@ -102,6 +102,32 @@ def experts(
         answer.show(result, _tables)
 
 
+@bench_app.command()
+def simulator(
+    *,
+    model: Annotated[
+        str, typer.Option("--model", help="The dense model that is run.", metavar="MODEL")
+    ] = "smollm2-135m",
+    mixture: Annotated[
+        str | None, typer.Option(help="A mixture of experts; else a synthetic one of 1.9 GB.", metavar="MODEL")
+    ] = None,
+    nvme_dir: options.NvmeDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """What the simulator foretells, against real runs on this machine."""
+    directory = options.drive_directory(nvme_dir)
+    with answering(as_json) as answer:
+        from offload.bench.simulator import bench_simulator
+
+        path, other = (
+            runnable_model(model, notice=say),
+            None if mixture is None else runnable_model(mixture, notice=say),
+        )
+        with progress_bar("bench simulator") as progress:
+            result = bench_simulator(path, directory, mixture=other, progress=progress)
+        answer.show(result, _tables)
+
+
 def _tables(data: Data) -> "Sequence[RenderableType]":
     from offload.render import bench_tables
 
