@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+import psutil
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -16,8 +17,9 @@ from tiers.copier import as_tensor
 from tiers.memory_tier import MemoryTier
 
 _SIZES = tuple(kib * 1024 for kib in (64, 256, 1024, 4096, 16384))
-POOL_NBYTES = 320 * 2**20
-"""Of memory that matrices are taken out of, one after the other: more than caches keep for one process."""
+POOL_NBYTES = 2**30
+"""Of memory that matrices are taken out of, one after the other: more than the caches of a large processor hold, as the
+weights of a model are. Less where a quarter of what is free is less."""
 _PIECES = 8
 
 
@@ -28,7 +30,7 @@ def product_tables(seconds: float, pool_nbytes: int = POOL_NBYTES) -> tuple[dict
     """
     by_module: dict[str, Table] = {}
     by_vector: dict[str, Table] = {}
-    memory = MemoryTier("device", 1, pool_nbytes)  # of the kind that weights lie in
+    memory = MemoryTier("device", 1, _within_reason(pool_nbytes))  # of the kind that weights lie in
     whole = as_tensor(memory.buffer).fill_(0)
     with torch.inference_mode():
         for dtype in (torch.float32, torch.bfloat16):
@@ -45,7 +47,7 @@ def attention_speed(seconds: float, pool_nbytes: int = POOL_NBYTES) -> tuple[flo
     A part is a run of blocks: one call of the kernel, and its share of the merge of eight.
     """
     heads, dim, short, long = 4, 64, 64, 2048
-    memory = MemoryTier("device", 1, pool_nbytes)
+    memory = MemoryTier("device", 1, _within_reason(pool_nbytes))
     rows = as_tensor(memory.buffer).fill_(0).view(torch.float32).view(-1, 2 * heads * dim)
     layers = itertools.cycle(rows.split(long))
     query = torch.full((3 * heads, 1, dim), 0.01)
@@ -88,6 +90,12 @@ def _table(pool: Tensor, multiply: Callable[[Tensor, Tensor], Tensor], seconds: 
             times.append((time.perf_counter() - start) / len(piece))
         rows.append((nbytes, nbytes / statistics.median(times)))
     return tuple(rows)
+
+
+def _within_reason(nbytes: int) -> int:
+    """Whole pieces of 16 MiB, the largest matrix, of at most a quarter of the memory that is free."""
+    quarter = psutil.virtual_memory().available // 4
+    return max(1, min(nbytes, quarter) // _SIZES[-1]) * _SIZES[-1]
 
 
 def _cut(matrices: Sequence[Tensor], length: int) -> list[Sequence[Tensor]]:
