@@ -94,7 +94,7 @@ def _table(pool: Tensor, multiply: Callable[[Tensor, Tensor], Tensor], seconds: 
 
 def _within_reason(nbytes: int) -> int:
     """Whole pieces of 16 MiB, the largest matrix, of at most a quarter of the memory that is free."""
-    quarter = psutil.virtual_memory().available // 4
+    quarter = int(psutil.virtual_memory().available) // 4
     return max(1, min(nbytes, quarter) // _SIZES[-1]) * _SIZES[-1]
 
 
