@@ -11,9 +11,9 @@ from offload.attention.mask import QueryMask, attend_visible
 from offload.attention.padding import Padding, padding_mask
 from offload.attention.partial import PartialAttention, add_sink, attend_all, merge
 from offload.attention.stored import KeysAndValues, StoredTokens
-from offload.kv.cache import TieredLayer
 from offload.kv.store import Interval
 from offload.kv.table import BlockTable
+from offload.kv.tiered_layer import TieredLayer
 from tiers.errors import ModelError
 
 NAME = "offload_blockwise"
@@ -61,9 +61,7 @@ def blockwise_attention(
         for row in range(query.shape[0])
     ]
     if layer is not None:
-        layer.is_read = True
-        if layer.prefetcher is not None:
-            layer.prefetcher.advance(layer.index)
+        layer.after_attention()
     if s_aux is not None:
         rows = [add_sink(part, s_aux) for part in rows]
     outputs = [part.output.transpose(0, 1).to(query.dtype) for part in rows]
