@@ -1,10 +1,12 @@
-"""A transformers Cache whose layers are block tables."""
+"""A transformers Cache whose layers are block tables, or lie in drives that compute."""
 
 import weakref
 
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
+from offload.kv.drive_layer import DriveLayer
+from offload.kv.drives import DriveSequences, DriveStore
 from offload.kv.store import KVStore
 from offload.kv.tiered_layer import TieredLayer
 from tiers.block import BlockKey
@@ -16,31 +18,40 @@ class TieredCache(Cache):
 
     Pass it as ``past_key_values``. Supports batches, left padding, beam search, ``crop``, sliding-window layers and
     ``copy.deepcopy``, which shares full blocks: the way to start many conversations from one prompt. Blocks are made by
-    any number of caches over one KVStore, within one budget.
+    any number of caches over one KVStore, within one budget. With ``drives`` the layers without a window are in those,
+    where tokens are only appended: no beam search, no ``crop``, no ``deepcopy``.
     """
 
-    def __init__(self, store: KVStore, config: PreTrainedConfig) -> None:
+    def __init__(self, store: KVStore, config: PreTrainedConfig, drives: DriveStore | None = None) -> None:
         self.store = store
         self._config = config
+        sequences = None if drives is None else DriveSequences(drives)
         store.reclaim()
         itself = weakref.ref(self)  # no cycles: blocks come back as soon as nobody has the cache any more
         self.prefetcher = store.make_prefetcher(lambda index: _full_blocks(itself(), index))
-        self._tiered: list[TieredLayer] = []
+        self._ours: list[TieredLayer | DriveLayer] = []
         for index, window in enumerate(layer_windows(config)):
-            before = self._tiered[-1] if self._tiered else None
-            self._tiered.append(TieredLayer(store, index, window, before, self.prefetcher))
-        super().__init__(layers=list(self._tiered))
-        weakref.finalize(self, store.abandon, [layer.rows for layer in self._tiered]).atexit = False
+            before = self._ours[-1] if self._ours else None
+            if window is None and sequences is not None:
+                self._ours.append(DriveLayer(sequences, index, before))
+            else:
+                self._ours.append(TieredLayer(store, index, window, before, self.prefetcher))
+        super().__init__(layers=list(self._ours))
+        tables = [layer.rows for layer in self._ours if isinstance(layer, TieredLayer)]
+        weakref.finalize(self, store.abandon, tables).atexit = False
+        if sequences is not None:
+            weakref.finalize(self, sequences.abandon).atexit = False
 
     def full_blocks(self, index: int) -> list[BlockKey]:
         """The blocks of a layer that may be on a lower tier."""
-        return self._tiered[index].full_blocks()
+        layer = self._ours[index]
+        return layer.full_blocks() if isinstance(layer, TieredLayer) else []
 
     def crop(self, tokens_to_remove: int) -> None:
         """Roll all layers back or, where that raises InvalidOptionError, none; see TieredLayer."""
-        for layer in self._tiered:
+        for layer in self._ours:
             layer.kept_by(tokens_to_remove)
-        for layer in self._tiered:
+        for layer in self._ours:
             layer.crop(tokens_to_remove)
 
     def close(self) -> None:
@@ -52,7 +63,10 @@ class TieredCache(Cache):
     def __deepcopy__(self, memo: dict[int, object]) -> "TieredCache":
         other = TieredCache(self.store, self._config)
         try:
-            for layer, copy in zip(self._tiered, other._tiered, strict=True):
+            for layer, copy in zip(self._ours, other._ours, strict=True):
+                if isinstance(layer, DriveLayer):
+                    raise layer.only_appends("copied")
+                assert isinstance(copy, TieredLayer), "a cache without drives has no other layers"
                 layer.share_with(copy)
         except BaseException:
             other.close()
