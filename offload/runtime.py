@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from offload.arenas import Arena, make_arena, make_host_arena
 from offload.experts.store import ExpertStore
-from offload.kv.drives import DriveStore
+from offload.kv.drives import KVDrives
 from offload.kv.layout import KVLayout
 from offload.kv.store import KVStore
 from offload.plan import Plan
@@ -34,7 +34,7 @@ class Runtime:
     experts: ExpertStore | None
     kv: KVStore
     kv_levels: list[Level]
-    drives: DriveStore | None
+    drives: KVDrives | None
     prefill_chunk_tokens: int | None
     """None where a prompt is taken in one piece."""
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from offload.attention.latent import LatentHeads, take_latent_layer
 from offload.attention.in_storage import attend_in_drives
+from offload.attention.latent import LatentHeads, take_latent_layer
 from offload.attention.mask import QueryMask, attend_new, attend_visible
 from offload.attention.padding import Padding, padding_mask
 from offload.attention.partial import PartialAttention, add_sink, attend_all, merge

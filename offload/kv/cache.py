@@ -5,8 +5,8 @@ import weakref
 from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
-from offload.kv.drive_layer import DriveLayer
-from offload.kv.drives import DriveSequences, DriveStore
+from offload.kv.drive_layer import DriveLayer, only_appends
+from offload.kv.drives import DriveSequences, KVDrives
 from offload.kv.store import KVStore
 from offload.kv.tiered_layer import TieredLayer
 from tiers.block import BlockKey
@@ -22,7 +22,7 @@ class TieredCache(Cache):
     where tokens are only appended: no beam search, no ``crop``, no ``deepcopy``.
     """
 
-    def __init__(self, store: KVStore, config: PreTrainedConfig, drives: DriveStore | None = None) -> None:
+    def __init__(self, store: KVStore, config: PreTrainedConfig, drives: KVDrives | None = None) -> None:
         self.store = store
         self._config = config
         sequences = None if drives is None else DriveSequences(drives)
@@ -61,11 +61,12 @@ class TieredCache(Cache):
         self.reset()
 
     def __deepcopy__(self, memo: dict[int, object]) -> "TieredCache":
+        tiered = [layer for layer in self._ours if isinstance(layer, TieredLayer)]
+        if len(tiered) < len(self._ours):
+            raise only_appends("copied")
         other = TieredCache(self.store, self._config)
         try:
-            for layer, copy in zip(self._ours, other._ours, strict=True):
-                if isinstance(layer, DriveLayer):
-                    raise layer.only_appends("copied")
+            for layer, copy in zip(tiered, other._ours, strict=True):
                 assert isinstance(copy, TieredLayer), "a cache without drives has no other layers"
                 layer.share_with(copy)
         except BaseException:

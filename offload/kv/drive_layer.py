@@ -33,8 +33,9 @@ class DriveLayer(MarkingLayer):
         self._num_stored = self.num_tokens
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.batch, heads, _, key_dim = key_states.shape
+        self.sequences.check_shape(self.index, heads, key_dim, value_states.shape[-1])
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.batch = key_states.shape[0]
         self.sequences.open(self.batch)
         self.is_initialized = True
 
@@ -56,13 +57,13 @@ class DriveLayer(MarkingLayer):
         self.is_read = True
 
     def activate_past_recording(self) -> None:
-        raise self.only_appends("rolled back")
+        raise only_appends("rolled back")
 
     def kept_by(self, tokens_to_remove: int) -> int:
         """All of them; InvalidOptionError where some should go."""
         kept = tokens_to_remove if tokens_to_remove > 0 else self.num_tokens + tokens_to_remove
         if kept < self.num_tokens:
-            raise self.only_appends("rolled back")
+            raise only_appends("rolled back")
         return self.num_tokens
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -71,7 +72,7 @@ class DriveLayer(MarkingLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         if beam_idx.tolist() != list(range(self.batch)):
-            raise self.only_appends("reordered for beam search")
+            raise only_appends("reordered for beam search")
 
     def batch_select_indices(self, indices: Tensor) -> None:
         chosen = indices.nonzero().flatten() if indices.dtype == torch.bool else indices
@@ -79,10 +80,11 @@ class DriveLayer(MarkingLayer):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         if repeats != 1:
-            raise self.only_appends("copied")
+            raise only_appends("copied")
 
-    def only_appends(self, what: str) -> InvalidOptionError:
-        """What to raise for a wish that drives cannot fulfil."""
-        return InvalidOptionError(
-            f"past_key_values: keys and values in a computational drive cannot be {what}; run without --csd"
-        )
+
+def only_appends(what: str) -> InvalidOptionError:
+    """What to raise for a wish that drives cannot fulfil."""
+    return InvalidOptionError(
+        f"past_key_values: keys and values in a computational drive cannot be {what}; run without --csd"
+    )

@@ -9,6 +9,7 @@ Config     LOAD the engine as a program and ACTIVATE it; MRS create for query, n
 WriteKV    WRITE to the memory namespace (the buffers), from where firmware programs whole pages
 Attend     WRITE query and new token to local memory; EXECUTE the program on the memory range set, which does
            COPY(NVM -> SLM) of the pages that it wants; READ(SLM) the output and the logsumexp
+ReadKV     EXECUTE of a program that only copies (NVM -> SLM); READ(SLM) the tokens
 Reclaim    a vendor's DEALLOCATE by task and sequence, followed by erases in the background
 Identify   IDENTIFY of the compute namespace
 Health     GET LOG PAGE, health information
@@ -112,6 +113,17 @@ class Attend:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadKV:
+    """Give back keys and values of ``num_tokens`` tokens from ``start`` on: for a host that attends to them itself."""
+
+    task: int
+    sequence: int
+    layer: int
+    start: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reclaim:
     """These sequences of a task are finished; all of them if none is named."""
 
@@ -137,7 +149,7 @@ class Inspect:
     sequence: int
 
 
-Command = Config | WriteKV | Attend | Reclaim | Identify | Health | Inspect
+Command = Config | WriteKV | Attend | ReadKV | Reclaim | Identify | Health | Inspect
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +174,14 @@ class Attended:
 
     output: Reals
     logsumexp: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokensRead:
+    """``keys`` and ``values`` [kv_heads, num_tokens, head_dim] as they were written."""
+
+    keys: Reals
+    values: Reals
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,4 +229,4 @@ class SequenceState:
     num_flushed: tuple[int, ...]
 
 
-Completion = Configured | Written | Attended | Reclaimed | DriveIdentity | DriveHealth | SequenceState
+Completion = Configured | Written | Attended | TokensRead | Reclaimed | DriveIdentity | DriveHealth | SequenceState

@@ -20,9 +20,11 @@ from tiers.csd.commands import (
     Health,
     Identify,
     Inspect,
+    ReadKV,
     Reclaim,
     Reclaimed,
     SequenceState,
+    TokensRead,
     WriteKV,
     Written,
 )
@@ -148,6 +150,28 @@ class ComputationalDrive:
         """
         return cast("Pending[Attended]", self._submit(command))
 
+    def read_kv(self, command: ReadKV) -> Pending[TokensRead]:
+        """Ask for tokens back, in as many commands as the queue needs; raises as ``attend`` does."""
+        config = self._configs.get(command.task)
+        nbytes = 1 if config is None else 2 * config.kv_heads * config.head_dim * np.dtype(config.dtype).itemsize
+        step, end = max(1, self._options.data_nbytes // 4 // nbytes), command.start + command.num_tokens
+        pieces = [
+            cast(
+                "Pending[TokensRead]",
+                self._submit(ReadKV(command.task, command.sequence, command.layer, first, min(step, end - first))),
+            )
+            for first in range(command.start, end, step)
+        ]
+
+        def join() -> TokensRead:
+            found = [piece.wait() for piece in pieces]
+            if len(found) == 1:
+                return found[0]
+            keys, values = zip(*((part.keys, part.values) for part in found), strict=True)
+            return TokensRead(np.concatenate(keys, 1), np.concatenate(values, 1))
+
+        return Pending(join)
+
     def reclaim(self, command: Reclaim) -> Reclaimed:
         """Sequences are finished."""
         return cast("Reclaimed", self._submit(command).wait())
@@ -177,7 +201,7 @@ class ComputationalDrive:
         self.close()
 
     def _submit(self, command: Command) -> Pending[Completion]:
-        config = self._configs.get(command.task) if isinstance(command, WriteKV | Attend) else None
+        config = self._configs.get(command.task) if isinstance(command, WriteKV | Attend | ReadKV) else None
         encoded = encode(command, config, wants_trace=self._timing is not None)
         ticket = self._queue.submit(encoded)
         return Pending(lambda: self._finish(command, config, encoded, ticket))

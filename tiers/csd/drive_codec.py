@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tiers.csd.address import ADDRESS
 from tiers.csd.commands import (
@@ -18,8 +19,10 @@ from tiers.csd.commands import (
     Health,
     Identify,
     Inspect,
+    ReadKV,
     Reclaim,
     Reclaimed,
+    TokensRead,
     WriteKV,
     Written,
 )
@@ -40,6 +43,9 @@ def decode(header: Submission, data: memoryview, config_of: ConfigOf) -> Command
             return WriteKV(task, sequence, layer, header.start, keys, values)
         case Opcode.ATTEND:
             return _decode_attend(header, data, config_of)
+        case Opcode.READ_KV:
+            task, sequence, layer = _unpacked(header.address)
+            return ReadKV(task, sequence, layer, header.start, header.num_items)
         case opcode:
             return _SMALL[opcode](json.loads(bytes(data)) if data.nbytes else {})
 
@@ -54,11 +60,9 @@ def encode_completion(completion: Completion, reply: memoryview) -> tuple[int, i
         case Reclaimed():
             return completion.num_pages, 0, 0
         case Attended():
-            nbytes = 0
-            for part in (completion.output, completion.logsumexp):
-                reply[nbytes : nbytes + part.nbytes] = part.reshape(-1).data.cast("B")
-                nbytes += part.nbytes
-            return 0, 0, nbytes
+            return 0, 0, _fill(reply, completion.output, completion.logsumexp)
+        case TokensRead():
+            return 0, 0, _fill(reply, completion.keys, completion.values)
         case _:
             return 0, 0, fill_json(reply, asdict(completion))
 
@@ -77,6 +81,14 @@ _SMALL: dict[Opcode, Callable[[dict[str, Any]], Command]] = {
     Opcode.IDENTIFY: lambda _: Identify(),
     Opcode.HEALTH: lambda _: Health(),
 }
+
+
+def _fill(reply: memoryview, *parts: NDArray[Any]) -> int:
+    nbytes = 0
+    for part in parts:
+        reply[nbytes : nbytes + part.nbytes] = part.reshape(-1).data.cast("B")
+        nbytes += part.nbytes
+    return nbytes
 
 
 def _decode_attend(header: Submission, data: memoryview, config_of: ConfigOf) -> Attend:

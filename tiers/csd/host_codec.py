@@ -21,9 +21,11 @@ from tiers.csd.commands import (
     Health,
     Identify,
     Inspect,
+    ReadKV,
     Reclaim,
     Reclaimed,
     SequenceState,
+    TokensRead,
     WriteKV,
     Written,
 )
@@ -59,6 +61,12 @@ def encode(command: Command, config: Config | None, *, wants_trace: bool = False
             )
         case Attend():
             return _encode_attend(command, _known(config, command.task), trace)
+        case ReadKV():
+            config = _known(config, command.task)
+            nbytes = 2 * config.kv_heads * command.num_tokens * config.head_dim * np.dtype(config.dtype).itemsize
+            address = _address(command.task, command.sequence, command.layer)
+            count, start = _unsigned(command.num_tokens), _unsigned(command.start)
+            return Encoded(Opcode.READ_KV, (), max(nbytes, JSON_REPLY_NBYTES), address, count, start, trace)
         case _:
             fields = asdict(command)
             return Encoded(_SMALL[type(command)], (_json(fields),) if fields else (), JSON_REPLY_NBYTES)
@@ -75,6 +83,11 @@ def decode_completion(command: Command, config: Config | None, header: Completio
             shapes = [((batch, heads, config.head_dim), config.link_dtype), ((batch, heads), "float32")]
             output, logsumexp = arrays_in(memoryview(reply), shapes)
             return Attended(output, logsumexp)
+        case ReadKV():
+            config = _known(config, command.task)
+            shape = (config.kv_heads, command.num_tokens, config.head_dim)
+            keys, values = arrays_in(memoryview(reply), [(shape, config.dtype)] * 2)
+            return TokensRead(keys, values)
         case Config():
             return Configured(header.first, header.second)
         case Reclaim():

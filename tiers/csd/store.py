@@ -20,9 +20,11 @@ from tiers.csd.commands import (
     Health,
     Identify,
     Inspect,
+    ReadKV,
     Reclaim,
     Reclaimed,
     SequenceState,
+    TokensRead,
     WriteKV,
     Written,
 )
@@ -75,6 +77,7 @@ class DriveStore:
             Config: self.configure,
             WriteKV: self.write_kv,
             Attend: self.attend,
+            ReadKV: self.read_kv,
             Reclaim: self.reclaim,
             Inspect: self.inspect,
             Identify: lambda _: self.identify(),
@@ -134,6 +137,28 @@ class DriveStore:
             if self._flash.trace is not None:
                 self._flash.trace_reads(layer.key, log)
         return Attended(output, logsumexp)
+
+    def read_kv(self, command: ReadKV) -> TokensRead:
+        """Raises TokensLostError, InvalidOptionError, CorruptBlockError."""
+        key, end = LayerKey(command.task, command.sequence, command.layer), command.start + command.num_tokens
+        layer, config = self._layers.get(key), self._task(command.task).config
+        held = layer.num_tokens if layer else 0
+        if layer is None or end > held:
+            raise TokensLostError(
+                self.name, sequence=key.sequence, layer=key.layer, wanted_tokens=end, held_tokens=held
+            )
+        log = PageLog()
+        pages, size = LayerPages(layer, log), layer.shape.tokens_per_group
+        groups = np.arange(command.start // size, -(-end // size))
+        wanted = slice(command.start - command.start // size * size, end - command.start // size * size)
+        shape = (config.kv_heads, command.num_tokens, config.head_dim)
+        found = TokensRead(np.empty(shape, config.dtype), np.empty(shape, config.dtype))
+        for head in range(config.kv_heads):
+            for target, groups_of in ((found.keys, pages.key_groups), (found.values, pages.value_groups)):
+                target[head] = groups_of(head, groups).reshape(-1, config.head_dim)[wanted]
+        if self._flash.trace is not None:
+            self._flash.trace_reads(key, log)
+        return found
 
     def trace(self) -> Trace:
         """What the flash did since the last call; from the first call on it is remembered."""

@@ -20,3 +20,10 @@ class LinkTraffic:
     def nbytes(self) -> int:
         """All of them, both ways."""
         return self.header_nbytes + self.sent_nbytes + self.received_nbytes
+
+    def add(self, other: "LinkTraffic") -> None:
+        """Count what went over another link too."""
+        self.commands += other.commands
+        self.header_nbytes += other.header_nbytes
+        self.sent_nbytes += other.sent_nbytes
+        self.received_nbytes += other.received_nbytes

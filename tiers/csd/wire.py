@@ -3,7 +3,7 @@
 A submission has 64 bytes, a completion 32. What does not fit lies in *data* (host to drive) or in *reply* (drive to
 host), which the headers point to; what is asked once and not in every step (Config, Reclaim, Identify, Health, Inspect,
 errors) is JSON there. Data of an Attend: a descriptor of 8 bytes (sequence, start) per sequence, which counts as
-header, then query, keys, values; its reply: output, then logsumexp.
+header, then query, keys, values; its reply: output, then logsumexp. The reply of a ReadKV: keys, then values.
 """
 
 import math
@@ -37,6 +37,7 @@ class Opcode(IntEnum):
     IDENTIFY = 0xC4
     HEALTH = 0xC5
     INSPECT = 0xC6
+    READ_KV = 0xC7
 
 
 class Submission(NamedTuple):
