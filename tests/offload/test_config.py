@@ -126,5 +126,5 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_config_made_by_hand_is_checked_too() -> None:
-    with pytest.raises(InvalidOptionError, match=r"^csd: 2 computational drives"):
-        RunConfig(csd=2)
+    with pytest.raises(InvalidOptionError, match=r"^batch: '0' is not a count"):
+        RunConfig(batch=0)

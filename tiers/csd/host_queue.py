@@ -124,6 +124,7 @@ class HostQueue:
         if self._state.gone is None:
             closed = DeviceGoneError(f"tier '{self.process.name}': the drive is closed", tier=self.process.name)
             self._fail_all(closed)
+        self._memory.release()
 
     def _take(self, nbytes: int) -> int:
         if nbytes > self._arena.nbytes:
