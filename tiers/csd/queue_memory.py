@@ -49,6 +49,9 @@ class QueueMemory:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+            self.data.release()
+            self._memory.release()
+            self._mapping.close()
 
     def _completion(self, number: int) -> int:
         return self.depth * SUBMISSION.size + number % self.depth * COMPLETION.size
