@@ -245,7 +245,7 @@ def test_a_closed_drive_says_so(tmp_path: Path) -> None:
 def test_leaves_nothing_behind(tmp_path: Path) -> None:
     """No process, no descriptor, no memory with a name, no file."""
     gc.collect()
-    before, shared = open_fds(), sorted(Path("/dev/shm").iterdir())
+    before = open_fds()
     for how in ("close", "kill"):
         drive = ComputationalDrive(tmp_path / "image", SMALL)
         pid = drive.pid
@@ -255,7 +255,7 @@ def test_leaves_nothing_behind(tmp_path: Path) -> None:
         assert not psutil.pid_exists(pid)
         del drive
     assert open_fds() == before
-    assert sorted(Path("/dev/shm").iterdir()) == shared
+    assert not list(Path("/dev/shm").glob("*csd*"))
     assert list(tmp_path.iterdir()) == []
 
 
