@@ -17,7 +17,7 @@ from tiers.errors import InvalidOptionError, ModelError
 
 if TYPE_CHECKING:
     from tiers.csd.commands import Written
-    from tiers.csd.drive import Pending
+    from tiers.csd.pending import Pending
 
 _TASK = 0
 
@@ -95,7 +95,7 @@ class KVDrives:
     def read(self, layer: int, sequence: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """The first tokens of a sequence, [num_tokens, kv_heads, head_dim] each."""
         self._finish_writes()
-        found = self._drives.read_kv(ReadKV(_TASK, sequence, layer, 0, num_tokens))
+        found = self._drives.read_kv(ReadKV(_TASK, sequence, layer, 0, num_tokens)).wait()
         keys, values = (torch.from_numpy(part.swapaxes(0, 1).copy()) for part in (found.keys, found.values))
         return keys, values
 
@@ -118,7 +118,7 @@ class KVDrives:
         )
         start_s = time.perf_counter()
         self._finish_writes()
-        answer = self._drives.attend(command)
+        answer = self._drives.attend(command).wait()
         self._waited_s += time.perf_counter() - start_s
         for sequence in sequences:
             self._add(sequence, 1)

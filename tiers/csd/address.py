@@ -34,8 +34,9 @@ class AddressFields:
     def check(self, **values: int) -> None:
         """InvalidOptionError where a number does not fit into its field."""
         for name, value in values.items():
-            if not 0 <= value < (most := 1 << getattr(self, name)):
-                raise InvalidOptionError(f"{name} {value} is not addressable; the drive counts from 0 to {most - 1:,}")
+            most = (1 << getattr(self, name)) - 1
+            if not 0 <= value <= most:
+                raise InvalidOptionError(f"{name} {value} is not addressable; the drive counts from 0 to {most:,}")
 
     def pack(
         self, *, task: int, sequence: int, layer: int, kind: PageKind, head: NDArray[np.int64], page: NDArray[np.int64]

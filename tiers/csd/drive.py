@@ -1,10 +1,10 @@
 """A computing drive as the host sees it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar, cast
+from typing import Self, cast
 
 import numpy as np
 
@@ -32,13 +32,12 @@ from tiers.csd.drive_process import DriveProcess
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.host_codec import decode_completion, encode
 from tiers.csd.host_queue import HostQueue, Ticket
+from tiers.csd.pending import Pending
 from tiers.csd.queue_memory import QueueMemory
 from tiers.csd.timing import DriveTiming, DriveWork
 from tiers.csd.traffic import LinkTraffic
 from tiers.csd.wire import Encoded, Opcode
 from tiers.errors import InvalidOptionError
-
-Answer = TypeVar("Answer", bound=Completion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +51,6 @@ class QueueOptions:
     def __post_init__(self) -> None:
         if self.depth < 1 or self.data_nbytes < 2**20 or self.timeout_s <= 0:
             raise InvalidOptionError(f"queue of a drive: {self}; a command, 1 MiB and some time are the least")
-
-
-class Pending(Generic[Answer]):
-    """A command that was sent. An error that the drive met is raised by ``wait`` and nowhere else."""
-
-    def __init__(self, finish: Callable[[], Answer]) -> None:
-        self._finish = finish
-        self._answer: Answer | None = None
-
-    def wait(self) -> Answer:
-        """What the command was answered; raises what the drive raised, DeviceGoneError."""
-        if self._answer is None:
-            self._answer = self._finish()
-        return self._answer
 
 
 class ComputationalDrive:

@@ -9,12 +9,13 @@ before it is believed (see ``recovery``).
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from tiers.checksum import crc32c
 from tiers.csd.address import ADDRESS, Addresses
 from tiers.csd.blocks import EraseBlocks
+from tiers.csd.chain import Checksums, chained, is_sound, which_are_sound
 from tiers.csd.geometry import PageNumbers
 from tiers.csd.image import Bytes, FlashImage
 from tiers.csd.journal import PAGE_RECORD, Journal, RecordKind
@@ -51,7 +52,8 @@ class FlashTranslation:
         self.trace: Trace | None = None
         """Where it is wanted: what was done, for a model of time."""
         self.journal = Journal(image.file, image.journal_areas)
-        self.checksums = np.zeros(image.geometry.num_pages, np.uint32)
+        self.checksums: Checksums = np.zeros(image.geometry.num_pages, np.uint32)
+        self.seeds: Checksums = np.zeros(image.geometry.num_pages, np.uint32)
         self._addresses: Addresses = np.zeros(image.geometry.num_pages, np.uint64)
 
     def add_task(self, task: int, description: bytes) -> None:
@@ -79,11 +81,13 @@ class FlashTranslation:
         for kind, pages in parts:
             heads, n, nbytes = pages.shape
             stop = start + heads * n
-            data = pages.reshape(heads * n, nbytes)
-            self.image.program(allocation.pages[start:stop], data)
-            first = self.tables.of(key, kind).num_pages
-            records["address"][start:stop] = _addresses(key, kind, heads, np.arange(first, first + n)).reshape(-1)
-            records["crc"][start:stop] = checksums_of(data)
+            self.image.program(allocation.pages[start:stop], pages.reshape(heads * n, nbytes))
+            table = self.tables.of(key, kind)
+            indices = np.arange(table.num_pages, table.num_pages + n)
+            records["address"][start:stop] = _addresses(key, kind, heads, indices).reshape(-1)
+            last = self.checksums[table.all()[:, -1]] if table.num_pages else np.zeros(heads, np.uint32)
+            seeds, checksums = chained(pages, last)
+            records["seed"][start:stop], records["crc"][start:stop] = seeds.reshape(-1), checksums.reshape(-1)
             start = stop
         self._record(RecordKind.FLUSHED, records.tobytes())
         self.adopt(records)
@@ -102,14 +106,14 @@ class FlashTranslation:
         pages = self.tables.of(key, kind).look_up(head, indices)
         data = self.image.read(pages)
         self.counts.pages_read += pages.size
-        found = checksums_of(data)
-        if not np.array_equal(found, self.checksums[pages]):
-            wrong = int(np.flatnonzero(found != self.checksums[pages])[0])
+        seeds, checksums = self.seeds[pages], self.checksums[pages]
+        if not is_sound(data, seeds, checksums):
+            wrong = int(which_are_sound(data, seeds, checksums).argmin())
             raise CorruptBlockError(
                 self.name,
                 block=f"{kind.name} page {int(indices[wrong])} of {key}, head {head}",
-                expected=int(self.checksums[pages[wrong]]),
-                found=int(found[wrong]),
+                expected=int(checksums[wrong]),
+                found=crc32c(data[wrong].data, int(seeds[wrong])),
             )
         return data
 
@@ -155,7 +159,7 @@ class FlashTranslation:
     def adopt(self, records: PageRecords) -> None:
         """Pages that were recorded hold something from now on."""
         pages = records["page"].astype(np.int64)
-        self.checksums[pages] = records["crc"]
+        self.checksums[pages], self.seeds[pages] = records["crc"], records["seed"]
         self._addresses[pages] = records["address"]
         self.blocks.commit(pages)
 
@@ -194,14 +198,8 @@ class FlashTranslation:
             pages = np.concatenate(tables)
             records = np.empty(pages.size, PAGE_RECORD)
             records["address"], records["page"] = self._addresses[pages], pages
-            records["crc"] = self.checksums[pages]
+            records["crc"], records["seed"] = self.checksums[pages], self.seeds[pages]
             yield RecordKind.FLUSHED, records.tobytes()
-
-
-def checksums_of(data: Bytes) -> NDArray[np.uint32]:
-    """CRC32C of each row."""
-    extend = google_crc32c.extend
-    return np.fromiter((extend(0, row) for row in data), np.uint32, len(data))
 
 
 def _addresses(key: LayerKey, kind: PageKind, heads: int, indices: Indices) -> Addresses:

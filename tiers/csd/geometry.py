@@ -14,8 +14,8 @@ PageNumbers = NDArray[np.int64]
 
 _POSITIVE = ("channels", "dies_per_channel", "blocks_per_die", "pages_per_block", "page_nbytes", "dram_nbytes")
 _MOST_PAGES = 1 << 32
-_TABLE_NBYTES_PER_PAGE = 8
-"""What the drive keeps in its memory of each page: its number in a mapping table, and its checksum; 32 bits each."""
+_TABLE_NBYTES_PER_PAGE = 12
+"""What the drive keeps in its memory of each page, 32 bits each: its number in a mapping table, and two checksums."""
 
 
 class PagePlaces(NamedTuple):

@@ -64,8 +64,9 @@ class HostQueue:
         self._state = _State()
         try:
             self.process = start(self._memory)
-        finally:
-            self._memory.close()  # the mapping stays
+        except BaseException:
+            self._memory.close()
+            raise
 
     def submit(self, command: Encoded) -> Ticket:
         """Send a command; waits for others to be done where the queue is full. Raises DeviceGoneError."""
@@ -119,12 +120,12 @@ class HostQueue:
         return ticket.reply
 
     def close(self) -> None:
-        """Let the drive end. What is under way is done first. Closing twice does nothing."""
+        """Let the drive end. What is under way is not waited for. Closing twice does nothing."""
         self.process.end()
         if self._state.gone is None:
             closed = DeviceGoneError(f"tier '{self.process.name}': the drive is closed", tier=self.process.name)
             self._fail_all(closed)
-        self._memory.release()
+        self._memory.close()
 
     def _take(self, nbytes: int) -> int:
         if nbytes > self._arena.nbytes:

@@ -29,7 +29,7 @@ VERSION = 1
 _MAGIC = b"OFFLDCSD"
 _HEADER = struct.Struct("<8sII6Q")  # magic, CRC32C of what follows, version, geometry
 _HEADER_NBYTES = 4096
-_JOURNAL_NBYTES_PER_PAGE = 40
+_JOURNAL_NBYTES_PER_PAGE = 48
 _JOURNAL_SLACK_NBYTES = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -89,8 +89,9 @@ class FlashImage:
     def read(self, pages: PageNumbers) -> Bytes:
         """[n, page_nbytes]: a view where the pages lie one behind the other, else a copy."""
         n = pages.size
-        if n and pages[-1] - pages[0] == n - 1 and (n < 3 or bool((np.diff(pages) == 1).all())):
-            return self._pages[int(pages[0]) : int(pages[0]) + n]
+        if n and pages[-1] - pages[0] == n - 1 and bool((pages[1:] - pages[:-1] == 1).all()):
+            first = int(pages[0])
+            return self._pages[first : first + n]
         return self._pages[pages]
 
     def program(self, pages: PageNumbers, data: Bytes) -> None:
@@ -132,6 +133,10 @@ def _lock(fd: int, path: Path) -> None:
 
 
 def _allocate(fd: int, path: Path, geometry: FlashGeometry, nbytes: int) -> None:
+    free = _free_nbytes(path)
+    if nbytes > free:  # the allocation itself would take all that is left before it fails
+        path.unlink()
+        raise DiskFullError("csd", path=path, wanted_bytes=nbytes, available_bytes=free)
     try:
         os.posix_fallocate(fd, 0, nbytes)
         # Last, and in one write: an image that was only half made has no header and is not taken for one.
@@ -139,10 +144,13 @@ def _allocate(fd: int, path: Path, geometry: FlashGeometry, nbytes: int) -> None
     except OSError as error:
         path.unlink(missing_ok=True)
         if error.errno in _NO_ROOM:
-            stat = os.statvfs(path.parent)
-            free = stat.f_bavail * stat.f_frsize
             raise DiskFullError("csd", path=path, wanted_bytes=nbytes, available_bytes=free) from None
         raise InvalidOptionError(f"flash image {path}: {error.strerror}; name another file") from None
+
+
+def _free_nbytes(path: Path) -> int:
+    stat = os.statvfs(path.parent)
+    return stat.f_bavail * stat.f_frsize
 
 
 def _header(geometry: FlashGeometry) -> bytes:

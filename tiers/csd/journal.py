@@ -41,7 +41,8 @@ class RecordKind(IntEnum):
     """The state at the start of the area is complete; from here on it is what happened since."""
 
 
-PAGE_RECORD = np.dtype([("address", "<u8"), ("page", "<u4"), ("crc", "<u4")])
+PAGE_RECORD = np.dtype([("address", "<u8"), ("page", "<u4"), ("crc", "<u4"), ("seed", "<u4")])
+"""What a page holds, where it lies, and its checksum, which goes on from ``seed``; see ``chain``."""
 
 
 class Record(NamedTuple):

@@ -49,13 +49,9 @@ class QueueMemory:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def release(self) -> None:
-        """Give the memory back; nothing of it may be used afterwards. Doing it twice does nothing."""
-        self.close()
-        self.data.release()
-        self._memory.release()
-        self._mapping.close()
+            self.data.release()
+            self._memory.release()
+            self._mapping.close()
 
     def _completion(self, number: int) -> int:
         return self.depth * SUBMISSION.size + number % self.depth * COMPLETION.size

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiers.csd.address import ADDRESS
-from tiers.csd.ftl import FlashTranslation, PageRecords, checksums_of
+from tiers.csd.chain import which_are_sound
+from tiers.csd.ftl import FlashTranslation, PageRecords
 from tiers.csd.geometry import PageNumbers
 from tiers.csd.journal import PAGE_RECORD, RecordKind
 from tiers.csd.page_table import MAPPED_KINDS, LayerKey
@@ -81,7 +82,7 @@ def _sequence_of(records: PageRecords) -> tuple[int, int]:
 def _adopt(flash: FlashTranslation, task: int, sequence: int, shape: KVShape, records: PageRecords) -> None:
     """Map what is sound of one sequence."""
     pages = records["page"].astype(np.int64)
-    is_sound = checksums_of(flash.image.read(pages)) == records["crc"]
+    is_sound = which_are_sound(flash.image.read(pages), records["seed"], records["crc"])
     fields = ADDRESS.unpack(records["address"])
     layers, kinds, heads = fields["layer"], fields["kind"], fields["head"]
     # By what they hold, so that the pages of one kind of one head follow each other.
