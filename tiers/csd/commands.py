@@ -100,7 +100,8 @@ class Attend:
 
     ``sequences`` and ``starts`` [batch]: who, and how many tokens each had before. ``query`` [batch, heads, head_dim];
     ``keys`` and ``values`` [batch, kv_heads, head_dim], or None where the host keeps its newest tokens to itself for
-    now and merges by ``logsumexp``.
+    now and merges by ``logsumexp``. ``in_full`` reads all of it whatever the engine of the task would read: for a host
+    that wants to know what an engine that reads a part has missed.
     """
 
     task: int
@@ -110,6 +111,7 @@ class Attend:
     query: Reals
     keys: Reals | None = None
     values: Reals | None = None
+    in_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from tiers.csd.commands import (
     WriteKV,
     Written,
 )
-from tiers.csd.wire import DESCRIPTOR, HAS_TOKEN, Opcode, Submission, arrays_in, config_from
+from tiers.csd.wire import DESCRIPTOR, HAS_TOKEN, IN_FULL, Opcode, Submission, arrays_in, config_from
 
 ConfigOf = Callable[[int], Config]
 """The configuration of a task; raises InvalidOptionError."""
@@ -102,7 +102,7 @@ def _decode_attend(header: Submission, data: memoryview, config_of: ConfigOf) ->
     query, *pair = arrays_in(data[descriptor_nbytes:], [(query_shape, config.link_dtype), *token])
     keys, values = pair or (None, None)
     sequences, starts = (descriptors[name].astype(np.int64) for name in ("sequence", "start"))
-    return Attend(task, layer, sequences, starts, query, keys, values)
+    return Attend(task, layer, sequences, starts, query, keys, values, bool(header.flags & IN_FULL))
 
 
 def _unpacked(address: int) -> tuple[int, int, int]:

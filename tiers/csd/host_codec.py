@@ -34,6 +34,7 @@ from tiers.csd.pages import PageKind
 from tiers.csd.wire import (
     DESCRIPTOR,
     HAS_TOKEN,
+    IN_FULL,
     JSON_REPLY_NBYTES,
     WANTS_TRACE,
     CompletionHeader,
@@ -135,7 +136,7 @@ def _encode_attend(command: Attend, config: Config, trace: int) -> Encoded:
         max(query.nbytes + 4 * batch * heads, JSON_REPLY_NBYTES),
         _address(command.task, 0, command.layer),
         count=batch,
-        flags=trace | (HAS_TOKEN if token else 0),
+        flags=trace | (HAS_TOKEN if token else 0) | (IN_FULL if command.in_full else 0),
         descriptor_nbytes=descriptors.nbytes,
     )
 

@@ -127,7 +127,7 @@ class DriveStore:
             for index, layer in enumerate(layers):
                 layer.append(command.keys[index][:, None], command.values[index][:, None])
                 self._note_full(layer.key, layer)
-        engine = task.engine_of(command.layer)
+        engine = task.dense if command.in_full else task.engine_of(command.layer)
         output = np.empty(command.query.shape, task.config.link_dtype)
         logsumexp = np.empty(command.query.shape[:2], np.float32)
         for index, layer in enumerate(layers):

@@ -24,7 +24,7 @@ JSON_REPLY_NBYTES = 1 << 16
 """Room for the reply to what is answered in JSON, and for errors."""
 
 DESCRIPTOR = np.dtype([("sequence", "<u4"), ("start", "<u4")])
-HAS_TOKEN, WANTS_TRACE = 1, 2
+HAS_TOKEN, WANTS_TRACE, IN_FULL = 1, 2, 4
 
 
 class Opcode(IntEnum):

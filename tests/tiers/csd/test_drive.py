@@ -16,7 +16,7 @@ import pytest
 
 from tests.tiers.csd.kit import CONFIG, SMALL, Tokens, attend, attention, tokens, write
 from tests.tiers.kit import open_fds, running
-from tiers.csd.commands import Attend, Precision, Reclaim
+from tiers.csd.commands import Attend, Precision, ReadKV, Reclaim
 from tiers.csd.drive import ComputationalDrive, QueueOptions
 from tiers.csd.timing import DriveWork
 from tiers.csd.wire import COMPLETION, SUBMISSION, Opcode
@@ -117,6 +117,23 @@ def test_a_long_prompt_goes_in_pieces(tmp_path: Path) -> None:
         huge = Attend(1, 0, np.arange(2000), np.zeros(2000, np.int64), np.zeros((2000, 4, 64), np.float32))
         with pytest.raises(InvalidOptionError, match=r"does not fit into the drive's queue of 1,048,576; split it"):
             drive.attend(huge)
+
+
+def test_tokens_come_back_as_they_went(tmp_path: Path) -> None:
+    """From flash and from memory, from the middle of a group, and more than the queue holds at once."""
+    made = tokens(3003)
+    with ComputationalDrive(tmp_path / "image", ROOMY, queue=QueueOptions(depth=2, data_nbytes=1 << 20)) as drive:
+        drive.configure(CONFIG)
+        drive.write_kv(write(made, 0, 3003))
+        for start, num_tokens in ((0, 3003), (17, 2900), (3001, 2), (5, 1)):
+            found = drive.read_kv(ReadKV(1, 0, 0, start, num_tokens)).wait()
+            wanted = slice(start, start + num_tokens)
+            assert np.array_equal(found.keys, made.keys[:, wanted])
+            assert np.array_equal(found.values, made.values[:, wanted])
+        with pytest.raises(TokensLostError, match=r"3,?004"):
+            drive.read_kv(ReadKV(1, 0, 0, 3000, 4)).wait()
+        with pytest.raises(TokensLostError):
+            drive.read_kv(ReadKV(1, 9, 0, 0, 1)).wait()
 
 
 def test_many_commands_can_be_under_way(drive: ComputationalDrive) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.tiers.csd.kit import CONFIG, SMALL, attend, attention, tokens, write
-from tiers.csd.commands import Reclaim
+from tiers.csd.commands import ReadKV, Reclaim
 from tiers.csd.drive import ComputationalDrive
 from tiers.csd.drive_array import DriveArray
 from tiers.csd.supports_attention import SupportsAttention
@@ -39,6 +39,9 @@ def decodes(drive: SupportsAttention) -> None:
         assert np.abs(answer.output[0] - output).max() < 1e-5
         assert np.abs(answer.logsumexp[0] - logsumexp).max() < 1e-5
     assert drive.inspect(1, 0).num_tokens == (60, 0)
+    back = drive.read_kv(ReadKV(1, 0, 0, 3, 50)).wait()
+    assert np.array_equal(back.keys, made.keys[:, 3:53])
+    assert np.array_equal(back.values, made.values[:, 3:53])
 
 
 def test_answers_as_one_drive_would(array: DriveArray) -> None:
