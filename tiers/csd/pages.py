@@ -27,6 +27,8 @@ class PageKind(IntEnum):
     KEY_GROUP = 0
     VALUE_GROUP = 1
     KEY_CHANNELS = 2
+    SUMMARY = 3
+    """Summaries of groups, where the drive's memory is too small for them; see ``SequencePages.summaries``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +118,9 @@ class SequencePages(Protocol):
         ...
 
     def summaries(self, kv_head: int) -> Halves:
-        """[full groups, vectors, head_dim]: what the engine asked to keep of each group, in the drive's memory.
+        """[full groups, vectors, head_dim]: what the engine asked to keep of each group.
 
-        The drive calls the engine's ``GroupSummary`` once when a group fills; see ``tiers.csd.engines.base``.
+        The drive calls the engine's ``GroupSummary`` once when a group fills (see ``tiers.csd.engines.base``) and keeps
+        the answer in its memory; one that has no room there reads it from pages, all of a head's, and logs them.
         """
         ...

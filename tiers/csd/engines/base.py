@@ -21,8 +21,10 @@ class AttentionResult:
 class GroupSummary(Protocol):
     """What the drive keeps in its memory of every full group, for an engine that selects by it."""
 
-    vectors: int
-    """Vectors of [head_dim] per group; 0 for an engine that needs none."""
+    @property
+    def vectors(self) -> int:
+        """Vectors of [head_dim] per group; 0 for an engine that needs none."""
+        ...
 
     def __call__(self, keys: Halves, values: Halves) -> Halves:
         """Keys and values [groups, tokens_per_group, head_dim] of full groups -> [groups, vectors, head_dim]."""
@@ -32,7 +34,10 @@ class GroupSummary(Protocol):
 class AttentionEngine(Protocol):
     """Attention of one new token over the tokens that the drive holds, of one layer of one sequence."""
 
-    summary: GroupSummary
+    @property
+    def summary(self) -> GroupSummary:
+        """What the drive has to keep of each group for this engine."""
+        ...
 
     def attend(self, query: Floats, pages: SequencePages) -> AttentionResult:
         """``query`` [heads, head_dim], as it comes out of the projection (unscaled, rotated).
