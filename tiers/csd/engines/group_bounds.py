@@ -4,7 +4,7 @@ import numpy as np
 
 from tiers.csd.engines.base import AttentionResult
 from tiers.csd.engines.budget import check_amount, count_of
-from tiers.csd.engines.group_range import GroupRange, score_bounds
+from tiers.csd.engines.group_range import KeyRange, score_bounds
 from tiers.csd.engines.read import in_memory_group, largest, read_scores, read_values, scaled_heads
 from tiers.csd.engines.softmax import log_sum_exp, softmax, weights
 from tiers.csd.pages import Floats, SequencePages
@@ -16,7 +16,7 @@ class GroupBoundsEngine:
     ``groups`` is the share of the full groups of each KV head that is read, the newest among them.
     """
 
-    summary = GroupRange()
+    summary = KeyRange()
 
     def __init__(self, groups: float) -> None:
         """Raises InvalidOptionError for a share out of range."""
