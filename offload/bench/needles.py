@@ -1,0 +1,40 @@
+"""Needles in a text: seeded facts that stand nowhere else, and the questions for them."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+_THINGS = ("harbour", "library", "orchard", "lighthouse", "station", "museum", "bakery", "theatre", "garden", "bridge")
+_DIGITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Needle:
+    """Tokens of a question, and of the answer that a model continues it with."""
+
+    question: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+def hide_needles(
+    tokenizer: PreTrainedTokenizerBase, text: Sequence[int], count: int, seed: int
+) -> tuple[list[int], list[Needle]]:
+    """As many tokens as ``text`` has, with ``count`` facts at even distances, and what asks for each; at most ten."""
+    draw = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+    facts = [
+        (f"The secret code of the {thing} is", f" {draw.randrange(10 ** (_DIGITS - 1), 10**_DIGITS)}")
+        for thing in draw.sample(_THINGS, count)
+    ]
+    tokens: list[int] = []
+    needles: list[Needle] = []
+    for index, (question, answer) in enumerate(facts):
+        start, end = index * len(text) // count, (index + 1) * len(text) // count
+        fact: list[int] = tokenizer(f"\n\n{question}{answer}.\n\n").input_ids
+        half = (end - start - len(fact)) // 2
+        tokens += [*text[start : start + half], *fact, *text[start + half : end - len(fact)]]
+        whole: list[int] = tokenizer(f"\n\n{question}{answer}").input_ids
+        asked = len(tokenizer(f"\n\n{question}").input_ids)
+        needles.append(Needle(tuple(whole[:asked]), tuple(whole[asked:])))
+    return tokens, needles
