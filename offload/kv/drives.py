@@ -114,7 +114,8 @@ class KVDrives:
             np.asarray(sequences, np.int64),
             np.asarray(starts, np.int64),
             _to_array(query, config.link_dtype),
-            *(_to_array(part, config.dtype) for part in (keys, values)),
+            _to_array(keys, config.dtype),
+            _to_array(values, config.dtype),
         )
         start_s = time.perf_counter()
         self._finish_writes()

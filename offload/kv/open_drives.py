@@ -11,6 +11,7 @@ from offload.plan import Workload
 from tiers.csd.commands import Config, Precision
 from tiers.csd.drive import ComputationalDrive
 from tiers.csd.drive_array import DriveArray
+from tiers.csd.engines.registry import EXACT, SPARSE, EngineConfig
 from tiers.csd.geometry import FlashGeometry
 from tiers.nvme_tier import make_directory
 from tiers.slots import ALIGNMENT
@@ -21,7 +22,7 @@ _SPARE = 1.25
 """Flash for so many times what the workload writes: erase blocks that are not full yet, and sequences that follow."""
 
 _ITEMSIZE = {"float16": 2, "float32": 4}
-_ENGINES = {"auto": "dense", "in-storage": "dense"}
+_ENGINES = {"auto": EXACT, "in-storage": EXACT, "in-storage-sparse": SPARSE}
 _DIRECTORY = Path(".offload")
 
 
@@ -44,7 +45,7 @@ def open_drives(
         link_dtype=precision,
         max_tokens=workload.context_tokens,
         key_copies=1,
-        engine=_ENGINES[config.attention],
+        engine=EngineConfig(_ENGINES[config.attention]),
     )
     heads = -(-attention.kv.heads // config.csd)
     tokens = workload.batch * workload.context_tokens

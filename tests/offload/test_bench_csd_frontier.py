@@ -39,9 +39,7 @@ def test_decode_in_pages_is_the_models_own(tiny_llama: Path) -> None:
 
 def test_rows_say_what_was_read_and_what_it_cost(tiny_llama: Path) -> None:
     told: list[tuple[int, int]] = []
-    sizes = FrontierSizes(
-        tokens=512, steps=3, needles=2, tokens_per_group=8, channels_per_page=4, compressions=(1, 8)
-    )
+    sizes = FrontierSizes(tokens=512, steps=3, needles=2, tokens_per_group=8, channels_per_page=4, compressions=(1, 8))
     result = csd_frontier(tiny_llama, progress=lambda done, total: told.append((done, total)), sizes=sizes)
     rows = {row["name"]: row for row in result["rows"]}
     assert len(rows) == 2 * len(VARIANTS)

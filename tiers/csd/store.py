@@ -28,8 +28,8 @@ from tiers.csd.commands import (
     WriteKV,
     Written,
 )
-from tiers.csd.engine_table import ENGINES, make_engine
 from tiers.csd.engines.base import AttentionEngine
+from tiers.csd.engines.registry import ENGINES, EngineConfig
 from tiers.csd.ftl import FlashTranslation
 from tiers.csd.image import VERSION, FlashImage
 from tiers.csd.layer import StoredLayer
@@ -40,6 +40,7 @@ from tiers.csd.page_table import LayerKey
 from tiers.csd.pages import KVShape
 from tiers.csd.recovery import recover
 from tiers.csd.trace import Trace
+from tiers.csd.wire import config_from
 from tiers.errors import InvalidOptionError, TokensLostError
 
 _BLOCKS_ERASED_AT_A_TIME = 64
@@ -53,7 +54,7 @@ class _Task:
     dense: AttentionEngine
 
     def engine_of(self, layer: int) -> AttentionEngine:
-        return self.dense if layer in self.config.dense_layers else self.engine
+        return self.dense if layer in self.config.engine.dense_layers else self.engine
 
 
 class DriveStore:
@@ -284,11 +285,9 @@ class DriveStore:
 
     def _make_task(self, config: Config) -> _Task:
         shape = config.shape(self._image.geometry)
-        engine = make_engine(config.engine, config.engine_options)
-        return _Task(config, shape, engine, make_engine("dense", {}))
+        return _Task(config, shape, config.engine.engine(), EngineConfig().engine())
 
     def _read_task(self, description: bytes) -> tuple[int, KVShape]:
-        fields: dict[str, Any] = json.loads(description)
-        config = Config(**{**fields, "dense_layers": tuple(fields["dense_layers"])})
+        config = config_from(json.loads(description))
         self._tasks[config.task] = self._make_task(config)
         return config.task, self._tasks[config.task].shape
