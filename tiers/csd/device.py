@@ -16,7 +16,7 @@ from typing import Any
 
 from tiers.csd.doorbell import Doorbell, PeerGoneError
 from tiers.csd.drive_codec import decode, encode_completion, fill_json
-from tiers.csd.failure import Status, describe
+from tiers.csd.failure import Status, describe, describe_unexpected
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.image import FlashImage
 from tiers.csd.queue_memory import QueueMemory
@@ -66,7 +66,7 @@ class Device:
             numbers = (0, 0, fill_json(reply, fields))
         except Exception as error:  # noqa: BLE001 - the host hears of it, then we stop
             unexpected, status = error, Status.BROKEN
-            numbers = (0, 0, fill_json(reply, {"message": f"{type(error).__name__}: {error}", "attributes": {}}))
+            numbers = (0, 0, fill_json(reply, describe_unexpected(error, self._store.name)))
         first, second, nbytes = numbers
         self._queue.put_completion(self._num_executed, CompletionHeader(header.tag, status, 0, first, second, nbytes))
         self._num_executed += 1

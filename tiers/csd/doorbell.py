@@ -6,6 +6,7 @@ import struct
 import time
 
 _LENGTH = struct.Struct("<I")
+_MOST_NBYTES = 1 << 16
 
 
 class PeerGoneError(Exception):
@@ -21,7 +22,7 @@ class Doorbell:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
-        end.setblocking(True)
+        self._heard = bytearray()
 
     def ring(self) -> None:
         """Tell the drive of one more submission."""
@@ -31,31 +32,37 @@ class Doorbell:
         """How many submissions came since the last call; waits for one, but not longer than ``timeout_s``."""
         if not self._is_readable(timeout_s):
             return 0
-        return len(self._receive(4096))
+        return len(self._receive(_MOST_NBYTES))
 
     def tell(self, message: bytes) -> None:
         """Tell the host of a completion, with what goes with it."""
         self._send(_LENGTH.pack(len(message)) + message)
 
     def hear(self, timeout_s: float) -> bytes:
-        """The next message to the host; raises PeerSilentError."""
+        """The next message to the host; raises PeerSilentError.
+
+        What has come of it so far is kept, so that an interrupted wait can be taken up again.
+        """
         deadline = time.monotonic() + timeout_s
-        (length,) = _LENGTH.unpack(self._receive_all(_LENGTH.size, deadline))
-        return self._receive_all(length, deadline)
+        while (message := self._first_message()) is None:
+            if not self._is_readable(deadline - time.monotonic()):
+                raise PeerSilentError
+            self._heard += self._receive(_MOST_NBYTES)
+        return message
 
     def close(self) -> None:
         """The other end learns of it."""
         self._end.close()
 
-    def _receive_all(self, nbytes: int, deadline: float) -> bytes:
-        parts = []
-        while nbytes:
-            if not self._is_readable(deadline - time.monotonic()):
-                raise PeerSilentError
-            part = self._receive(nbytes)
-            parts.append(part)
-            nbytes -= len(part)
-        return b"".join(parts)
+    def _first_message(self) -> bytes | None:
+        if len(self._heard) < _LENGTH.size:
+            return None
+        end = _LENGTH.size + _LENGTH.unpack_from(self._heard)[0]
+        if len(self._heard) < end:
+            return None
+        message = bytes(self._heard[_LENGTH.size : end])
+        del self._heard[:end]
+        return message
 
     def _is_readable(self, timeout_s: float) -> bool:
         poll = select.poll()

@@ -71,7 +71,7 @@ class ComputationalDrive:
         timing: DriveTiming | None = None,
         queue: QueueOptions | None = None,
     ) -> None:
-        """Start the drive on ``image``, a file that is made where it is not there and, unless ``keep``, nameless.
+        """Start the drive on ``image``: a new file, which has no name from then on; with ``keep``, one that stays.
 
         Raises InvalidOptionError, TierBusyError, DiskFullError, DeviceGoneError.
         """

@@ -50,6 +50,15 @@ def describe(error: OffloadError) -> tuple[Status, dict[str, Any]]:
     return _STATUS_OF.get(type(error), Status.BROKEN), {"message": str(error), "attributes": attributes}
 
 
+def describe_unexpected(error: Exception, name: str) -> dict[str, Any]:
+    """Fields for a drive that is BROKEN."""
+    what = f"{type(error).__name__}: {error}"
+    return {
+        "message": f"tier '{name}': the drive met an error of its own and stopped ({what}); please report it",
+        "attributes": {"tier": name},
+    }
+
+
 def rebuild(status: Status, fields: dict[str, Any]) -> OffloadError:
     """The error that ``describe`` was given; its numbers are attributes again."""
     kind = _CLASS_OF[status]

@@ -68,8 +68,8 @@ class FlashImage:
     def __init__(self, path: Path, geometry: FlashGeometry, *, keep: bool) -> None:
         """Open ``path``, or make it with mode 0600 and all of its space allocated.
 
-        Unless ``keep``, the file loses its name at once, so that whatever kills us leaves nothing behind. Raises
-        InvalidOptionError (another version or geometry, not a writable place), TierBusyError, DiskFullError.
+        Unless ``keep``, it has to be new, and loses its name at once, so that whatever kills us leaves nothing behind.
+        Raises InvalidOptionError (another version or geometry, not a writable place), TierBusyError, DiskFullError.
         """
         self.geometry = geometry
         area_nbytes = align_up(_JOURNAL_NBYTES_PER_PAGE * geometry.num_pages + _JOURNAL_SLACK_NBYTES)
@@ -79,7 +79,7 @@ class FlashImage:
         )
         self._first_page = align_up(self.journal_areas[1].stop, geometry.page_nbytes)
         nbytes = self._first_page + geometry.capacity_nbytes
-        fd, self.was_made = _open(path, geometry, nbytes)
+        fd, self.was_made = _open(path, geometry, nbytes, must_be_new=not keep)
         if not keep:
             path.unlink()
         self.file = ImageFile(path, fd, nbytes)
@@ -106,11 +106,12 @@ class FlashImage:
         self.file.close()
 
 
-def _open(path: Path, geometry: FlashGeometry, nbytes: int) -> tuple[int, bool]:
+def _open(path: Path, geometry: FlashGeometry, nbytes: int, *, must_be_new: bool) -> tuple[int, bool]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_EXCL if must_be_new else 0)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, flags, 0o600)
     except OSError as error:
-        raise InvalidOptionError(f"flash image {path}: {error.strerror}; name a file that can be written") from None
+        raise InvalidOptionError(f"flash image {path}: {error.strerror}; name another file") from None
     try:
         _lock(fd, path)
         was_made = os.fstat(fd).st_size == 0

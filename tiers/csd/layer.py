@@ -15,6 +15,7 @@ from tiers.csd.layout import Bytes, channel_pages, group_pages, groups_in
 from tiers.csd.memory import DeviceMemory
 from tiers.csd.page_table import LayerKey
 from tiers.csd.pages import Floats, Halves, KVShape, PageKind
+from tiers.csd.sizing import buffer_nbytes
 
 
 class StoredLayer:
@@ -35,7 +36,7 @@ class StoredLayer:
         self.flash = flash
         self._memory, self._summary = memory, summary
         self._token_nbytes = shape.head_dim * np.dtype(shape.dtype).itemsize * shape.kv_heads
-        narrow = 2 * shape.tokens_per_group * self._token_nbytes + 4 * shape.kv_heads * shape.head_dim
+        narrow = buffer_nbytes(shape)
         wide = narrow + (shape.tokens_per_span - shape.tokens_per_group) * self._token_nbytes
         self.is_wide = key_copies == 2 and memory.leaves_half(wide)
         self._reserved_nbytes = 0

@@ -8,6 +8,7 @@ also tells either side at once that the other is gone, and costs no processor ti
 import mmap
 import os
 from collections import deque
+from contextlib import suppress
 
 from tiers.csd.wire import COMPLETION, SUBMISSION, CompletionHeader, Submission
 from tiers.slots import align_up
@@ -49,9 +50,10 @@ class QueueMemory:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-            self.data.release()
-            self._memory.release()
-            self._mapping.close()
+            with suppress(BufferError):  # somebody still looks at a part; the memory goes with the last who does
+                self.data.release()
+                self._memory.release()
+                self._mapping.close()
 
     def _completion(self, number: int) -> int:
         return self.depth * SUBMISSION.size + number % self.depth * COMPLETION.size

@@ -28,6 +28,14 @@ def test_leaves_no_name_unless_it_is_to_be_kept(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
+def test_does_not_take_the_name_of_what_was_kept(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    FlashImage(path, SMALL, keep=True).close()
+    with pytest.raises(InvalidOptionError, match=f"flash image {path}: File exists; name another file"):
+        FlashImage(path, SMALL, keep=False)
+    assert path.exists()
+
+
 def test_is_for_one_drive_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "image"
     with closing(FlashImage(path, SMALL, keep=True)):
@@ -52,8 +60,10 @@ def test_what_is_no_image_is_refused_and_left_alone(tmp_path: Path, damage: byte
     path = tmp_path / "image"
     path.write_bytes(damage or b"x")
     before = path.read_bytes()
-    with pytest.raises(InvalidOptionError, match=f"flash image {path}: "):
-        FlashImage(path, SMALL, keep=False)
+    with pytest.raises(
+        InvalidOptionError, match=f"flash image {path}: .*(not a flash image|header is damaged|version)"
+    ):
+        FlashImage(path, SMALL, keep=True)
     assert path.read_bytes() == before
 
 
@@ -79,7 +89,7 @@ def test_another_geometry_is_refused(tmp_path: Path) -> None:
 def test_places_where_no_file_can_be(tmp_path: Path) -> None:
     before = open_fds()
     for path in (tmp_path, tmp_path / "none" / "image", Path("/proc/image")):
-        with pytest.raises(InvalidOptionError, match=f"flash image {path}: .*; name a"):
+        with pytest.raises(InvalidOptionError, match=f"flash image {path}: .*; name another file"):
             FlashImage(path, SMALL, keep=True)
     assert open_fds() == before
 
