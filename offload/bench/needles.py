@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-_THINGS = ("harbour", "library", "orchard", "lighthouse", "station", "museum", "bakery", "theatre", "garden", "bridge")
-_DIGITS = 4
+_NAMES = ("Anna", "Boris", "Clara", "Dmitri", "Elena", "Felix", "Greta", "Hassan")
+_PLACES = ("Porto", "Lagos", "Quito", "Oslo", "Kyoto", "Perth", "Turin", "Cairo")
+_THINGS = ("violin", "bicycle", "telescope", "umbrella", "camera", "lantern", "suitcase", "typewriter")
+MOST_NEEDLES = len(_THINGS)
+_NUMBERS = (1000, 10_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +24,15 @@ class Needle:
 def hide_needles(
     tokenizer: PreTrainedTokenizerBase, text: Sequence[int], count: int, seed: int
 ) -> tuple[list[int], list[Needle]]:
-    """As many tokens as ``text`` has, with ``count`` facts at even distances, and what asks for each; at most ten."""
+    """As many tokens as ``text`` has, with ``count`` facts at even distances, and what asks for each.
+
+    ``count`` is at most MOST_NEEDLES. A question shares enough words with its fact for a small model to find it.
+    """
     draw = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+    subjects = zip(*(draw.sample(words, count) for words in (_NAMES, _PLACES, _THINGS)), strict=True)
     facts = [
-        (f"The secret code of the {thing} is", f" {draw.randrange(10 ** (_DIGITS - 1), 10**_DIGITS)}")
-        for thing in draw.sample(_THINGS, count)
+        (f"Note on the {thing} of {name} from {place}: its number is", f" {draw.randrange(*_NUMBERS)}")
+        for name, place, thing in subjects
     ]
     tokens: list[int] = []
     needles: list[Needle] = []
