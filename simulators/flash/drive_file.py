@@ -24,6 +24,8 @@ def load_drive(name: str) -> DriveParameters:
         raise InvalidOptionError(f"{path}: is no description of a drive; write an object of its numbers")
     name, sources = value.pop("name", path.stem), value.pop("sources", {})
     drive = changed(DriveParameters(name=str(name)), value, where=str(path))
+    if not isinstance(sources, dict):
+        raise InvalidOptionError(f"{path}: sources: {sources!r} is not an object; write {{field: where it is from}}")
     return replace(drive, sources=sources)
 
 
