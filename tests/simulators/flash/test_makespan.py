@@ -1,5 +1,6 @@
 """Three fidelities of flash agree where they should, and no time is below what physics allows."""
 
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -163,3 +164,10 @@ def test_read_retries_cost_little() -> None:
     drives = (DRIVE, replace(DRIVE, retries_per_page=0.003))
     plain, retried = (exact_s(_random(drive, 20_000), operation_times(drive)) for drive in drives)
     assert plain < retried < plain * 1.005
+
+
+def test_without_the_compiler_the_heap_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    queues, times = _random(DRIVE, 500), operation_times(DRIVE)
+    compiled = exact_s(queues, times)
+    monkeypatch.setitem(sys.modules, "simulators.flash.numba_merge", None)
+    assert exact_s(queues, times) == compiled

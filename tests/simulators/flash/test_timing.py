@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from simulators.flash.closed_loop import closed_loop_s
 from simulators.flash.drive import DriveParameters
 from simulators.flash.drive_file import load_drive
 from simulators.flash.engines import EngineWork
 from simulators.flash.makespan import closed_form_s
+from simulators.flash.operations import operation_times
 from simulators.flash.timing import FlashTiming, PagesTouched, Phase
 from tiers.errors import InvalidOptionError
 
@@ -27,7 +30,7 @@ def test_one_page_takes_every_station_once() -> None:
     filter_s = DRIVE.page_nbytes / DRIVE.filter_bytes_per_s
     assert one == pytest.approx(DRIVE.read_s + DRIVE.page_transfer_s + filter_s)
     assert TIMING.write_s(PagesTouched([3], [5])) == pytest.approx(DRIVE.page_transfer_s + DRIVE.program_s)
-    assert TIMING.erase_s([3], [5]) == pytest.approx(DRIVE.command_s + DRIVE.erase_s)
+    assert TIMING.erase_s(PagesTouched([3], [5])) == pytest.approx(DRIVE.command_s + DRIVE.erase_s)
 
 
 def test_one_read_of_a_known_drive() -> None:
@@ -111,6 +114,22 @@ def test_more_units_help_only_where_they_are_the_limit() -> None:
     both = [(timing.attend_s(slow, jobs=64), timing.attend_s(fast, jobs=64)) for timing in (doubled, TIMING)]
     ratios = [more.seconds / less.seconds for more, less in zip(*both, strict=True)]
     assert ratios == pytest.approx([0.5, 1.0], rel=0.02)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    pages=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, 4)), max_size=40),
+    together=st.integers(1, 4),
+)
+def test_every_page_is_in_one_sense_and_in_one_program(pages: list[tuple[int, int, int]], together: int) -> None:
+    """Bytes on the channels are those of the pages, however many share an operation."""
+    drive = replace(DRIVE, channels=2, dies_per_channel=3, pages_per_sense=together, pages_per_program=together)
+    channel, die, row = np.array(pages, np.int64).reshape(-1, 3).T
+    timing, touched = FlashTiming(drive), PagesTouched(channel, die, row)
+    transfers = operation_times(drive).transfer / drive.page_transfer_s
+    for channels, dies, kinds in (timing._senses(touched), timing._programs(touched)):
+        assert round(transfers[kinds].sum()) == len(pages)
+        assert set(zip(channels.tolist(), dies.tolist(), strict=True)) == {place[:2] for place in pages}
 
 
 def test_background_programs_take_time_from_reads() -> None:
