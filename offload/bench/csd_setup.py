@@ -13,16 +13,19 @@ from simulators.serving.base import Host, ServingSystem, ServingTime, Workload
 from simulators.serving.flexgen import FlexGen
 from simulators.serving.in_storage import InStorage
 from simulators.serving.recompute import Recompute
-from simulators.serving.selection import ClusteredSelection
+from simulators.serving.selection import ClusteredSelection, WholeGroups
 from simulators.serving.software import SoftwareCosts
 from simulators.serving.zero import ZeroInference
 from tiers.errors import BudgetError, InvalidOptionError
 
+BEYOND = "Groups"
+"""Attention in storage that selects whole pages; the paper has none."""
 SYSTEMS = ("FlexGen", "FlexGen-GDS", "FlexGen-SparQ", "DeepSpeed", "Recompute", "InstA", "SparF")
 PROMPTS = {"opt-13b": 1024, "opt-30b": 1024, "llama-2-13b": 2048}
 """Of the models evaluated; as many new tokens follow. OPT-30B runs on two GPUs."""
 _GPUS = {"opt-30b": 2}
 _SELECTION = {"r": "channels", "k": "token_share", "mean_run": "mean_run"}
+_GROUPS = {"groups": "share"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class CsdSetup:
     drive: DriveParameters
     profile: HardwareProfile
     selection: ClusteredSelection = field(default_factory=ClusteredSelection)
+    groups: WholeGroups = field(default_factory=WholeGroups)
     software: SoftwareCosts = field(default_factory=SoftwareCosts)
 
 
@@ -41,10 +45,12 @@ def csd_setup(
     """The published setup with some numbers changed; InvalidOptionError for a name or a value that cannot be.
 
     Names are the fields of DriveParameters and SoftwareCosts; ``r``, the channels that SparF picks of each head;
-    ``k``, the share of the tokens; ``mean_run``, the length of their runs. Values may be text: ``{"channels": "16"}``.
+    ``k``, the share of the tokens; ``mean_run``, the length of their runs; ``groups``, the share of whole groups where
+    those are picked. Values may be text: ``{"channels": "16"}``.
     """
     kinds = {one.name: "software" for one in fields(SoftwareCosts)} | dict.fromkeys(_SELECTION, "selection")
-    parts: dict[str, dict[str, Any]] = {"drive": {}, "software": {}, "selection": {}}
+    kinds |= dict.fromkeys(_GROUPS, "groups")
+    parts: dict[str, dict[str, Any]] = {"drive": {}, "software": {}, "selection": {}, "groups": {}}
     for name, value in (settings or {}).items():
         kind = kinds.get(name, "drive")
         parts[kind][name] = value if kind == "drive" else _positive(name, value)
@@ -53,6 +59,7 @@ def csd_setup(
         changed(load_drive(drive), parts["drive"], where="setting"),
         load_profile(profile),
         replace(ClusteredSelection(), **picked),
+        WholeGroups(**{_GROUPS[name]: value for name, value in parts["groups"].items()}),
         replace(SoftwareCosts(), **parts["software"]),
     )
 
@@ -85,7 +92,7 @@ class CsdFigures:
         return 0.0 if time is None else 100 * time.kv_share
 
     def system(self, name: str, drives: int) -> ServingSystem:
-        """One of SYSTEMS."""
+        """One of SYSTEMS, or BEYOND."""
         drive, costs = self.setup.drive, self.setup.software
         systems: dict[str, ServingSystem] = {
             "FlexGen": FlexGen(costs, drives),
@@ -95,9 +102,10 @@ class CsdFigures:
             "Recompute": Recompute(costs),
             "InstA": InStorage(drive, costs, drives),
             "SparF": InStorage(drive, costs, drives, self.setup.selection),
+            BEYOND: InStorage(drive, costs, drives, self.setup.groups),
         }
         if name not in systems:
-            raise InvalidOptionError(f"there is no system '{name}'; known are {', '.join(SYSTEMS)}")
+            raise InvalidOptionError(f"there is no system '{name}'; known are {', '.join(systems)}")
         return systems[name]
 
     def _host(self, model: str) -> Host:

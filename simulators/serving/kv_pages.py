@@ -9,7 +9,7 @@ from simulators.flash.drive import DriveParameters
 from simulators.flash.engines import EngineWork
 from simulators.flash.timing import PagesTouched, Phase
 from simulators.model_costs import ModelShape
-from simulators.serving.selection import Selection
+from simulators.serving.selection import Selection, WholeGroups
 from tiers.errors import InvalidOptionError
 
 _FEWEST_CHANNELS, _MOST_CHANNELS = 2, 8
@@ -85,7 +85,7 @@ class KVPages:
         """All of K, then all of V."""
         groups = np.ones((self.jobs, tokens // self.tokens_per_group), bool)
         heads = self.jobs * self.heads_per_kv
-        tail = self._tail_nbytes(tokens, copies=1)
+        tail = self._tail_nbytes(tokens)
         half = EngineWork(flops=2.0 * heads * tokens * self.head_dim, dram_nbytes=tail)
         scores = EngineWork(scores=heads * tokens)
         return [
@@ -100,7 +100,7 @@ class KVPages:
         copies = np.tile(by_channel, (1, tokens // self.tokens_per_span))
         groups = selection.groups(self.jobs, tokens, self.tokens_per_group)[:, :full]
         picked = selection.num_tokens(tokens)
-        tail = self._tail_nbytes(tokens, copies=1)
+        tail = self._tail_nbytes(tokens)
         estimate = EngineWork(
             flops=2.0 * heads * tokens * selection.channels,
             scores=heads * tokens,
@@ -115,13 +115,37 @@ class KVPages:
             Phase(self.touched(self._numbers(tokens, groups, full)), weigh),
         ]
 
+    def whole_groups(self, tokens: int, selection: WholeGroups) -> list[Phase]:
+        """Summaries in the device's memory, then pages of K, then of V."""
+        full = tokens // self.tokens_per_group
+        keys, values = selection.groups(self.jobs, full)
+        num_summaries = self.jobs * full
+        vectors = num_summaries * selection.vectors * self.head_dim
+        estimate = EngineWork(
+            flops=2.0 * vectors * self.heads_per_kv,
+            scores=num_summaries * self.heads_per_kv,
+            ranked=num_summaries,
+            dram_nbytes=float(vectors * _HALF_NBYTES),
+        )
+        tail = self._tail_nbytes(tokens)
+        rows = self.tokens_per_group * self.heads_per_kv
+        exact, weigh = (
+            EngineWork(flops=2.0 * mask.sum() * rows * self.head_dim, dram_nbytes=tail) for mask in (keys, values)
+        )
+        scores = EngineWork(scores=float(keys.sum() * rows))
+        return [
+            Phase(self.touched(np.empty(0, np.int64)), estimate),
+            Phase(self.touched(self._numbers(tokens, keys, 0)), exact + scores),
+            Phase(self.touched(self._numbers(tokens, values, full)), weigh),
+        ]
+
     def _numbers(self, tokens: int, mask: NDArray[np.bool_], first: int) -> NDArray[np.int64]:
         """Numbers of the pages that are True in [jobs, pages]; ``first`` is the number within its job of page 0."""
         job, page = np.nonzero(mask)
         return job * self.num_pages(tokens) + first + page
 
-    def _tail_nbytes(self, tokens: int, copies: int) -> float:
-        return float(self.jobs * copies * (tokens % self.tokens_per_group) * self.head_dim * _HALF_NBYTES)
+    def _tail_nbytes(self, tokens: int) -> float:
+        return float(self.jobs * (tokens % self.tokens_per_group) * self.head_dim * _HALF_NBYTES)
 
     def _span_tail_nbytes(self, tokens: int, channels: int) -> float:
         return float(self.jobs * (tokens % self.tokens_per_span) * channels * _HALF_NBYTES)

@@ -99,6 +99,34 @@ class ClusteredSelection:
         return ends - lengths, ends
 
 
+@dataclass(frozen=True, slots=True)
+class WholeGroups:
+    """Selection of pages instead of tokens: ``share`` of the groups of a layer, by summaries in the drive's memory.
+
+    No second copy of the keys is needed. Pages of K are ``keys_per_page`` for each of the budget, the rest are of V, of
+    groups whose keys were read. ``vectors`` of the head size are kept of each group.
+    """
+
+    share: float = 1 / 8
+    keys_per_page: float = 4 / 3
+    vectors: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise InvalidOptionError(f"the share of groups is {self.share}; it has to be above 0 and at most 1")
+
+    def groups(self, jobs: int, num_groups: int) -> tuple[Mask, Mask]:
+        """Groups whose keys are read and those whose values are, [jobs, num_groups] each; all jobs share one budget."""
+        total = jobs * num_groups
+        num_keys = min(total, round(self.share * self.keys_per_page * total))
+        num_values = min(num_keys, round(self.share * (2 - self.keys_per_page) * total))
+        order = np.random.default_rng((self.seed, 2, num_groups)).permutation(total)[:num_keys]
+        keys, values = np.zeros(total, bool), np.zeros(total, bool)
+        keys[order], values[order[:num_values]] = True, True
+        return keys.reshape(jobs, num_groups), values.reshape(jobs, num_groups)
+
+
 def _parts(rng: np.random.Generator, jobs: int, total: int, count: int) -> NDArray[np.int64]:
     """``total`` cut at random in ``count`` parts from 0 up, [jobs, count]."""
     cuts = np.sort(rng.integers(0, total + 1, (jobs, count - 1)), axis=1)

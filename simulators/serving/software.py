@@ -13,7 +13,7 @@ class SoftwareCosts:
     layer_overhead_s: float = 0.030
     """Of a FlexGen-based runtime, per layer and decode step, outside attention and arithmetic. On: 80.7 % of the decode
     time is spent on keys and values at batch 64, 76.4 % with two drives, 82.3 and 74.0 % with SparF (a compromise)."""
-    submit_s: float = 6e-6
+    submit_s: float = 5e-6
     """The host, per command: one for each layer, sequence and drive. On: 20 drives are 8.99 times as fast as one."""
     flexgen_bytes_per_s: float = 1.4e9
     """FlexGen's copies of keys and values, one process per GPU, the file being in the page cache. On: InstAttention at

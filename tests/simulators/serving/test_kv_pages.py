@@ -10,7 +10,7 @@ from simulators.flash.timing import PagesTouched
 from simulators.model_costs import read_model_shape
 from simulators.published import find_published
 from simulators.serving.kv_pages import KVPages, flushed_per_step, pages_of
-from simulators.serving.selection import ClusteredSelection
+from simulators.serving.selection import ClusteredSelection, WholeGroups
 from tiers.errors import InvalidOptionError
 
 DRIVE = DriveParameters()
@@ -57,6 +57,20 @@ def test_sparse_attention_touches_what_is_picked() -> None:
     estimate, keys, values = _pages().sparse(1536, replace(selection, channels=128, token_share=1.0))
     assert keys.pages.num_pages + values.pages.num_pages == _pages().dense(1536)[0].pages.num_pages * 2
     assert estimate.pages.num_pages == 40 * 3 * 32
+
+
+def test_whole_groups_are_read_in_the_share_asked_for() -> None:
+    """Two thirds of the pages are of K, one third of V of the same groups; summaries come from the device's memory."""
+    estimate, keys, values = _pages().whole_groups(1536, WholeGroups(share=0.25))
+    assert estimate.pages.num_pages == 0
+    assert estimate.work.dram_nbytes == 40 * 96 * 3 * 128 * 2
+    assert keys.pages.num_pages + values.pages.num_pages == 2 * 40 * 96 // 4
+    assert keys.pages.num_pages == 2 * values.pages.num_pages
+    assert not _numbers(keys.pages) & _numbers(values.pages)
+    everything = _pages().whole_groups(1536, WholeGroups(share=1.0, keys_per_page=1.0))
+    assert [phase.pages.num_pages for phase in everything] == [0, 40 * 96, 40 * 96]
+    with pytest.raises(InvalidOptionError, match=r"the share of groups is 0.0; it has to be above 0"):
+        WholeGroups(share=0.0)
 
 
 def test_pages_are_striped_over_channels_then_dies() -> None:
