@@ -82,7 +82,7 @@ def groups_row(figures: CsdFigures) -> dict[str, Any]:
     return {
         "name": "whole groups / SparF, batch 256",
         "unit": "x",
-        "ours": figures.rate(BEYOND, 256) / figures.rate("SparF", 256),
+        "ours": float(figures.rate(BEYOND, 256) / figures.rate("SparF", 256)),
         "note": f"{share:.3g} of the pages by summaries in the drive's memory, and no second copy of the keys",
     }
 
@@ -113,4 +113,11 @@ def speed_row(setup: CsdSetup) -> dict[str, Any]:
 
 def _row(row: Row) -> dict[str, Any]:
     name, unit, ours, paper, note = row
-    return {"name": name, "unit": unit, "ours": ours, "paper": paper, "error": ours / paper - 1, "note": note}
+    return {
+        "name": name,
+        "unit": unit,
+        "ours": float(ours),
+        "paper": paper,
+        "error": float(ours / paper - 1),
+        "note": note,
+    }

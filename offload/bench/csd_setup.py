@@ -1,6 +1,6 @@
 """The systems of InstAttention's evaluation, and the numbers of them that a caller may change."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -62,6 +62,17 @@ def csd_setup(
         WholeGroups(**{_GROUPS[name]: value for name, value in parts["groups"].items()}),
         replace(SoftwareCosts(), **parts["software"]),
     )
+
+
+def settings_of(texts: Sequence[str]) -> dict[str, object]:
+    """``["channels=16", "k=0.0625"]`` as ``csd_setup`` takes it; InvalidOptionError names one without a value."""
+    settings: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name.strip() and equals and value.strip()):
+            raise InvalidOptionError(f"setting '{text}' has no value; write for example 'channels=16'")
+        settings[name.strip()] = value.strip()
+    return settings
 
 
 class CsdFigures:

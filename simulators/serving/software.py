@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SoftwareCosts:
-    """Each is calibrated on one published figure of InstAttention (HPCA 2025), named beside it; the others follow.
+    """Calibrated on published figures of InstAttention (HPCA 2025), named beside each constant; all others follow.
 
-    Above all FlexGen's baseline is limited by its own path from file to GPU, at a fifth of what its drive delivers.
+    Above all FlexGen's baseline is limited by its own path from file to GPU, at a fifth of what its drive delivers: 1.4
+    GB/s of keys and values while they fit in the page cache, 1.0 GB/s when they do not.
     """
 
     layer_overhead_s: float = 0.030

@@ -1,11 +1,12 @@
 """The table of InstAttention: every cell that the paper gives, its error, and how the numbers can be changed."""
 
+import json
 from typing import Any
 
 import pytest
 
 from offload.bench.csd_paper import bench_csd_paper, csd_throughput
-from offload.bench.csd_setup import csd_setup
+from offload.bench.csd_setup import csd_setup, settings_of
 from tiers.errors import InvalidOptionError
 
 MISSED = {"Llama-2-13B: SparF / Recompute, batch 128"}
@@ -18,6 +19,7 @@ def rows() -> dict[str, dict[str, Any]]:
 
 
 def test_every_cell_has_its_error_and_a_note(rows: dict[str, dict[str, Any]]) -> None:
+    assert json.loads(json.dumps(rows)) == rows
     for row in rows.values():
         assert row["note"]
         if "paper" in row:
@@ -94,6 +96,14 @@ def test_models_with_grouped_heads_and_other_drives() -> None:
 def test_settings_that_cannot_be(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidOptionError, match=message):
         csd_setup(settings)
+
+
+def test_settings_as_they_are_typed() -> None:
+    setup = csd_setup(settings_of(["channels=16", " k = 0.25", "read_s=25e-6"]))
+    assert (setup.drive.channels, setup.selection.token_share, setup.drive.read_s) == (16, 0.25, 25e-6)
+    for text in ("channels", "=4", "channels="):
+        with pytest.raises(InvalidOptionError, match=f"setting '{text}' has no value; write for example"):
+            settings_of([text])
 
 
 def test_what_there_is_not() -> None:
