@@ -83,14 +83,14 @@ class KVPages:
 
     def dense(self, tokens: int) -> list[Phase]:
         """All of K, then all of V."""
-        groups = np.ones((self.jobs, tokens // self.tokens_per_group), bool)
-        heads = self.jobs * self.heads_per_kv
+        heads, full = self.jobs * self.heads_per_kv, tokens // self.tokens_per_group
+        groups = np.ones((self.jobs, full), bool)
         tail = self._tail_nbytes(tokens)
         half = EngineWork(flops=2.0 * heads * tokens * self.head_dim, dram_nbytes=tail)
         scores = EngineWork(scores=heads * tokens)
         return [
-            Phase(self.touched(self._numbers(tokens, groups, 0)), half + scores),
-            Phase(self.touched(self._numbers(tokens, groups, groups.shape[1])), half),
+            Phase(self.touched(self._numbers(groups, 0, 2 * full)), half + scores),
+            Phase(self.touched(self._numbers(groups, full, 2 * full)), half),
         ]
 
     def sparse(self, tokens: int, selection: Selection) -> list[Phase]:
@@ -99,7 +99,7 @@ class KVPages:
         by_channel = selection.channel_pages(self.jobs, self.head_dim, self.channels_per_page)
         copies = np.tile(by_channel, (1, tokens // self.tokens_per_span))
         groups = selection.groups(self.jobs, tokens, self.tokens_per_group)[:, :full]
-        picked = selection.num_tokens(tokens)
+        picked, stride = selection.num_tokens(tokens), self.num_pages(tokens)
         tail = self._tail_nbytes(tokens)
         estimate = EngineWork(
             flops=2.0 * heads * tokens * selection.channels,
@@ -110,9 +110,9 @@ class KVPages:
         exact = EngineWork(flops=2.0 * heads * picked * self.head_dim, scores=heads * picked, dram_nbytes=tail)
         weigh = EngineWork(flops=2.0 * heads * picked * self.head_dim, dram_nbytes=tail)
         return [
-            Phase(self.touched(self._numbers(tokens, copies, 2 * full)), estimate),
-            Phase(self.touched(self._numbers(tokens, groups, 0)), exact),
-            Phase(self.touched(self._numbers(tokens, groups, full)), weigh),
+            Phase(self.touched(self._numbers(copies, 2 * full, stride)), estimate),
+            Phase(self.touched(self._numbers(groups, 0, stride)), exact),
+            Phase(self.touched(self._numbers(groups, full, stride)), weigh),
         ]
 
     def whole_groups(self, tokens: int, selection: WholeGroups) -> list[Phase]:
@@ -135,14 +135,14 @@ class KVPages:
         scores = EngineWork(scores=float(keys.sum() * rows))
         return [
             Phase(self.touched(np.empty(0, np.int64)), estimate),
-            Phase(self.touched(self._numbers(tokens, keys, 0)), exact + scores),
-            Phase(self.touched(self._numbers(tokens, values, full)), weigh),
+            Phase(self.touched(self._numbers(keys, 0, 2 * full)), exact + scores),
+            Phase(self.touched(self._numbers(values, full, 2 * full)), weigh),
         ]
 
-    def _numbers(self, tokens: int, mask: NDArray[np.bool_], first: int) -> NDArray[np.int64]:
-        """Numbers of the pages that are True in [jobs, pages]; ``first`` is the number within its job of page 0."""
+    def _numbers(self, mask: NDArray[np.bool_], first: int, stride: int) -> NDArray[np.int64]:
+        """Numbers of the pages that are True in [jobs, pages]: page 0 of a job is ``first`` of its ``stride`` pages."""
         job, page = np.nonzero(mask)
-        return job * self.num_pages(tokens) + first + page
+        return job * stride + first + page
 
     def _tail_nbytes(self, tokens: int) -> float:
         return float(self.jobs * (tokens % self.tokens_per_group) * self.head_dim * _HALF_NBYTES)
