@@ -39,6 +39,7 @@ from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySl
 from prefetch.decode_only import DecodeOnly
 from simulators.profile import HardwareProfile
 from tiers.copier import as_tensor
+from tiers.csd.timing import DriveTiming
 from tiers.errors import ModelError
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig, TransferEngine
@@ -57,11 +58,13 @@ def load_model(
     profile: HardwareProfile | None = None,
     timeline: Timeline | None = None,
     transfer: TransferConfig | None = None,
+    drive_timing: DriveTiming | None = None,
     progress: Progress | None = None,
 ) -> OffloadedModel:
     """Build the model, bring the weights that stay, set up streaming and the KV tiers. On failure nothing is left.
 
-    ``profile`` says which kernels are fastest here, if that was measured.
+    ``profile`` says which kernels are fastest here, if that was measured; ``drive_timing`` how long real computational
+    drives would take for what the emulated ones do.
     """
     chunk = plan.prefill_chunk_tokens if plan.prefill_chunk_tokens < workload.prompt_tokens else None
     check_pieces(prospect.config, workload.prompt_tokens, chunk)
@@ -86,7 +89,7 @@ def load_model(
         kv = make_kv_store(engine, levels, layout, prospect.sizes.num_layers)
         if config.csd:
             attention = prospect.architecture.attention
-            drives = open_drives(config, attention, prospect.sizes.num_layers, prospect.dtype, workload)
+            drives = open_drives(config, attention, prospect.sizes.num_layers, prospect.dtype, workload, drive_timing)
         model.generation_config = _generation_config(prospect.path, model)
         model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, drives, chunk)
         names = CheckpointNames(model)

@@ -1,9 +1,11 @@
 """Keys and values that live in computational drives: tensors in, tensors out."""
 
 import itertools
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from tiers.csd.commands import Attend, Config, ReadKV, Reclaim, WriteKV
 from tiers.csd.drive_array import DriveArray
+from tiers.csd.engines.registry import EXACT
 from tiers.errors import InvalidOptionError, ModelError
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from tiers.csd.pending import Pending
 
 _TASK = 0
+_CHECKED_EVERY = 32
+"""Decode steps of a layer for one of which an engine that reads a part is compared with one that reads all."""
 
 
 class KVDrives:
@@ -34,6 +39,7 @@ class KVDrives:
         self._writes: deque[Pending[Written]] = deque()
         self._waited_s = 0.0
         self._num_tokens: Counter[int] = Counter()
+        self._loss = AttentionLoss()
         self.peak_nbytes = 0
         self._token_nbytes = (1 + config.key_copies) * config.kv_heads * config.head_dim
         self._token_nbytes *= np.dtype(config.dtype).itemsize
@@ -53,6 +59,16 @@ class KVDrives:
     def pids(self) -> list[int]:
         """Of the drives' processes."""
         return [drive.pid for drive in self._drives.drives]
+
+    @property
+    def attention_error(self) -> float | None:
+        """See ``AttentionLoss``; None where everything is read, or nothing was."""
+        return self._loss.error
+
+    @property
+    def modelled_s(self) -> float:
+        """What real drives would have taken so far, if they were given a timing."""
+        return self._drives.modelled_s
 
     def links(self) -> dict[str, tuple[int, float]]:
         """Bytes that went over each direction of the link, headers and all, and the seconds that were waited for it."""
@@ -123,6 +139,10 @@ class KVDrives:
         self._waited_s += time.perf_counter() - start_s
         for sequence in sequences:
             self._add(sequence, 1)
+        if config.engine.name != EXACT and self._loss.wants(layer):
+            starts_now = command.starts + 1
+            in_full = replace(command, starts=starts_now, keys=None, values=None, in_full=True)
+            self._loss.note(answer.output, self._drives.attend(in_full).wait().output)
         return torch.tensor(answer.output), torch.tensor(answer.logsumexp)
 
     def close(self) -> None:
@@ -137,6 +157,32 @@ class KVDrives:
     def _add(self, sequence: int, num_tokens: int) -> None:
         self._num_tokens[sequence] += num_tokens
         self.peak_nbytes = max(self.peak_nbytes, self.used_nbytes)
+
+
+class AttentionLoss:
+    """What a sparse engine misses, measured while it is used: one step in so many, each layer by itself.
+
+    ``error`` is the relative L2 distance of its outputs from those of attention to everything that is stored.
+    """
+
+    def __init__(self) -> None:
+        self._steps: Counter[int] = Counter()
+        self._missed = self._whole = 0.0
+
+    @property
+    def error(self) -> float | None:
+        return math.sqrt(self._missed / self._whole) if self._whole else None
+
+    def wants(self, layer: int) -> bool:
+        """Whether this step of a layer is one to compare; layers take turns, so that no step waits for all of them."""
+        self._steps[layer] += 1
+        return (self._steps[layer] + layer) % _CHECKED_EVERY == 1
+
+    def note(self, found: NDArray[Any], whole: NDArray[Any]) -> None:
+        """The outputs of a step, and what they should have been."""
+        whole = whole.astype(np.float64)
+        self._missed += float(np.square(found - whole).sum())
+        self._whole += float(np.square(whole).sum())
 
 
 class DriveSequences:

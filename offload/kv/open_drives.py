@@ -2,7 +2,10 @@
 
 import os
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from offload.config import RunConfig
 from offload.kv.drives import KVDrives
@@ -13,28 +16,36 @@ from tiers.csd.drive import ComputationalDrive
 from tiers.csd.drive_array import DriveArray
 from tiers.csd.engines.registry import EXACT, SPARSE, EngineConfig
 from tiers.csd.geometry import FlashGeometry
+from tiers.csd.sizing import drive_for
+from tiers.csd.timing import DriveTiming
 from tiers.nvme_tier import make_directory
 from tiers.slots import ALIGNMENT
 
 _TASK = 0
 _MOST_PAGE_NBYTES = 64 * 2**10
 _SPARE = 1.25
-"""Flash for so many times what the workload writes: erase blocks that are not full yet, and sequences that follow."""
+"""Flash for so many times the context of the workload: a conversation may go on."""
 
-_ITEMSIZE = {"float16": 2, "float32": 4}
-_ENGINES = {"auto": EXACT, "in-storage": EXACT, "in-storage-sparse": SPARSE}
+_SPARF = "sparf"
+_ENGINES = {"auto": EXACT, "in-storage": EXACT, "in-storage-sparse": SPARSE, "in-storage-sparf": _SPARF}
 _DIRECTORY = Path(".offload")
 
 
 def open_drives(
-    config: RunConfig, attention: AttentionShape, num_layers: int, dtype: str, workload: Workload
+    config: RunConfig,
+    attention: AttentionShape,
+    num_layers: int,
+    dtype: str,
+    workload: Workload,
+    timing: DriveTiming | None,
 ) -> KVDrives:
     """Start ``config.csd`` drives, with nameless images in ``config.nvme_dir`` or in ``.offload`` here.
 
-    ``dtype`` is that of the model ("F32"); pages of half-precision models are float16. Raises InvalidOptionError,
-    DiskFullError, DeviceGoneError.
+    ``dtype`` is that of the model ("F32"); pages of half-precision models are float16. ``timing`` says how long a real
+    drive would take for what they do. Raises InvalidOptionError, DiskFullError, DeviceGoneError.
     """
     precision: Precision = "float32" if dtype == "F32" else "float16"
+    engine = _ENGINES[config.attention]
     task = Config(
         task=_TASK,
         num_layers=num_layers,
@@ -44,18 +55,21 @@ def open_drives(
         dtype=precision,
         link_dtype=precision,
         max_tokens=workload.context_tokens,
-        key_copies=1,
-        engine=EngineConfig(_ENGINES[config.attention]),
+        key_copies=2 if engine == _SPARF else 1,  # the others do not look at channels
+        engine=EngineConfig(engine, config.compression),
     )
-    heads = -(-attention.kv.heads // config.csd)
-    tokens = workload.batch * workload.context_tokens
-    geometry = _geometry(task, (1 + task.key_copies) * num_layers * heads * tokens)
+    of_one = replace(task, kv_heads=-(-task.kv_heads // config.csd))
+    page = FlashGeometry(page_nbytes=_page_nbytes(task))
+    tokens = round(_SPARE * workload.context_tokens)
+    geometry = drive_for(of_one, page, sequences=workload.batch, tokens=tokens)
     directory = config.nvme_dir or _DIRECTORY
     was_made = make_directory(directory)
     try:
         with ExitStack() as stack:
             drives = [
-                stack.enter_context(ComputationalDrive(directory / f"{os.getpid()}.{name}", geometry, name=name))
+                stack.enter_context(
+                    ComputationalDrive(directory / f"{os.getpid()}.{name}", geometry, name=name, timing=timing)
+                )
                 for name in (f"csd{i}" for i in range(config.csd))
             ]
             opened = KVDrives(DriveArray(drives), task)
@@ -67,12 +81,8 @@ def open_drives(
                 directory.rmdir()
 
 
-def _geometry(task: Config, head_tokens: int) -> FlashGeometry:
-    """The default drive with as many erase blocks as ``head_tokens`` keys or values of one head need."""
-    token_nbytes = task.head_dim * _ITEMSIZE[task.dtype]
+def _page_nbytes(task: Config) -> int:
+    """The smallest page that holds whole tokens; 4 KiB where none does, and the drive says what is wrong."""
+    token_nbytes = task.head_dim * np.dtype(task.dtype).itemsize
     sizes = range(ALIGNMENT, _MOST_PAGE_NBYTES + 1, ALIGNMENT)
-    page_nbytes = next((size for size in sizes if size % token_nbytes == 0), ALIGNMENT)
-    default = FlashGeometry(page_nbytes=page_nbytes)
-    row_nbytes = default.num_dies * default.pages_per_block * page_nbytes
-    rows = int(_SPARE * head_tokens * token_nbytes) // row_nbytes + 2
-    return FlashGeometry(page_nbytes=page_nbytes, blocks_per_die=rows)
+    return next((size for size in sizes if size % token_nbytes == 0), ALIGNMENT)

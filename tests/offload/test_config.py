@@ -67,6 +67,8 @@ def test_keywords_may_be_python_values(tmp_path: Path) -> None:
         ("nvme_dir", 7, "nvme_dir: 7 is not a directory"),
         ("attention", "sparse", "attention: 'sparse' is no way to attend; write one of auto, in-storage,"),
         ("attention", "in-storage", "attention 'in-storage' needs a computational drive, and csd is 0; set it to 1"),
+        ("compression", "2", "compression: '2' is no share; write for example 1/8"),
+        ("compression", "1/0", "compression: '1/0' is no share"),
         ("csd", "one", "csd: 'one' is not a count"),
         ("csd", -1, "csd: '-1' is not a count"),
         ("dtype", "int3", "dtype: 'int3' is not a data type"),

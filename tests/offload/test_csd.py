@@ -104,6 +104,20 @@ def test_what_drives_cannot_do_is_refused(llama: Path, tmp_path: Path) -> None:
         cache.close()
 
 
+@pytest.mark.parametrize("attention", ["in-storage-sparse", "in-storage-sparf"])
+def test_sparse_attention_tells_what_it_missed(llama: Path, tmp_path: Path, attention: str) -> None:
+    """All of it read is exact; a part of it is not, and how far off it was is measured."""
+    inputs = make_inputs(400)
+    errors = []
+    for compression in ("1", "1/4"):
+        drives = {"csd": 1, "attention": attention, "compression": compression, "nvme_dir": tmp_path}
+        with loaded(llama, prompt_tokens=400, new_tokens=NEW, **drives) as model:
+            generate(model, inputs, NEW)
+            errors.append(drives_of(model).attention_error or 0.0)
+    assert errors[0] < 1e-5
+    assert 1e-3 < errors[1] < 1
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "said"),
     [
