@@ -21,7 +21,7 @@ def test_decode_in_pages_is_the_models_own(tiny_llama: Path) -> None:
     tokens = help_tokens(tiny_llama, 60)
     model = EngineModel(tiny_llama, tokens_per_group=8, channels_per_page=4)
     context, cache = model.prefill(tokens[:50])
-    found = model.decode(context, lambda _: DenseEngine(), tokens[50:])
+    found = model.decode(context, DenseEngine(), tokens[50:])
     with torch.inference_mode():
         expected = AutoModelForCausalLM.from_pretrained(tiny_llama)(torch.tensor([tokens])).logits[0, 50:]
     torch.testing.assert_close(found.logits, expected, atol=5e-2, rtol=0)
@@ -31,7 +31,7 @@ def test_decode_in_pages_is_the_models_own(tiny_llama: Path) -> None:
     # A prefill in two parts is one prefill, and what follows greedily are the tokens that were put first.
     cache.crop(-20)
     again, _ = model.prefill(tokens[:50], cache)
-    free = model.decode(again, lambda _: GroupMassEngine(1.0), tokens[50:51], new_tokens=3)
+    free = model.decode(again, GroupMassEngine(1.0), tokens[50:51], new_tokens=3)
     assert len(free.tokens) == 4
     assert free.tokens[0] == found.tokens[0]
     assert free.tally.relative_error < 1e-4
