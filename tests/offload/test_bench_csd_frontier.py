@@ -14,6 +14,7 @@ from offload.texts import help_tokens
 from offload.tokens import load_tokenizer
 from tiers.csd.engines.dense import DenseEngine
 from tiers.csd.engines.group_mass import GroupMassEngine
+from tiers.errors import InvalidOptionError
 
 
 def test_decode_in_pages_is_the_models_own(tiny_llama: Path) -> None:
@@ -39,9 +40,7 @@ def test_decode_in_pages_is_the_models_own(tiny_llama: Path) -> None:
 
 def test_rows_say_what_was_read_and_what_it_cost(tiny_llama: Path) -> None:
     told: list[tuple[int, int]] = []
-    sizes = FrontierSizes(
-        tokens=512, steps=3, needles=2, tokens_per_group=8, channels_per_page=4, compressions=(1, 8)
-    )
+    sizes = FrontierSizes(tokens=512, steps=3, needles=2, tokens_per_group=8, channels_per_page=4, compressions=(1, 8))
     result = csd_frontier(tiny_llama, progress=lambda done, total: told.append((done, total)), sizes=sizes)
     rows = {row["name"]: row for row in result["rows"]}
     assert len(rows) == 2 * len(VARIANTS)
@@ -66,6 +65,12 @@ def test_needles_are_in_the_text_once(tiny_llama: Path) -> None:
     for needle in needles:
         assert whole.count(str(tokenizer.decode([*needle.question, *needle.answer]))) == 1
     assert hide_needles(tokenizer, text, 5, seed=3) == (tokens, needles)
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_more_needles_than_there_are(tiny_llama: Path, count: int) -> None:
+    with pytest.raises(InvalidOptionError, match=f"needles is {count}; it has to be between 1 and 8"):
+        hide_needles(load_tokenizer(tiny_llama), list(range(100)), count, seed=0)
 
 
 def test_attend_is_timed_beside_torch() -> None:
