@@ -1,7 +1,7 @@
 """A real model whose decode attention is answered by the drive's engines, over pages in memory."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +18,6 @@ from tiers.csd.memory_pages import MemoryPages
 from tiers.csd.pages import Indices, KVShape
 
 NAME = "csd_engines"
-
-EngineOfLayer = Callable[[int], AttentionEngine]
 
 _EVERY = 16
 """Of the prefill's queries, one in so many is kept to learn the order of channels from."""
@@ -75,7 +73,7 @@ class Context:
 class _Decode:
     """One engine over one growing sequence."""
 
-    engines: list[AttentionEngine]
+    engine: AttentionEngine
     dense: AttentionEngine
     layers: list[MemoryPages]
     tally: Tally = field(default_factory=Tally)
@@ -111,7 +109,7 @@ class EngineModel:
     def decode(
         self,
         context: Context,
-        engine: EngineOfLayer,
+        engine: AttentionEngine,
         forced: Sequence[int],
         new_tokens: int = 0,
         *,
@@ -121,8 +119,7 @@ class EngineModel:
 
         ``forced`` has at least one token: the context's keys are there, what follows it is not known.
         """
-        engines = [engine(layer) for layer in range(len(context.layers))]
-        self._decode = _Decode(engines, DenseEngine(), self._pages(context, engines, learnt_order))
+        self._decode = _Decode(engine, DenseEngine(), self._pages(context, engine, learnt_order))
         logits: list[Tensor] = []
         tokens = list(forced)
         for step in itertools.count():
@@ -137,9 +134,9 @@ class EngineModel:
         tally, self._decode = self._decode.tally, None
         return Decoded(tuple(int(each.argmax()) for each in logits), torch.stack(logits), tally)
 
-    def _pages(self, context: Context, engines: Sequence[AttentionEngine], learnt_order: bool) -> list[MemoryPages]:
+    def _pages(self, context: Context, engine: AttentionEngine, learnt_order: bool) -> list[MemoryPages]:
         layers = []
-        for layer, engine in zip(context.layers, engines, strict=True):
+        for layer in context.layers:
             order = layer.order if learnt_order else None
             pages = MemoryPages(self.shape, summary=engine.summary, channel_order=order)
             pages.append(layer.keys, layer.values)
@@ -165,7 +162,7 @@ class EngineModel:
         pages.append(*(part[0].half().numpy() for part in (key, value)))
         heads = query[0, :, 0].numpy()
         exact = _logged(decode.dense, heads, pages)
-        found = _logged(decode.engines[layer], heads, pages)
+        found = _logged(decode.engine, heads, pages)
         decode.tally.error += float(np.square(found.output - exact.output).sum())
         decode.tally.output += float(np.square(exact.output).sum())
         decode.tally.pages += found.pages

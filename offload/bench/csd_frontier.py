@@ -31,14 +31,10 @@ Cell = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """An engine and the layout it reads: ``learnt_order`` of channels, from the queries of the prefill.
-
-    The first ``dense_layers`` are attended to exactly.
-    """
+    """An engine and the layout it reads: ``learnt_order`` of channels, from the queries of the prefill."""
 
     make: Callable[[float], AttentionEngine]
     learnt_order: bool = False
-    dense_layers: int = 0
 
 
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
@@ -51,7 +47,6 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
         "group_bounds": Variant(GroupBoundsEngine),
         "group_mass": Variant(GroupMassEngine),
-        "group_mass, first 2 layers dense": Variant(GroupMassEngine, dense_layers=2),
     }
 )
 
@@ -103,7 +98,7 @@ class _Frontier:
         """The text's end is decoded token by token, after its beginning."""
         context, _ = self.model.prefill(text[: self.sizes.tokens])
         forced = text[self.sizes.tokens :]
-        dense = self.model.decode(context, _dense, forced)
+        dense = self.model.decode(context, DenseEngine(), forced)
         rows = {}
         for cell in self.cells:
             rows[cell] = self._row(cell, self._decode(cell, context, forced), dense)
@@ -119,7 +114,7 @@ class _Frontier:
                 cache.crop(-asked_before)
             context, _ = self.model.prefill([*tokens, *needle.question[:-1]], cache)
             asked, rest = needle.question[-1:], len(needle.answer) - 1
-            dense = self.model.decode(context, _dense, asked, rest).tokens
+            dense = self.model.decode(context, DenseEngine(), asked, rest).tokens
             found += dense == needle.answer
             for cell in self.cells:
                 answer = self._decode(cell, context, asked, rest).tokens
@@ -134,11 +129,7 @@ class _Frontier:
     def _decode(self, cell: Cell, context: Context, forced: Sequence[int], new_tokens: int = 0) -> Decoded:
         name, compression = cell
         variant = VARIANTS[name]
-        dense, sparse = DenseEngine(), variant.make(1 / compression)
-
-        def engine(layer: int) -> AttentionEngine:
-            return dense if layer < variant.dense_layers else sparse
-
+        engine = variant.make(1 / compression)
         return self.model.decode(context, engine, forced, new_tokens, learnt_order=variant.learnt_order)
 
     def _row(self, cell: Cell, found: Decoded, dense: Decoded) -> Row:
@@ -155,7 +146,3 @@ class _Frontier:
             "kl": float(divergence),
             "top1": sum(map(operator.eq, found.tokens, dense.tokens)) / len(dense.tokens),
         }
-
-
-def _dense(_layer: int) -> AttentionEngine:
-    return DenseEngine()

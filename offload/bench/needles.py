@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from tiers.errors import InvalidOptionError
+
 _NAMES = ("Anna", "Boris", "Clara", "Dmitri", "Elena", "Felix", "Greta", "Hassan")
 _PLACES = ("Porto", "Lagos", "Quito", "Oslo", "Kyoto", "Perth", "Turin", "Cairo")
 _THINGS = ("violin", "bicycle", "telescope", "umbrella", "camera", "lantern", "suitcase", "typewriter")
@@ -26,8 +28,11 @@ def hide_needles(
 ) -> tuple[list[int], list[Needle]]:
     """As many tokens as ``text`` has, with ``count`` facts at even distances, and what asks for each.
 
-    ``count`` is at most MOST_NEEDLES. A question shares enough words with its fact for a small model to find it.
+    A question shares enough words with its fact for a small model to find it. Raises InvalidOptionError
+    for a ``count`` that is not between 1 and MOST_NEEDLES.
     """
+    if not 1 <= count <= MOST_NEEDLES:
+        raise InvalidOptionError(f"needles is {count}; it has to be between 1 and {MOST_NEEDLES}")
     draw = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
     subjects = zip(*(draw.sample(words, count) for words in (_NAMES, _PLACES, _THINGS)), strict=True)
     facts = [

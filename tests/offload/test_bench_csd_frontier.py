@@ -14,6 +14,7 @@ from offload.texts import help_tokens
 from offload.tokens import load_tokenizer
 from tiers.csd.engines.dense import DenseEngine
 from tiers.csd.engines.group_mass import GroupMassEngine
+from tiers.errors import InvalidOptionError
 
 
 def test_decode_in_pages_is_the_models_own(tiny_llama: Path) -> None:
@@ -21,7 +22,7 @@ def test_decode_in_pages_is_the_models_own(tiny_llama: Path) -> None:
     tokens = help_tokens(tiny_llama, 60)
     model = EngineModel(tiny_llama, tokens_per_group=8, channels_per_page=4)
     context, cache = model.prefill(tokens[:50])
-    found = model.decode(context, lambda _: DenseEngine(), tokens[50:])
+    found = model.decode(context, DenseEngine(), tokens[50:])
     with torch.inference_mode():
         expected = AutoModelForCausalLM.from_pretrained(tiny_llama)(torch.tensor([tokens])).logits[0, 50:]
     torch.testing.assert_close(found.logits, expected, atol=5e-2, rtol=0)
@@ -31,7 +32,7 @@ def test_decode_in_pages_is_the_models_own(tiny_llama: Path) -> None:
     # A prefill in two parts is one prefill, and what follows greedily are the tokens that were put first.
     cache.crop(-20)
     again, _ = model.prefill(tokens[:50], cache)
-    free = model.decode(again, lambda _: GroupMassEngine(1.0), tokens[50:51], new_tokens=3)
+    free = model.decode(again, GroupMassEngine(1.0), tokens[50:51], new_tokens=3)
     assert len(free.tokens) == 4
     assert free.tokens[0] == found.tokens[0]
     assert free.tally.relative_error < 1e-4
@@ -64,6 +65,12 @@ def test_needles_are_in_the_text_once(tiny_llama: Path) -> None:
     for needle in needles:
         assert whole.count(str(tokenizer.decode([*needle.question, *needle.answer]))) == 1
     assert hide_needles(tokenizer, text, 5, seed=3) == (tokens, needles)
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_more_needles_than_there_are(tiny_llama: Path, count: int) -> None:
+    with pytest.raises(InvalidOptionError, match=f"needles is {count}; it has to be between 1 and 8"):
+        hide_needles(load_tokenizer(tiny_llama), list(range(100)), count, seed=0)
 
 
 def test_attend_is_timed_beside_torch() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tiers.csd.engines.base import AttentionResult, NoSummary
-from tiers.csd.engines.budget import Amount, check_amount, count_of
+from tiers.csd.engines.budget import Amount, check_amount, check_share, count_of
 from tiers.csd.engines.channels import approximate_scores, top_channel_pages, top_channels
 from tiers.csd.engines.read import in_memory_group, largest, read_scores, read_values, scaled_heads
 from tiers.csd.engines.softmax import softmax
@@ -21,12 +21,11 @@ class ChannelGroupsEngine:
 
     summary = NoSummary()
 
-    def __init__(self, r: Amount, groups: float, *, whole_pages: bool = True) -> None:
+    def __init__(self, r: Amount = 1 / 8, groups: float = 1 / 8, *, whole_pages: bool = True) -> None:
         """Raises InvalidOptionError for amounts out of range."""
         check_amount(r, "r")
-        check_amount(groups, "the share of groups")
         self.r = r
-        self.groups = groups
+        self.groups = check_share(groups, "the share of groups")
         self.whole_pages = whole_pages
 
     def attend(self, query: Floats, pages: SequencePages) -> AttentionResult:

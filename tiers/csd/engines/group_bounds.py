@@ -3,7 +3,7 @@
 import numpy as np
 
 from tiers.csd.engines.base import AttentionResult
-from tiers.csd.engines.budget import check_amount, count_of
+from tiers.csd.engines.budget import check_share, count_of
 from tiers.csd.engines.group_range import KeyRange, score_bounds
 from tiers.csd.engines.read import in_memory_group, largest, read_scores, read_values, scaled_heads
 from tiers.csd.engines.softmax import log_sum_exp, softmax, weights
@@ -18,10 +18,9 @@ class GroupBoundsEngine:
 
     summary = KeyRange()
 
-    def __init__(self, groups: float) -> None:
+    def __init__(self, groups: float = 1 / 8) -> None:
         """Raises InvalidOptionError for a share out of range."""
-        check_amount(groups, "the share of groups")
-        self.groups = groups
+        self.groups = check_share(groups, "the share of groups")
 
     def attend(self, query: Floats, pages: SequencePages) -> AttentionResult:
         scaled = scaled_heads(query, pages)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tiers.csd.engines.base import AttentionResult
-from tiers.csd.engines.budget import check_amount, count_of
+from tiers.csd.engines.budget import check_share, count_of
 from tiers.csd.engines.group_range import GroupRange, mass_terms
 from tiers.csd.engines.read import in_memory_group, largest, read_scores, read_values, scaled_heads
 from tiers.csd.engines.softmax import log_sum_exp, weights
@@ -41,10 +41,9 @@ class GroupMassEngine:
 
     summary = GroupRange()
 
-    def __init__(self, groups: float) -> None:
+    def __init__(self, groups: float = 1 / 8) -> None:
         """Raises InvalidOptionError for a share out of range."""
-        check_amount(groups, "the share of groups")
-        self.groups = groups
+        self.groups = check_share(groups, "the share of groups")
 
     def attend(self, query: Floats, pages: SequencePages) -> AttentionResult:
         shape = pages.shape

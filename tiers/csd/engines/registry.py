@@ -4,12 +4,12 @@ That is also how retrieval by codes (A2ATS) or by landmarks (ShadowKV) comes in:
 its ``summary``, what it reads are the pages of the same sequence.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 from tiers.csd.engines.base import AttentionEngine
-from tiers.csd.engines.budget import Amount
 from tiers.csd.engines.channel_groups import ChannelGroupsEngine
 from tiers.csd.engines.dense import DenseEngine
 from tiers.csd.engines.group_bounds import GroupBoundsEngine
@@ -23,57 +23,45 @@ EXACT = "dense"
 SPARSE = "group_mass"
 """The engine of ``in-storage-sparse`` attention where no other is named: the smallest error for the pages it reads."""
 
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """Which engine answers, and how much it reads.
-
-    ``compression``: the share of the tokens, or of the groups of them, that a sparse engine attends to, and that of the
-    channels for one that uses them; ``r``, ``k`` and ``local_k``, in channels and tokens, go before it. The layers in
-    ``dense_layers`` are attended to exactly, whatever the engine.
-    """
-
-    name: str = EXACT
-    compression: float = 1 / 8
-    r: int | None = None
-    k: int | None = None
-    local_k: int | None = None
-    dense_layers: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Raises InvalidOptionError for a name or an amount that no engine takes."""
-        if self.name not in ENGINES:
-            raise InvalidOptionError(f"attention engine '{self.name}' is unknown; choose one of {', '.join(ENGINES)}")
-        for option in ("r", "k", "local_k"):
-            if getattr(self, option) is not None and option not in _OPTIONS.get(self.name, ()):
-                raise InvalidOptionError(f"attention engine '{self.name}' has no {option}; leave it out")
-        self.engine()
-
-    def engine(self, layer: int | None = None) -> AttentionEngine:
-        """A new engine for ``layer``; engines keep nothing between calls, so one may serve all sequences."""
-        return ENGINES[EXACT if layer in self.dense_layers else self.name](self)
-
-
-def _sparf(config: EngineConfig) -> SparFEngine:
-    return SparFEngine(_or(config.r, config.compression), _or(config.k, config.compression), config.local_k)
-
-
-def _channel_groups(config: EngineConfig) -> ChannelGroupsEngine:
-    return ChannelGroupsEngine(_or(config.r, config.compression), config.compression)
-
-
-def _or(given: int | None, share: float) -> Amount:
-    return float(share) if given is None else given
-
-
-ENGINES: MappingProxyType[str, Callable[[EngineConfig], AttentionEngine]] = MappingProxyType(
+ENGINES: MappingProxyType[str, Callable[..., AttentionEngine]] = MappingProxyType(
     {
-        "channel_groups": _channel_groups,
-        "dense": lambda _: DenseEngine(),
-        "group_bounds": lambda config: GroupBoundsEngine(float(config.compression)),
-        "group_mass": lambda config: GroupMassEngine(float(config.compression)),
-        "sparf": _sparf,
+        "channel_groups": ChannelGroupsEngine,
+        "dense": DenseEngine,
+        "group_bounds": GroupBoundsEngine,
+        "group_mass": GroupMassEngine,
+        "sparf": SparFEngine,
     }
 )
+"""Engines keep nothing between calls, so one may serve all layers and sequences."""
 
-_OPTIONS = MappingProxyType({"sparf": ("r", "k", "local_k"), "channel_groups": ("r",)})
+
+def make_engine(name: str, options: Mapping[str, Any] | None = None) -> AttentionEngine:
+    """The engine of that name; ``options`` are keywords of its class.
+
+    Raises InvalidOptionError for a name, an option or a value that it does not know.
+    """
+    engine = _find(name)
+    known = inspect.signature(engine).parameters
+    for option in options or {}:
+        if option not in known:
+            raise InvalidOptionError(
+                f"attention engine '{name}' has no option '{option}'; it has {', '.join(known) or 'none'}"
+            )
+    return engine(**(options or {}))
+
+
+def options_for(name: str, compression: float) -> dict[str, float]:
+    """What makes that engine attend to the share ``compression``: of tokens or groups, and of channels if it uses them.
+
+    Raises InvalidOptionError for a name that it does not know.
+    """
+    return {option: float(compression) for option in inspect.signature(_find(name)).parameters if option in _SHARES}
+
+
+_SHARES = ("groups", "k", "r")
+
+
+def _find(name: str) -> Callable[..., AttentionEngine]:
+    if name not in ENGINES:
+        raise InvalidOptionError(f"attention engine '{name}' is unknown; choose one of {', '.join(ENGINES)}")
+    return ENGINES[name]

@@ -28,7 +28,7 @@ class SparFEngine:
 
     summary = NoSummary()
 
-    def __init__(self, r: Amount, k: Amount, local_k: int | None = None) -> None:
+    def __init__(self, r: Amount = 1 / 8, k: Amount = 1 / 8, local_k: int | None = None) -> None:
         """Raises InvalidOptionError for amounts out of range."""
         check_amount(r, "r")
         check_amount(k, "k")
