@@ -139,7 +139,7 @@ class KVDrives:
         self._waited_s += time.perf_counter() - start_s
         for sequence in sequences:
             self._add(sequence, 1)
-        if config.engine.name != EXACT and self._loss.wants(layer):
+        if config.engine != EXACT and self._loss.wants(layer):
             starts_now = command.starts + 1
             in_full = replace(command, starts=starts_now, keys=None, values=None, in_full=True)
             self._loss.note(answer.output, self._drives.attend(in_full).wait().output)

@@ -14,7 +14,7 @@ from offload.plan import Workload
 from tiers.csd.commands import Config, Precision
 from tiers.csd.drive import ComputationalDrive
 from tiers.csd.drive_array import DriveArray
-from tiers.csd.engines.registry import EXACT, SPARSE, EngineConfig
+from tiers.csd.engines.registry import EXACT, SPARSE, options_for
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.sizing import drive_for
 from tiers.csd.timing import DriveTiming
@@ -56,7 +56,8 @@ def open_drives(
         link_dtype=precision,
         max_tokens=workload.context_tokens,
         key_copies=2 if engine == _SPARF else 1,  # the others do not look at channels
-        engine=EngineConfig(engine, config.compression),
+        engine=engine,
+        engine_options=options_for(engine, config.compression),
     )
     of_one = replace(task, kv_heads=-(-task.kv_heads // config.csd))
     page = FlashGeometry(page_nbytes=_page_nbytes(task))

@@ -19,6 +19,7 @@ Inspect    GET LOG PAGE, a vendor's: what is held of one sequence
 A submission is 64 bytes, as in NVMe, with the logical address in doublewords 10 and 11; see ``wire``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiers.csd.address import ADDRESS
-from tiers.csd.engines.registry import EngineConfig
+from tiers.csd.engines.registry import EXACT
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.layout import shape_of
 from tiers.csd.pages import KVShape
@@ -42,8 +43,8 @@ class Config:
 
     ``dtype`` is that of the pages, ``link_dtype`` that of query and output on the link. ``key_copies`` 2 keeps the
     channel index, which selection by channels reads; 1 saves a third of the writes, and then such a selection reads
-    groups and transposes them in the drive (as HILOS does, ASPLOS 2026). Sending it again for a task without sequences
-    replaces it.
+    groups and transposes them in the drive (as HILOS does, ASPLOS 2026). ``engine`` attends in all layers but
+    ``dense_layers``, which are read in full. Sending it again for a task without sequences replaces it.
     """
 
     task: int
@@ -55,7 +56,9 @@ class Config:
     link_dtype: Precision = "float16"
     max_tokens: int = 4096
     key_copies: int = 2
-    engine: EngineConfig = field(default_factory=EngineConfig)
+    engine: str = EXACT
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    dense_layers: tuple[int, ...] = ()
 
     def shape(self, geometry: FlashGeometry) -> KVShape:
         """How a layer lies in the pages of a drive. Raises InvalidOptionError for what does not divide or exist."""
@@ -68,7 +71,7 @@ class Config:
                 raise InvalidOptionError(f"{name} '{getattr(self, name)}' is unknown; choose float16 or float32")
         if self.key_copies not in (1, 2):
             raise InvalidOptionError(f"key_copies is {self.key_copies}; keep 1 or 2 copies of the keys")
-        if wrong := [layer for layer in self.engine.dense_layers if not 0 <= layer < self.num_layers]:
+        if wrong := [layer for layer in self.dense_layers if not 0 <= layer < self.num_layers]:
             raise InvalidOptionError(f"dense_layers names layer {wrong[0]}; there are {self.num_layers}, from 0")
         return shape_of(
             kv_heads=self.kv_heads,

@@ -29,7 +29,7 @@ from tiers.csd.commands import (
     Written,
 )
 from tiers.csd.engines.base import AttentionEngine
-from tiers.csd.engines.registry import ENGINES, EngineConfig
+from tiers.csd.engines.registry import ENGINES, EXACT, make_engine
 from tiers.csd.ftl import FlashTranslation
 from tiers.csd.image import VERSION, FlashImage
 from tiers.csd.layer import StoredLayer
@@ -54,7 +54,7 @@ class _Task:
     dense: AttentionEngine
 
     def engine_of(self, layer: int) -> AttentionEngine:
-        return self.dense if layer in self.config.engine.dense_layers else self.engine
+        return self.dense if layer in self.config.dense_layers else self.engine
 
 
 class DriveStore:
@@ -285,7 +285,8 @@ class DriveStore:
 
     def _make_task(self, config: Config) -> _Task:
         shape = config.shape(self._image.geometry)
-        return _Task(config, shape, config.engine.engine(), EngineConfig().engine())
+        engine = make_engine(config.engine, config.engine_options)
+        return _Task(config, shape, engine, make_engine(EXACT))
 
     def _read_task(self, description: bytes) -> tuple[int, KVShape]:
         config = config_from(json.loads(description))

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiers.csd.commands import Config
-from tiers.csd.engines.registry import EngineConfig
 
 SUBMISSION = struct.Struct("<BBHIQIIQQQQ8x")
 COMPLETION = struct.Struct("<HHIQQQ")
@@ -92,8 +91,7 @@ class Encoded:
 
 def config_from(fields: dict[str, Any]) -> Config:
     """What ``asdict`` made of a Config, by way of JSON."""
-    engine = fields["engine"]
-    return Config(**{**fields, "engine": EngineConfig(**{**engine, "dense_layers": tuple(engine["dense_layers"])})})
+    return Config(**{**fields, "dense_layers": tuple(fields["dense_layers"])})
 
 
 def arrays_in(data: memoryview, parts: Sequence[tuple[tuple[int, ...], str]]) -> list[NDArray[Any]]:

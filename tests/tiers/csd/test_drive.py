@@ -18,7 +18,6 @@ from tests.tiers.csd.kit import CONFIG, SMALL, Tokens, attend, attention, tokens
 from tests.tiers.kit import open_fds, running
 from tiers.csd.commands import Attend, Precision, ReadKV, Reclaim
 from tiers.csd.drive import ComputationalDrive, QueueOptions
-from tiers.csd.engines.registry import EngineConfig
 from tiers.csd.timing import DriveWork
 from tiers.csd.wire import COMPLETION, SUBMISSION, Opcode
 from tiers.errors import (
@@ -164,7 +163,7 @@ def test_errors_come_over_the_link_as_they_are(drive: ComputationalDrive) -> Non
     with pytest.raises(InvalidOptionError, match="the drive holds 30 tokens, the command goes on from 4"):
         drive.write_kv(write(made, 4, 8)).wait()
     with pytest.raises(InvalidOptionError, match="engine 'psychic' is unknown"):
-        drive.configure(replace(CONFIG, task=3, engine=EngineConfig("psychic")))
+        drive.configure(replace(CONFIG, task=3, engine="psychic"))
     assert is_right(drive.attend(attend(made, 30)).wait().output[0], made, 31)
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tests.tiers.csd.kit import CONFIG, SMALL, Tokens, attend, attention, open_store, tokens, write
 from tiers.csd.commands import Attend, Config, Inspect, Precision, Reclaim, WriteKV
-from tiers.csd.engines.registry import EngineConfig
 from tiers.csd.layer_pages import LayerPages
 from tiers.csd.page_log import PageLog
 from tiers.csd.page_table import LayerKey
@@ -146,7 +145,7 @@ def test_a_batch_gets_its_tokens_together_or_not_at_all(tmp_path: Path) -> None:
         (Config(2, 0, 2, 2, 64), "num_layers is 0"),
         (Config(2, 2, 0, 2, 64), "kv_heads is 0"),
         (Config(2, 2, 2, 2, 64, key_copies=3), "key_copies is 3"),
-        (Config(2, 2, 2, 2, 64, engine=EngineConfig(dense_layers=(2,))), "dense_layers names layer 2"),
+        (Config(2, 2, 2, 2, 64, dense_layers=(2,)), "dense_layers names layer 2"),
         (CONFIG, "task 1 has sequences; reclaim them"),
         (write(tokens(4), 0, 4, layer=2), "task 1 has layers 0 to 1, not 2"),
         (write(tokens(40), 10, 20), "the drive holds 30 tokens, the command goes on from 10"),
