@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from tiers.csd.commands import Config
-from tiers.csd.engine_table import make_engine
+from tiers.csd.engines.registry import make_engine
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.pages import KVShape
 

@@ -26,8 +26,8 @@ from tiers.csd.commands import (
     WriteKV,
     Written,
 )
-from tiers.csd.engine_table import ENGINES, make_engine
 from tiers.csd.engines.base import AttentionEngine
+from tiers.csd.engines.registry import ENGINES, make_engine
 from tiers.csd.ftl import FlashTranslation
 from tiers.csd.image import VERSION, FlashImage
 from tiers.csd.layer import StoredLayer

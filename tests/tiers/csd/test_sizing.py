@@ -64,7 +64,7 @@ def test_what_an_engine_keeps_of_each_group_is_kept_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However tokens come in, and after a restart; reclaimed with its sequence."""
-    monkeypatch.setattr("tiers.csd.engine_table.ENGINES", {"dense": NaiveAttention, "mean": Summarising})
+    monkeypatch.setattr("tiers.csd.engines.registry.ENGINES", {"dense": NaiveAttention, "mean": Summarising})
     config = replace(CONFIG, engine="mean", dense_layers=(1,))
     geometry = drive_for(config, SMALL, sequences=1, tokens=200)
     made = tokens(200)
