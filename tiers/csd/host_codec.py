@@ -73,7 +73,9 @@ def encode(command: Command, config: Config | None, *, wants_trace: bool = False
             return Encoded(_SMALL[type(command)], (_json(fields),) if fields else (), JSON_REPLY_NBYTES)
 
 
-def decode_completion(command: Command, config: Config | None, header: CompletionHeader, reply: bytes) -> Completion:
+def decode_completion(
+    command: Command, config: Config | None, header: CompletionHeader, reply: bytearray
+) -> Completion:
     """On the host: what ``command`` was answered."""
     match command:
         case WriteKV():

@@ -24,7 +24,7 @@ class Reply:
     """What came back: a header, the bytes it points to, and what the flash did if that was asked for."""
 
     header: CompletionHeader
-    data: bytes
+    data: bytearray
     trace: Trace
 
 
@@ -150,7 +150,8 @@ class HostQueue:
             raise self._lose(f"did not answer within {self._timeout_s:g} s and was ended") from None
         header = self._memory.completion(state.num_completed)
         ticket = state.under_way.popleft()
-        data = bytes(self._memory.data[ticket.reply_offset : ticket.reply_offset + header.reply_nbytes])
+        # A copy that can be written to: its arrays become tensors, and their place in the queue is wanted again.
+        data = bytearray(self._memory.data[ticket.reply_offset : ticket.reply_offset + header.reply_nbytes])
         self._arena.give_back()
         assert header.tag == state.num_completed % _TAGS, "completions come in order"
         state.num_completed += 1

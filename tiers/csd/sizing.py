@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from tiers.csd.commands import Config
+from tiers.csd.engines.registry import make_engine
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.pages import KVShape
 
@@ -19,10 +20,16 @@ def flash_nbytes(config: Config, geometry: FlashGeometry, *, sequences: int, tok
     return -(-pages // row) * row * geometry.page_nbytes
 
 
-def memory_nbytes(config: Config, geometry: FlashGeometry, *, sequences: int) -> int:
-    """Of the drive's memory, at least: mapping tables, and the buffers of so many sequences."""
+def memory_nbytes(config: Config, geometry: FlashGeometry, *, sequences: int, tokens: int) -> int:
+    """Of the drive's memory, at least: mapping tables, and of each sequence the buffers and what the engine keeps."""
     shape = config.shape(geometry)
-    return geometry.table_nbytes + sequences * config.num_layers * buffer_nbytes(shape)
+    vectors = make_engine(config.engine, config.engine_options).summary.vectors
+    summary_nbytes = vectors * shape.kv_heads * shape.head_dim * np.dtype(shape.dtype).itemsize
+    # Dense layers have no summaries, wherever they are.
+    num_summarised = config.num_layers - len(set(config.dense_layers))
+    of_sequence = config.num_layers * buffer_nbytes(shape)
+    of_sequence += num_summarised * (tokens // shape.tokens_per_group) * summary_nbytes
+    return geometry.table_nbytes + sequences * of_sequence
 
 
 def buffer_nbytes(shape: KVShape) -> int:
@@ -37,5 +44,5 @@ def drive_for(config: Config, geometry: FlashGeometry, *, sequences: int, tokens
     blocks = max(1, flash_nbytes(config, geometry, sequences=sequences, tokens=tokens) // row_nbytes)
     # Tables grow with the flash, and half of the memory is kept for what is good to have.
     sized = replace(geometry, blocks_per_die=blocks, dram_nbytes=1 << 62)
-    wanted = 2 * memory_nbytes(config, sized, sequences=sequences)
+    wanted = 2 * memory_nbytes(config, sized, sequences=sequences, tokens=tokens)
     return replace(sized, dram_nbytes=max(geometry.dram_nbytes, wanted))

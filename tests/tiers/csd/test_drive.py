@@ -96,6 +96,7 @@ def test_a_step_moves_query_token_and_output_and_nothing_else(
     query_nbytes = batch * 4 * 64 * np.dtype(link_dtype).itemsize
     token_nbytes = 2 * batch * 2 * 64 * np.dtype(dtype).itemsize
     assert answer.output.dtype == link_dtype
+    assert answer.output.flags.writeable, "it becomes a tensor"
     assert after.commands - before.commands == 1
     assert after.sent_nbytes - before.sent_nbytes == query_nbytes + token_nbytes
     assert after.received_nbytes - before.received_nbytes == query_nbytes + batch * 4 * 4
@@ -241,6 +242,17 @@ def test_a_death_between_commands_is_noticed_by_the_next(own: ComputationalDrive
     os.kill(own.pid, signal.SIGKILL)
     with pytest.raises(DeviceGoneError, match="signal SIGKILL"):
         own.health()
+
+
+def test_a_disk_that_fails_under_the_drive_ends_it(tmp_path: Path) -> None:
+    """Its pages are read through a mapping, and such a read can only kill."""
+    path, made = tmp_path / "image", tokens(101)
+    with ComputationalDrive(path, SMALL, keep=True) as drive:
+        drive.configure(CONFIG)
+        drive.write_kv(write(made, 0, 100)).wait()
+        os.truncate(path, 4096)
+        with pytest.raises(DeviceGoneError, match="signal SIGBUS"):
+            drive.attend(attend(made, 100)).wait()
 
 
 def test_a_drive_that_hangs_is_ended(tmp_path: Path) -> None:

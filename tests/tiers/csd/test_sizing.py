@@ -4,10 +4,14 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.tiers.csd.kit import CONFIG, SMALL, open_store, tokens, write
-from tiers.csd.commands import Config
+from tests.tiers.csd.kit import CONFIG, SMALL, attend, open_store, tokens, write
+from tiers.csd.commands import Config, Inspect, Reclaim
+from tiers.csd.engines.base import AttentionResult
+from tiers.csd.engines.dense import DenseEngine
+from tiers.csd.pages import Floats, Halves, SequencePages
 from tiers.csd.sizing import drive_for, flash_nbytes, memory_nbytes
 from tiers.errors import DriveFullError
 
@@ -24,9 +28,65 @@ def test_a_drive_that_is_large_enough_is(tmp_path: Path, key_copies: int) -> Non
             for layer in range(2):
                 store.write_kv(write(made, 0, 200, sequence=sequence, layer=layer))
         health = store.health()
-        assert memory_nbytes(config, geometry, sequences=3) <= health.memory_used_nbytes <= health.memory_nbytes
+        assert (
+            memory_nbytes(config, geometry, sequences=3, tokens=200)
+            <= health.memory_used_nbytes
+            <= health.memory_nbytes
+        )
         with pytest.raises(DriveFullError):
             store.write_kv(write(made, 0, 200, sequence=3))
+
+
+class Mean:
+    """Keeps the mean key and value of each group."""
+
+    vectors = 2
+
+    def __call__(self, keys: Halves, values: Halves) -> Halves:
+        return np.stack([keys.mean(axis=1), values.mean(axis=1)], axis=1).astype(keys.dtype)
+
+
+class Summarising(DenseEngine):
+    """An engine that wants something kept, and looks at it."""
+
+    summary = Mean()
+
+    def attend(self, query: Floats, pages: SequencePages) -> AttentionResult:
+        shape = pages.shape
+        for head in range(shape.kv_heads):
+            groups = np.arange(pages.num_tokens // shape.tokens_per_group)
+            expected = self.summary(pages.key_groups(head, groups), pages.value_groups(head, groups))
+            assert np.array_equal(pages.summaries(head), expected)
+        return super().attend(query, pages)
+
+
+def test_what_an_engine_keeps_of_each_group_is_kept_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However tokens come in, and after a restart; reclaimed with its sequence."""
+    monkeypatch.setattr("tiers.csd.engines.registry.ENGINES", {"dense": DenseEngine, "mean": Summarising})
+    config = replace(CONFIG, engine="mean", dense_layers=(1,))
+    geometry = drive_for(config, SMALL, sequences=1, tokens=200)
+    made = tokens(200)
+    for _ in range(2):
+        with closing(open_store(tmp_path / "image", geometry)) as store:
+            if store.identify().was_made:
+                store.configure(config)
+                empty = store.health().memory_used_nbytes
+                store.write_kv(write(made, 0, 40))
+            for token in range(store.inspect(Inspect(1, 0)).num_tokens[0], 170):
+                store.attend(attend(made, token))
+                if token % 3:
+                    store.work()
+            for layer in (0, 1):
+                held = store.inspect(Inspect(1, 0)).num_tokens[layer]
+                store.write_kv(write(made, held, 200, layer=layer))
+            wanted = memory_nbytes(config, geometry, sequences=1, tokens=200)
+            assert wanted <= store.health().memory_used_nbytes <= geometry.dram_nbytes
+            store.check()
+            if not store.identify().was_made:
+                store.reclaim(Reclaim(1))
+                assert store.health().memory_used_nbytes == empty
 
 
 def test_figures_of_the_paper() -> None:

@@ -145,6 +145,8 @@ def test_a_batch_gets_its_tokens_together_or_not_at_all(tmp_path: Path) -> None:
         (Config(2, 0, 2, 2, 64), "num_layers is 0"),
         (Config(2, 2, 0, 2, 64), "kv_heads is 0"),
         (Config(2, 2, 2, 2, 64, key_copies=3), "key_copies is 3"),
+        (Config(2, 2, 2, 2, 64, engine="psychic"), "attention engine 'psychic' is unknown; choose one of"),
+        (Config(2, 2, 2, 2, 64, engine_options={"r": 3}), "attention engine 'dense'"),
         (Config(2, 2, 2, 2, 64, dense_layers=(2,)), "dense_layers names layer 2"),
         (CONFIG, "task 1 has sequences; reclaim them"),
         (write(tokens(4), 0, 4, layer=2), "task 1 has layers 0 to 1, not 2"),
