@@ -49,7 +49,7 @@ class Mean:
 class Summarising(DenseEngine):
     """An engine that wants something kept, and looks at it."""
 
-    summary = Mean()
+    summary = Mean()  # type: ignore[assignment]  # another one than its base has
 
     def attend(self, query: Floats, pages: SequencePages) -> AttentionResult:
         shape = pages.shape
