@@ -47,6 +47,7 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
         "group_bounds": Variant(GroupBoundsEngine),
         "group_mass": Variant(GroupMassEngine),
+        "group_mass, 2 ranges": Variant(lambda share: GroupMassEngine(share, ranges=2)),
     }
 )
 
@@ -83,8 +84,9 @@ def csd_frontier(
     text = help_tokens(model, sizes.tokens + sizes.steps)
     on_text = bench.on_text(text, tick)
     hidden = hide_needles(load_tokenizer(model), text[: sizes.tokens], sizes.needles, seed)
-    on_needles = bench.on_needles(*hidden, tick)
+    found, on_needles = bench.on_needles(*hidden, tick)
     context = {"model": model.name, "tokens": sizes.tokens, "page_bytes": bench.model.shape.page_bytes}
+    context |= {"needles_found_by_dense": found}
     return header(seed=seed) | context | {"rows": [on_text[cell] | on_needles[cell] for cell in cells]}
 
 
@@ -105,8 +107,13 @@ class _Frontier:
             tick()
         return rows
 
-    def on_needles(self, tokens: Sequence[int], needles: Sequence[Needle], tick: Callable[[], None]) -> dict[Cell, Row]:
-        """Questions after the text, of which the last token and the answer are decoded."""
+    def on_needles(
+        self, tokens: Sequence[int], needles: Sequence[Needle], tick: Callable[[], None]
+    ) -> tuple[int, dict[Cell, Row]]:
+        """Questions after the text, of which the last token and the answer are decoded.
+
+        With the number of those that dense attention answers rightly.
+        """
         found, same, kept = 0, Counter[Cell](), Counter[Cell]()
         _, cache = self.model.prefill(tokens)
         for needle in needles:
@@ -121,7 +128,7 @@ class _Frontier:
                 same[cell] += answer == dense
                 kept[cell] += answer == dense == needle.answer
                 tick()
-        return {
+        return found, {
             cell: {"needles": same[cell] / len(needles), "needles_found": kept[cell] / found if found else None}
             for cell in self.cells
         }

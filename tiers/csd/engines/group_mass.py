@@ -15,7 +15,7 @@ import numpy as np
 
 from tiers.csd.engines.base import AttentionResult
 from tiers.csd.engines.budget import check_share, count_of
-from tiers.csd.engines.group_range import GroupRange, mass_terms
+from tiers.csd.engines.group_range import GroupRange, group_mass_terms
 from tiers.csd.engines.read import in_memory_group, largest, read_scores, read_values, scaled_heads
 from tiers.csd.engines.softmax import log_sum_exp, weights
 from tiers.csd.pages import Floats, Indices, SequencePages
@@ -36,14 +36,14 @@ The tokens with weight are often of one kind in all groups. None of it or all of
 class GroupMassEngine:
     """Reads the share ``groups`` of the pages of a layer, the first and the newest group of each head among them.
 
+    ``ranges`` of the keys are kept of each group, of equal parts of it: one for 16 tokens is a good measure.
     The logsumexp stands for all tokens: exact weights where keys were read, estimates for the rest.
     """
 
-    summary = GroupRange()
-
-    def __init__(self, groups: float = 1 / 8) -> None:
-        """Raises InvalidOptionError for a share out of range."""
+    def __init__(self, groups: float = 1 / 8, ranges: int = 1) -> None:
+        """Raises InvalidOptionError for amounts out of range."""
         self.groups = check_share(groups, "the share of groups")
+        self.summary = GroupRange(ranges)
 
     def attend(self, query: Floats, pages: SequencePages) -> AttentionResult:
         shape = pages.shape
@@ -92,8 +92,8 @@ class _Head:
         self.scaled = scaled
         self.pages = pages
         self.kv_head = kv_head
-        self.terms = mass_terms(scaled, kept[:, 0], kept[:, 1], pages.shape.tokens_per_group)
-        self.mean_values = kept[:, 2]
+        self.terms = group_mass_terms(scaled, kept, pages.shape.tokens_per_group)
+        self.mean_values = kept[:, -1]
         # The tokens in memory take part, so that a head that looks at them alone asks for little.
         self.newest = read_scores(scaled, pages, kv_head, in_memory_group(pages)).reshape(len(scaled), -1)
         self._weigh(self.terms[0] + self.terms[1])

@@ -5,7 +5,10 @@ from functools import cache
 
 import numpy as np
 
+from tiers.csd.engines.budget import check_amount
+from tiers.csd.engines.softmax import log_sum_exp
 from tiers.csd.pages import Floats, Halves
+from tiers.errors import InvalidOptionError
 
 
 class KeyRange:
@@ -18,13 +21,25 @@ class KeyRange:
 
 
 class GroupRange:
-    """Keeps the range of the keys as ``KeyRange`` does, and the mean of V."""
+    """Keeps the range of the keys as ``KeyRange`` does, of each of ``ranges`` equal parts of a group; the mean of V."""
 
-    vectors = 3
+    def __init__(self, ranges: int = 1) -> None:
+        """Raises InvalidOptionError for less than one part."""
+        check_amount(int(ranges), "the number of ranges")
+        self.ranges = int(ranges)
+
+    @property
+    def vectors(self) -> int:
+        return 2 * self.ranges + 1
 
     def __call__(self, keys: Halves, values: Halves) -> Halves:
-        mean = values.mean(axis=1, dtype=np.float32).astype(values.dtype)
-        return np.stack([keys.min(axis=1), keys.max(axis=1), mean], axis=1)
+        """Raises InvalidOptionError where a group has no such parts."""
+        num_groups, per_group, dim = keys.shape
+        if per_group % self.ranges:
+            raise InvalidOptionError(f"{self.ranges} ranges do not divide a group of {per_group} tokens")
+        parts = keys.reshape(num_groups, self.ranges, -1, dim)
+        mean = values.mean(axis=1, keepdims=True, dtype=np.float32).astype(values.dtype)
+        return np.concatenate([parts.min(axis=2), parts.max(axis=2), mean], axis=1)
 
 
 def score_bounds(scaled: Floats, lower: Floats, upper: Floats) -> Floats:
@@ -52,6 +67,19 @@ def mass_terms(scaled: Floats, lower: Floats, upper: Floats, per_group: int) -> 
     frozen = np.float32(math.sqrt(2 * math.log(per_group)))
     added: Floats = np.where(spread < frozen, spread * spread / 2, spread * frozen - frozen * frozen / 2)
     return middle, added
+
+
+def group_mass_terms(scaled: Floats, kept: Floats, per_group: int) -> tuple[Floats, Floats]:
+    """``mass_terms`` of groups by what ``GroupRange`` kept of them, [groups, vectors, head_dim]."""
+    num_groups, vectors, dim = kept.shape
+    ranges = vectors // 2
+    lower, upper = (part.reshape(-1, dim) for part in (kept[:, :ranges], kept[:, ranges : 2 * ranges]))
+    middle, added = mass_terms(scaled, lower, upper, per_group // ranges)
+    if ranges == 1:
+        return middle, added
+    by_group = (len(scaled), num_groups, ranges)
+    whole_middle = log_sum_exp(middle.reshape(by_group))
+    return whole_middle, log_sum_exp((middle + added).reshape(by_group)) - whole_middle
 
 
 @cache

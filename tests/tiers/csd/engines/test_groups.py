@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from tests.contracts.attention_engine import EngineContract
-from tests.tiers.csd.engines.kit import a_shape, by_torch, pages_of, rows
+from tests.tiers.csd.engines.kit import Rows, a_shape, by_torch, pages_of, rows
 from tiers.csd.engines.base import AttentionEngine
 from tiers.csd.engines.channel_groups import ChannelGroupsEngine
 from tiers.csd.engines.channels import learn_channel_order
 from tiers.csd.engines.group_bounds import GroupBoundsEngine
 from tiers.csd.engines.group_mass import GroupMassEngine
-from tiers.csd.engines.group_range import GroupRange, expected_range, mass_terms, score_bounds
+from tiers.csd.engines.group_range import GroupRange, expected_range, group_mass_terms, mass_terms, score_bounds
 from tiers.csd.pages import PageKind
 from tiers.errors import InvalidOptionError
 
@@ -33,6 +33,11 @@ class TestGroupBounds(EngineContract):
 class TestGroupMass(EngineContract):
     def make(self, compression: float) -> AttentionEngine:
         return GroupMassEngine(compression)
+
+
+class TestGroupMassOfParts(EngineContract):
+    def make(self, compression: float) -> AttentionEngine:
+        return GroupMassEngine(compression, ranges=2)
 
 
 def test_bounds_read_their_share_of_the_groups() -> None:
@@ -141,6 +146,26 @@ def test_whole_pages_read_as_many_channels_as_asked_for() -> None:
     pages = pages_of(a_shape(1, 1), rows(1, 512, 64), rows(1, 512, 64))
     ChannelGroupsEngine(9, 0.125).attend(rows(1, 64), pages)
     assert len(pages.log.pages("channels")) == 2 * 3
+
+
+def test_ranges_of_parts_of_a_group() -> None:
+    """Two for 16 tokens are those of two groups of 8, whose weights add up."""
+    keys, values, query = rows(7, 16, 64), rows(7, 16, 64, seed=1), 0.1 * rows(3, 64, seed=2)
+    kept = GroupRange(2)(keys, values)
+    assert kept.shape == (7, GroupRange(2).vectors, 64)
+    halves = GroupRange()(keys.reshape(14, 8, 64), values.reshape(14, 8, 64))
+    for whole, parts in zip(_masses(query, kept, 16), _masses(query, halves, 8).reshape(2, 3, 7, 2), strict=True):
+        np.testing.assert_allclose(np.exp(whole), np.exp(parts).sum(axis=2), rtol=1e-4)
+    with pytest.raises(InvalidOptionError, match="3 ranges do not divide a group of 16 tokens"):
+        GroupRange(3)(keys, values)
+    with pytest.raises(InvalidOptionError, match="the number of ranges is 0"):
+        GroupMassEngine(ranges=0)
+
+
+def _masses(query: Rows, kept: Rows, per_group: int) -> Rows:
+    """The first term, and both together."""
+    middle, added = group_mass_terms(query, kept, per_group)
+    return np.stack([middle, middle + added])
 
 
 @pytest.mark.parametrize("engine", [GroupMassEngine, GroupBoundsEngine])

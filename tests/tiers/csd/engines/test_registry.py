@@ -38,7 +38,7 @@ def test_options_reach_the_engine() -> None:
     [
         ("fast", {}, "attention engine 'fast' is unknown; choose one of channel_groups, dense"),
         ("group_mass", {"groups": 0.0}, r"the share of groups is 0\.0"),
-        ("group_mass", {"k": 16}, "'group_mass' has no option 'k'; it has groups"),
+        ("group_mass", {"k": 16}, "'group_mass' has no option 'k'; it has groups, ranges"),
         ("dense", {"k": 16}, "'dense' has no option 'k'; it has none"),
         ("sparf", {"r": 0}, "r is 0"),
     ],
