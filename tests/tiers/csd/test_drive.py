@@ -1,4 +1,4 @@
-"""The drive as a process: what goes over the link, and what happens when either side dies."""
+"""The drive as a process: what it answers, and what goes over the link."""
 
 import subprocess
 import sys
