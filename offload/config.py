@@ -58,7 +58,7 @@ class RunConfig:
     nvme_memory: int | None = None
     csd: int = 0
     attention: str = "auto"
-    compression: float = 1 / 8
+    compression: float = 1 / 4
     dtype: str = "auto"
     experts: str = "auto"
     policy: str = _POLICY

@@ -28,6 +28,8 @@ _SPARE = 1.25
 
 _SPARF = "sparf"
 _ENGINES = {"auto": EXACT, "in-storage": EXACT, "in-storage-sparse": SPARSE, "in-storage-sparf": _SPARF}
+_TOKENS_PER_RANGE = 16
+"""Of a group's keys one range says enough for so many tokens; of wider groups several are kept."""
 _DIRECTORY = Path(".offload")
 
 
@@ -59,8 +61,11 @@ def open_drives(
         engine=engine,
         engine_options=options_for(engine, config.compression),
     )
-    of_one = replace(task, kv_heads=-(-task.kv_heads // config.csd))
     page = FlashGeometry(page_nbytes=_page_nbytes(task))
+    if engine == SPARSE:
+        ranges = max(1, task.shape(page).tokens_per_group // _TOKENS_PER_RANGE)
+        task = replace(task, engine_options={**task.engine_options, "ranges": ranges})
+    of_one = replace(task, kv_heads=-(-task.kv_heads // config.csd))
     tokens = round(_SPARE * workload.context_tokens)
     geometry = drive_for(of_one, page, sequences=workload.batch, tokens=tokens)
     directory = config.nvme_dir or _DIRECTORY

@@ -59,7 +59,7 @@ class Device:
         try:
             completion = self._store.execute(decode(header, data, lambda task: self._store.shape_of(task)[0]))
             numbers = encode_completion(completion, reply)
-            if header.wants_trace:
+            if header.wants_trace:  # of a host that has a timing, which started us with traces
                 trace = self._store.trace().pack()
         except OffloadError as error:
             status, fields = describe(error)
@@ -83,7 +83,7 @@ def main(description: dict[str, Any]) -> int:
     try:
         geometry = FlashGeometry(**description["geometry"])
         image = FlashImage(Path(description["image"]), geometry, keep=description["keep"])
-        store = DriveStore(image, description["name"])
+        store = DriveStore(image, description["name"], traces=description["traces"])
     except OffloadError as error:
         status, fields = describe(error)
         doorbell.tell(json.dumps({"status": status, **fields}).encode())

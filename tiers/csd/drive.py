@@ -90,6 +90,7 @@ class ComputationalDrive:
                 keep=keep,
                 queue=memory,
                 data_nbytes=self._options.data_nbytes,
+                traces=timing is not None,
             )
 
         self._queue = HostQueue(

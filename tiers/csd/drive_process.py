@@ -17,6 +17,7 @@ from tiers.csd.queue_memory import QueueMemory
 from tiers.errors import DeviceGoneError
 
 _START_S = 60.0
+_RECOVERY_BYTES_PER_S = 2**28
 _END_S = 10.0
 
 
@@ -32,6 +33,7 @@ class DriveProcess:
         keep: bool,
         queue: QueueMemory,
         data_nbytes: int,
+        traces: bool,
     ) -> None:
         """Wait until it has opened its image. Raises what that raises (see ``FlashImage``), DeviceGoneError."""
         self.name = name
@@ -45,6 +47,7 @@ class DriveProcess:
             "memory": queue.fd,
             "depth": queue.depth,
             "data_nbytes": data_nbytes,
+            "traces": traces,
         }
         # The drive finds this package wherever we found it, and nothing by accident in the current directory (-P).
         root = str(Path(str(tiers.__file__)).parents[1])
@@ -58,7 +61,7 @@ class DriveProcess:
             )
         self.doorbell = Doorbell(ours)
         try:
-            answer = json.loads(self.doorbell.hear(_START_S))
+            answer = json.loads(self.doorbell.hear(_START_S + geometry.capacity_nbytes / _RECOVERY_BYTES_PER_S))
         except (PeerGoneError, PeerSilentError):
             raise self.gone("did not start") from None
         if answer["status"] != Status.OK:

@@ -29,7 +29,8 @@ VERSION = 1
 _MAGIC = b"OFFLDCSD"
 _HEADER = struct.Struct("<8sII6Q")  # magic, CRC32C of what follows, version, geometry
 _HEADER_NBYTES = 4096
-_JOURNAL_NBYTES_PER_PAGE = 48
+_JOURNAL_NBYTES_PER_PAGE = 56
+"""The state (20 bytes a page, 12 a block), and behind it a record of 20 bytes a page."""
 _JOURNAL_SLACK_NBYTES = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -20,6 +20,8 @@ from tiers.csd.journal import PAGE_RECORD, RecordKind
 from tiers.csd.page_table import MAPPED_KINDS, LayerKey
 from tiers.csd.pages import KVShape, PageKind
 
+_PAGES_AT_A_TIME = 4096
+
 ReadTask = Callable[[bytes], tuple[int, KVShape]]
 """The number of a task and the shape of its layers, from what was recorded of it."""
 
@@ -82,7 +84,11 @@ def _sequence_of(records: PageRecords) -> tuple[int, int]:
 def _adopt(flash: FlashTranslation, task: int, sequence: int, shape: KVShape, records: PageRecords) -> None:
     """Map what is sound of one sequence."""
     pages = records["page"].astype(np.int64)
-    is_sound = which_are_sound(flash.image.read(pages), records["seed"], records["crc"])
+    is_sound = np.empty(pages.size, np.bool_)
+    for start in range(0, pages.size, _PAGES_AT_A_TIME):
+        part = slice(start, start + _PAGES_AT_A_TIME)
+        data = flash.image.read(pages[part])
+        is_sound[part] = which_are_sound(data, records["seed"][part], records["crc"][part])
     fields = ADDRESS.unpack(records["address"])
     layers, kinds, heads = fields["layer"], fields["kind"], fields["head"]
     # By what they hold, so that the pages of one kind of one head follow each other.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,7 +42,7 @@ from tiers.csd.pages import KVShape
 from tiers.csd.recovery import recover
 from tiers.csd.trace import Trace
 from tiers.csd.wire import config_from
-from tiers.errors import InvalidOptionError, TokensLostError
+from tiers.errors import InvalidOptionError, TierError, TokensLostError
 
 _BLOCKS_ERASED_AT_A_TIME = 64
 
@@ -60,15 +61,21 @@ class _Task:
 class DriveStore:
     """Executes commands on an image. A command that raises has changed nothing that a reader could see.
 
+    There is one exception: an Attend that meets a damaged page (CorruptBlockError) has appended its tokens.
+
     What is acknowledged: a token counts as held from the completion of its command, and as *flushed*, which means that
     it survives this process, below ``Written.num_flushed``. See ``recovery`` for what comes back.
     """
 
-    def __init__(self, image: FlashImage, name: str = "csd") -> None:
-        """Open what is on the image, or start with an empty one. Raises TransferError."""
+    def __init__(self, image: FlashImage, name: str = "csd", *, traces: bool = False) -> None:
+        """Open what is on the image, or start with an empty one. Raises TransferError.
+
+        ``traces``: remember what the flash does, until ``trace`` is called.
+        """
         self.name = name
         self._image = image
         self._flash = FlashTranslation(image, name)
+        self._flash.trace = Trace() if traces else None
         geometry = image.geometry
         self._memory = DeviceMemory(geometry.dram_nbytes, tables_nbytes=geometry.table_nbytes, name=name)
         self._tasks: dict[int, _Task] = {}
@@ -162,9 +169,10 @@ class DriveStore:
         return found
 
     def trace(self) -> Trace:
-        """What the flash did since the last call; from the first call on it is remembered."""
+        """What the flash did since the last call."""
+        assert self._flash.trace is not None, "made without traces"
         found, self._flash.trace = self._flash.trace, Trace()
-        return found or Trace()
+        return found
 
     def reclaim(self, command: Reclaim) -> Reclaimed:
         """Forget sequences; those that are not there are passed over. Raises InvalidOptionError, TransferError."""
@@ -237,9 +245,10 @@ class DriveStore:
             )
 
     def close(self) -> None:
-        """Flush the groups that are full; what does not fill one is lost."""
+        """Flush the groups that are full, if that works; what does not fill one is lost."""
         while self._full:
-            self.work()
+            with suppress(TierError):
+                self.work()
         self._image.close()
 
     def _open_layers(self, task: int, layer: int, sequences: Sequence[int], starts: Sequence[int]) -> list[StoredLayer]:

@@ -62,6 +62,11 @@ def attention(made: Tokens, n: int) -> tuple[Reals, Reals]:
     return np.einsum("hn,hnd->hd", weights / total[:, None], values), np.log(total)
 
 
-def open_store(path: Path, geometry: FlashGeometry = SMALL) -> DriveStore:
+def open_store(path: Path, geometry: FlashGeometry = SMALL, *, traces: bool = False) -> DriveStore:
     """The inside of a drive whose image stays."""
-    return DriveStore(FlashImage(path, geometry, keep=True))
+    return DriveStore(FlashImage(path, geometry, keep=True), traces=traces)
+
+
+def is_right(output: Reals, made: Tokens, n: int) -> bool:
+    """Whether that is the attention over the first ``n`` tokens, in float32."""
+    return bool(np.abs(output - attention(made, n)[0]).max() < 1e-5)

@@ -250,10 +250,12 @@ def test_what_can_wait_is_done_when_there_is_time(tmp_path: Path) -> None:
 
 def test_every_read_of_a_page_is_logged(tmp_path: Path) -> None:
     made = tokens(150)
-    with closing(open_store(tmp_path / "image")) as store:
+    with closing(open_store(tmp_path / "image", traces=True)) as store:
         store.configure(CONFIG)
         store.write_kv(write(made, 0, 150))
-        store.trace()
+        written = store.trace().phases
+        assert list(written) == ["program"]
+        assert np.array_equal(np.sort(written["program"]), np.arange(2 * (9 + 9 + 8)))
         pages = LayerPages(store._layers[KEY], PageLog())
         pages.log.enter("first")
         pages.key_channels(1, np.array([0, 7, 8]))

@@ -49,7 +49,10 @@ def _compiled() -> Widener | None:
 
         return numba.types.float32(numba.types.uint16), generate
 
-    @numba.njit("void(uint16[::1], float32[::1])", nogil=True)
+    # Pages of a drive are read-only views of its image; arrays that may be written to are taken as well.
+    read_only = numba.types.Array(numba.types.uint16, 1, "C", readonly=True)
+
+    @numba.njit(numba.types.void(read_only, numba.types.float32[::1]), nogil=True)
     def widen_all(bits: Any, out: Floats) -> None:  # pragma: no cover - compiled
         for index in range(bits.size):
             out[index] = as_float(bits[index])  # type: ignore[call-arg]
