@@ -12,7 +12,7 @@ from simulators.modelled_mover import ModelledMover, Route
 from tiers.block import BlockKey
 from tiers.manager import TieredMemoryManager
 
-COMPUTE, WAITING = "compute", "waiting for blocks"
+COMPUTE, STALL = "compute", "stall"
 
 
 class WatchedClock(VirtualClock):
@@ -64,7 +64,7 @@ class WatchedMover(ModelledMover):
         """Let time pass until a transfer has ended."""
         start = self.clock.now_s
         super().wait(transfer)
-        self._activity.add(WAITING, start, self.clock.now_s)
+        self._activity.add(STALL, start, self.clock.now_s)
 
     def work_until_now(self) -> None:
         """What has been moved by now has been told then, also where nobody waits for it."""

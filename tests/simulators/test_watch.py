@@ -35,7 +35,7 @@ def test_what_is_seen(name: str) -> None:
     assert 128 <= num <= 256
     assert num * seen["bin_s"] >= row["elapsed_s"] > (num - 1) * seen["bin_s"]
     assert all(len(lane) == num for kind in ("busy", "levels", "counts") for lane in seen[kind].values())
-    stalled = seen["busy"].get("waiting for blocks", [0])
+    stalled = seen["busy"].get("stall", [0])
     assert sum(stalled) * seen["bin_s"] == pytest.approx(row["stall_s"], rel=0.05)
     for busy, waiting in zip(seen["busy"]["compute"], stalled, strict=False):
         assert busy + waiting == pytest.approx(1, abs=0.02)  # the device does one or the other
