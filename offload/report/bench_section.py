@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from offload.report.facts import facts_of
 from offload.report.figures import bars
-from offload.report.parts import Figure, Plot, Section, Table
+from offload.report.parts import Figure, Plot, Section, Table, short
 from offload.report.results import Result, Row
 
 _RATIOS = (
@@ -27,7 +27,19 @@ def bench_section(result: Result) -> Section:
         figure = bars(list(errors), {"error": [100 * value for value in errors.values()]}, "%, signed")
         plots.append(Plot("Error", "How far we are from the paper or the measurement of the row; 0 is best.", figure))
     title = facts["command"] if "command" in result.data else result.path.name
-    return Section(f"Benchmark: {title}", facts, plots, [_table(result.rows)])
+    finding = _finding(result.rows)
+    return Section(f"Benchmark: {title}", facts, plots, [_table(result.rows)], finding=finding)
+
+
+def _finding(rows: Sequence[Row]) -> str:
+    """How many rows keep up with their peers, and which one does so least."""
+    ratios = [(row["ratio_to_peer"], name) for name, row in _named(rows) if _is_number(row.get("ratio_to_peer"))]
+    if not ratios:
+        return ""
+    ahead = sum(ratio >= 1 for ratio, _ in ratios)
+    least, name = min(ratios)
+    some = f"{ahead} of {len(ratios)} rows with a peer are at or above it"
+    return f"{some}; the lowest, {name}, reaches {short(least)} of it."
 
 
 def _ratio_bars(rows: Sequence[Row], key: str) -> Figure | None:

@@ -49,6 +49,8 @@ def check_gap(path: Path, where: str, given: Any) -> None:
     for key in ("accesses", "cold", "hits", "lost", "block_bytes"):
         if type(given.get(key)) is not int:
             raise InvalidOptionError(f"{path}: {where}.{key}: {given.get(key)!r} is no whole number")
+    if given["block_bytes"] < 1:
+        raise InvalidOptionError(f"{path}: {where}.block_bytes: {given['block_bytes']} is no size")
     for kind in _GAP_KINDS:
         by = given["by"].get(kind) if isinstance(given.get("by"), dict) else None
         if not isinstance(by, dict) or not all(_is_row(by.get(name)) for name in _GAP_COUNTS):
@@ -56,13 +58,30 @@ def check_gap(path: Path, where: str, given: Any) -> None:
                 f"{path}: {where}.by.{kind}: is no table of numbers; name a file that --json wrote"
             )
         limits = by.get("up_to")
-        if not _are_limits(limits) or {len(by[name]) for name in _GAP_COUNTS} != {len(limits or ())}:
+        if not _are_limits(limits, may_end=kind == "session_age_s") or {len(by[name]) for name in _GAP_COUNTS} != {
+            len(limits or ())
+        }:
             raise InvalidOptionError(f"{path}: {where}.by.{kind}: has not as many numbers as buckets in up_to")
 
 
-def _are_limits(values: Any) -> bool:
-    """Numbers; the last one may be null: without an end."""
-    return isinstance(values, list) and (_is_row(values) or (values[-1:] == [None] and _is_row(values[:-1])))
+def _are_limits(values: Any, *, may_end: bool) -> bool:
+    """Numbers; the last one may be null if it ``may_end`` so: without a limit."""
+    is_open = may_end and isinstance(values, list) and values[-1:] == [None]
+    return _is_row(values[:-1] if is_open else values)
+
+
+def check_events(path: Path, events: Sequence[Any]) -> None:
+    """Events of the kinds that we read, in the Trace Event Format."""
+    for i, event in enumerate(events):
+        where = f"{path}: traceEvents[{i}]"
+        if not isinstance(event, dict):
+            raise InvalidOptionError(f"{where}: {event!r} is no event; name what --trace-out wrote")
+        if event.get("ph") == "X" and not all(type(event.get(key)) in (int, float) for key in ("ts", "dur")):
+            raise InvalidOptionError(f"{where}: has no 'ts' and 'dur'; name what --trace-out wrote")
+        if event.get("name") == "process_name":
+            told = event.get("args")
+            if type(event.get("pid")) is not int or not isinstance(told, dict) or not isinstance(told.get("name"), str):
+                raise InvalidOptionError(f"{where}: names no process; name what --trace-out wrote")
 
 
 def _is_row(row: Any) -> bool:

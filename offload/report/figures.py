@@ -58,6 +58,7 @@ def bars(
         data.append(trace)
     deep = 1 if stacked else len(series)
     parts = layout(_AROUND_PX + max(text_px, (_BAR_PX * deep + 8) * len(names))) | {
+        "margin": {"l": 8, "r": 14 if stacked else 38, "t": 12, "b": 8},
         "barmode": "stack" if stacked else "group",
         "bargap": 0.25,
         "xaxis": axis(unit, **_range(series), fixedrange=True),
@@ -173,7 +174,7 @@ def layout(height: int) -> dict[str, Any]:
     return {
         "autosize": True,
         "height": height,
-        "margin": {"l": 8, "r": 36, "t": 12, "b": 8},
+        "margin": {"l": 8, "r": 14, "t": 12, "b": 8},
         "showlegend": False,
         "hovermode": "closest",
         "paper_bgcolor": "rgba(0,0,0,0)",

@@ -117,7 +117,8 @@ def _by_distance(rows: Sequence[Row]) -> Figure:
     }
     parts["xaxis"] = {**parts["xaxis"], "anchor": "y2"}
     ends = accumulate(slots * rows[0]["gap"]["block_bytes"] / _GIB for slots in tiers.values())
-    for i, (tier, end) in enumerate(zip(tiers, ends, strict=True)):
+    marks = [(tier, end) for tier, end in zip(tiers, ends, strict=True) if end > 0]
+    for i, (tier, end) in enumerate(marks):
         parts["shapes"].append(_mark(end))
         parts["annotations"].append(_mark_name(f"{'+' if i else ''}{tier}", end, i))
     return Figure([*drawn.data, area], parts, drawn.legend, zooms=True)

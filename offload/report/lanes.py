@@ -70,7 +70,7 @@ def lanes_table(timelines: Mapping[str, Mapping[str, Any]]) -> Table:
         for name, one in timelines.items()
     ]
     columns = ("", *(f"{arrow(lane)} busy" for lane in busy), *(f"{level}, most slots" for level in levels))
-    return Table("Busy on average", columns, rows, folded=True)
+    return Table("Busy on average, and most slots in use", columns, rows, folded=True)
 
 
 def _strips(timeline: Mapping[str, Any], seconds: float) -> tuple[list[dict[str, Any]], list[Key]]:

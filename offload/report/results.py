@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from offload.report.checks import check_gap, check_numbers, check_timeline, check_values
+from offload.report.checks import check_events, check_gap, check_numbers, check_timeline, check_values
 from tiers.errors import InvalidOptionError
 
 Row = Mapping[str, Any]
@@ -65,9 +65,11 @@ def read_result(path: Path) -> Result:
     if kind is Kind.RUN:
         _check_run(path, data)
     elif kind is Kind.TRACE_EVENTS:
-        _check_events(path, data["traceEvents"])
+        check_events(path, data["traceEvents"])
     elif kind is Kind.TUNE:
         _check_trials(path, data["trials"])
+    elif kind is Kind.TRACE_INFO:
+        _check_layers(path, data.get("per_layer", []))
     elif kind in _ROWS:
         _check_rows(path, kind, data["rows"])
     return Result(path, kind, data)
@@ -104,6 +106,9 @@ def _check_rows(path: Path, kind: Kind, rows: list[Row]) -> None:
         check_values(path, f"{where}.", row, (), tuple({"batch", "elapsed_s"} & row.keys()))
         for key in ("ttft_percentiles_s", "links", "tiers"):
             check_numbers(path, f"{where}.{key}", row.get(key, {}))
+        for percent in row.get("ttft_percentiles_s", {}):
+            if not percent.replace(".", "", 1).isdecimal():
+                raise InvalidOptionError(f"{path}: {where}.ttft_percentiles_s: {percent!r} is no percentage")
         if "timeline" in row:
             check_timeline(path, f"{where}.timeline", row["timeline"])
         if "gap" in row:
@@ -123,12 +128,11 @@ def _check_run(path: Path, data: Mapping[str, Any]) -> None:
         check_timeline(path, "timeline", data["timeline"])
 
 
-def _check_events(path: Path, events: list[Any]) -> None:
-    for i, event in enumerate(events):
-        if not isinstance(event, dict):
-            raise InvalidOptionError(f"{path}: traceEvents[{i}]: {event!r} is no event; name what --trace-out wrote")
-        if event.get("ph") == "X" and not all(type(event.get(key)) in (int, float) for key in ("ts", "dur")):
-            raise InvalidOptionError(f"{path}: traceEvents[{i}]: has no 'ts' and 'dur'; name what --trace-out wrote")
+def _check_layers(path: Path, rows: Any) -> None:
+    if not _are_mappings(rows, least=0):
+        raise InvalidOptionError(f"{path}: per_layer: is no list of rows")
+    for i, row in enumerate(rows):
+        check_values(path, f"per_layer[{i}].", row, (), ("layer", *row))
 
 
 def _check_trials(path: Path, trials: list[Row]) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from offload.report.results import read_result
 from tests.offload.report.kit import Page
 from tests.offload.test_cli import ENVIRONMENT, complaint, offload
+from tiers.errors import InvalidOptionError
 
 SCENARIO = """
 hardware: rtx4090
@@ -152,6 +154,7 @@ TIMELINE = {"bin_s": 1, "busy": {"compute": [1]}, "levels": {}, "counts": {}}
 COUNTS = {"up_to": [0], "asked": [1], "hits": [0], "ideal_hits": [1], "lost": [1], "won": [0]}
 BY = {"reuse_distance": COUNTS, "prefix_depth": COUNTS, "session_age_s": {**COUNTS, "up_to": [None]}}
 GAP = {"accesses": 2, "cold": 1, "hits": 0, "ideal_hits": 1, "lost": 1, "won": 0, "block_bytes": 64, "by": BY}
+INFO = {"requests": 1, "accesses": 2, "unique_blocks": 2, "ideal_hit_ratio": 0.5}
 BAD: list[tuple[Any, str]] = [
     ("{", "is no JSON; name a file that --json wrote"),
     ([1], "is no answer of 'offload simulate', 'bench', 'run', 'trace info' or 'tune' with --json"),
@@ -182,6 +185,10 @@ BAD: list[tuple[Any, str]] = [
     ),
     ({"traceEvents": [3]}, "traceEvents[0]: 3 is no event; name what --trace-out wrote"),
     ({"traceEvents": [{"ph": "X", "ts": 1}]}, "traceEvents[0]: has no 'ts' and 'dur'"),
+    ({"traceEvents": [{"name": "process_name", "pid": 1}]}, "traceEvents[0]: names no process"),
+    ({"rows": [{**ROW, "ttft_percentiles_s": {"half": 1}}]}, "rows[0].ttft_percentiles_s: 'half' is no percentage"),
+    ({"rows": [{**ROW, "gap": {**GAP, "block_bytes": 0}}]}, "rows[0].gap.block_bytes: 0 is no size"),
+    ({**INFO, "per_layer": [{"layer": 1, "overlap": "much"}]}, "per_layer[0].overlap: 'much' is no number"),
     ({"trials": [{"value": "good"}]}, "trials[0].value: 'good' is no number"),
     ({"trials": [{"value": 1, "settings": 2}]}, "trials[0].settings: 2 is no mapping"),
     ({"requests": 1, "accesses": 2, "unique_blocks": 2}, "ideal_hit_ratio is missing"),
@@ -190,12 +197,20 @@ BAD: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("content", "message"), BAD)
 def test_what_is_no_result(content: Any, message: str, tmp_path: Path) -> None:
-    text = content if isinstance(content, str) else json.dumps(content)
-    (tmp_path / "bad.json").write_text(text, encoding="utf-8")
+    bad = tmp_path / "bad.json"
+    bad.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    with pytest.raises(InvalidOptionError) as caught:
+        read_result(bad)
+    assert str(caught.value).startswith(f"{bad}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_one_bad_result_of_several(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
     (tmp_path / "bench.json").write_text(json.dumps(BENCH), encoding="utf-8")
     ran = offload("report", "bench.json", "bad.json", "-o", "out.html", cwd=tmp_path)
     assert ran.returncode == 2
-    assert complaint(ran).startswith(f"offload: bad.json: {message}")
+    assert complaint(ran).startswith("offload: bad.json: is no JSON; name a file that --json wrote")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json", "bench.json"]
 
 
