@@ -94,7 +94,8 @@ def _key(key: Key) -> str:
 
 def _table(table: Table) -> str:
     title = f"<h3>{html.escape(table.title)}</h3>"
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
+    units_stay = (column.replace(", ", ",\u00a0") for column in table.columns)
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in units_stay)
     rows = "\n".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in table.rows
     )
