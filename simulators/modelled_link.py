@@ -29,10 +29,12 @@ class VirtualClock:
 class ModelledTransfer:
     """A transfer, seen by the manager as one of the real engine."""
 
-    __slots__ = ("error", "has_ended", "link", "nbytes", "priority", "remaining_s")
+    __slots__ = ("error", "has_ended", "link", "name", "nbytes", "priority", "remaining_s")
 
-    def __init__(self, link: "ModelledLink", nbytes: int, seconds: float, priority: Priority) -> None:
+    def __init__(self, link: "ModelledLink", nbytes: int, seconds: float, priority: Priority, name: str = "") -> None:
         self.link = link
+        self.name = name
+        """From where to where, which share the link with others."""
         self.nbytes = nbytes
         self.remaining_s = seconds
         self.priority = priority

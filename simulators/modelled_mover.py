@@ -66,7 +66,7 @@ class ModelledMover:
         use.busy_s += seconds
         use.num_blocks += len(moves)
         wire = self._wires[route.wire]
-        transfer = ModelledTransfer(wire, nbytes, seconds, priority)
+        transfer = ModelledTransfer(wire, nbytes, seconds, priority, name)
         wire.submit(transfer)
         return transfer
 

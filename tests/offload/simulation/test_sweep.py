@@ -57,7 +57,8 @@ def test_cells_are_what_single_runs_give(tmp_path: Path) -> None:
     part = [row for row in answer["rows"] if (row["hardware"], row["tiers"]["host"]) == ("t4", 200 * 2**20)]
     assert [row["policy"] for row in part] == ["lru", "arc", "belady"]
     for row, alone in zip(part, single["rows"], strict=True):
-        assert row.items() >= alone.items()
+        assert "timeline" in alone  # for which a sweep of many rows has no room
+        assert row == {**row, **{key: value for key, value in alone.items() if key not in ("timeline", "gap")}}
 
 
 def test_what_is_there_is_not_run_again(tmp_path: Path) -> None:
