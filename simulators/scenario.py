@@ -1,20 +1,22 @@
 """One experiment: requests, a machine, a model, tiers and policies; and a row of results for each policy."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from prefetch.load_gate import Gate
 from simulators.belady import ideal_hit_ratio
+from simulators.host_path import HostMemory, HostPaths, Storage
 from simulators.kv_replay import KVReplayResult, replay_requests
 from simulators.kv_trace.base import KeyTable, KVTrace
-from simulators.link_costs import routes_of
+from simulators.link_costs import capacities_of, routes_of
 from simulators.model_costs import ModelShape, RooflineCosts
 from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier, ModelledMover
 from simulators.profile import HardwareProfile
+from simulators.running_costs import PriceTerms, Usage, running_costs
 from tiers.errors import BudgetError, InvalidOptionError, TraceError
 from tiers.eviction.batch_plan import SupportsPlan
 from tiers.eviction.registry import find_policy, make_policy
@@ -41,8 +43,15 @@ class Scenario:
     policies: Sequence[str]
     gate: Gate = Gate.LOAD
     batch: int = 1
+    storage: Storage | None = None
+    host_memory: HostMemory | None = None
+    price: PriceTerms = field(default_factory=PriceTerms)
 
     def __post_init__(self) -> None:
+        HostPaths(self.profile, self.storage, self.host_memory)
+        if self.price.given and self.profile.price is None:
+            message = f"price: the profile '{self.profile.name}' has no prices; add 'price' to it, or leave price out"
+            raise InvalidOptionError(message)
         if "device" not in self.tiers:
             raise InvalidOptionError("tiers: 'device' is missing; say how many bytes of it hold keys and values")
         for name, nbytes in self.tiers.items():
@@ -97,12 +106,14 @@ class Experiment:
     def run(self, name: str) -> dict[str, Any]:
         """The row of one of the scenario's policies, or of ``BOUND``."""
         if name == BOUND:
-            return self._row(name, self._replay({"device": sum(self._levels.values())}, "batch_plan"))
-        return self._row(name, self._replay(self._levels, name))
+            return self._replay({"device": sum(self._levels.values())}, "batch_plan", name)
+        return self._replay(self._levels, name, name)
 
-    def _replay(self, slots: dict[str, int], policy: str) -> KVReplayResult:
-        scenario = self._scenario
-        mover = ModelledMover(VirtualClock(), routes_of(scenario.profile, tuple(slots)))
+    def _replay(self, slots: dict[str, int], policy: str, name: str) -> dict[str, Any]:
+        scenario, profile = self._scenario, self._scenario.profile
+        paths = HostPaths(profile, scenario.storage, scenario.host_memory)
+        routes = routes_of(profile, tuple(slots), paths=paths)
+        mover = ModelledMover(VirtualClock(), routes, capacities_of(profile))
         levels = [
             Level(EmptyTier(name, n, scenario.block_nbytes), BlockPool(n), make_policy(policy, n))
             for name, n in slots.items()
@@ -110,7 +121,7 @@ class Experiment:
         planned = levels[0].policy
         if isinstance(planned, SupportsPlan):
             planned.plan(self._uses)
-        return replay_requests(
+        result = replay_requests(
             KVTrace(scenario.trace.format, scenario.trace.block_tokens, iter(self._requests)),
             TieredMemoryManager(mover, levels, is_cache=True),
             mover,
@@ -118,6 +129,9 @@ class Experiment:
             gate=scenario.gate,
             table=self._table,
         )
+        usage = Usage(result.elapsed_s, result.compute_s, mover.links, routes)
+        costs = running_costs(profile, scenario.tiers, usage, result.output_tokens, scenario.price)
+        return {**self._row(name, result), **costs}
 
     def _row(self, name: str, result: KVReplayResult) -> dict[str, Any]:
         times = dict(zip(PERCENTILES, np.percentile(result.ttft_s, PERCENTILES).tolist(), strict=True))
