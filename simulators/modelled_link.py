@@ -1,7 +1,7 @@
 """A link in virtual time: transfers one after the other, in the order of their priorities, each as long as it takes."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from simulators.pace import paces
@@ -30,11 +30,11 @@ class VirtualClock:
 class ModelledTransfer:
     """A transfer, seen by the manager as one of the real engine.
 
-    ``remaining_s`` is how long it would take yet if nothing else moved; ``rates`` are the bytes a second that it then
-    takes of what links share.
+    ``name`` is from where to where: several such share a link. ``remaining_s`` is how long it would take yet if nothing
+    else moved; ``rates`` are the bytes a second that it then takes of what links share.
     """
 
-    __slots__ = ("error", "has_ended", "link", "nbytes", "priority", "rates", "remaining_s")
+    __slots__ = ("error", "has_ended", "link", "name", "nbytes", "priority", "rates", "remaining_s")
 
     def __init__(
         self,
@@ -42,9 +42,11 @@ class ModelledTransfer:
         nbytes: int,
         seconds: float,
         priority: Priority,
+        name: str = "",
         rates: Mapping[str, float] | None = None,
     ) -> None:
         self.link = link
+        self.name = name
         self.nbytes = nbytes
         self.remaining_s = seconds
         self.priority = priority
@@ -74,6 +76,10 @@ class LinkUse:
     num_blocks: int = 0
 
 
+OnWork = Callable[[ModelledTransfer, float, float], None]
+"""Is told of a transfer that it moved, alone or beside others, from one time to another."""
+
+
 class LinkGroup:
     """Links that share what their transfers pass through; ``capacities`` are its bytes a second.
 
@@ -81,9 +87,12 @@ class LinkGroup:
     wants. Time is worked off when somebody asks: ``run`` up to now, ``finish`` up to the end of a transfer.
     """
 
-    def __init__(self, clock: VirtualClock, capacities: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, clock: VirtualClock, capacities: Mapping[str, float] | None = None, on_work: OnWork | None = None
+    ) -> None:
         self.clock = clock
         self._capacities = capacities or {}
+        self._on_work = on_work
         self._links: list[ModelledLink] = []
         self._until_s = 0.0
         """Up to when time has been worked off."""
@@ -112,6 +121,16 @@ class LinkGroup:
         heads = [link for link in self._links if link.num_waiting]
         if not heads:
             return False
+        if self._on_work is None:
+            self._work(heads, now)
+            return True
+        moving, start = [link.first for link in heads], self._until_s
+        self._work(heads, now)
+        for transfer in moving:
+            self._on_work(transfer, start, self._until_s)
+        return True
+
+    def _work(self, heads: "list[ModelledLink]", now: float) -> None:
         available = now - self._until_s
         if len(heads) == 1:
             transfer = heads[0].first
@@ -121,7 +140,7 @@ class LinkGroup:
             else:
                 transfer.remaining_s -= available
                 self._until_s = now
-            return True
+            return
         shares = paces([link.first.rates for link in heads], self._capacities)
         ends = [link.first.remaining_s / share for link, share in zip(heads, shares, strict=True)]
         soonest = min(ends)
@@ -132,7 +151,6 @@ class LinkGroup:
             else:
                 link.first.remaining_s = max(0.0, link.first.remaining_s - seconds * share)
         self._until_s = self._until_s + soonest if soonest <= available else now
-        return True
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from simulators.modelled_link import LinkGroup, LinkUse, ModelledLink, ModelledTransfer, VirtualClock
+from simulators.modelled_link import LinkGroup, LinkUse, ModelledLink, ModelledTransfer, OnWork, VirtualClock
 from tiers.chunks import Move
 from tiers.link import Priority
 from tiers.tier import Tier
@@ -51,27 +51,31 @@ class Route:
 class ModelledMover:
     """See the module. ``routes`` by the names of links, such as ``"nvme->device"``; KeyError for a missing one.
 
-    ``capacities`` are the bytes a second of whatever a route loads.
+    ``capacities`` are the bytes a second of whatever a route loads; ``on_work`` is told what moves when.
     """
 
     def __init__(
-        self, clock: VirtualClock, routes: dict[str, Route], capacities: Mapping[str, float] | None = None
+        self,
+        clock: VirtualClock,
+        routes: Mapping[str, Route],
+        capacities: Mapping[str, float] | None = None,
+        on_work: OnWork | None = None,
     ) -> None:
         self.clock = clock
         self.stall_s = 0.0
         """Seconds for which somebody waited for a transfer."""
         self.links: dict[str, LinkUse] = {}
-        self._routes = routes
-        self._wires = _wires(clock, routes, capacities or {})
+        self.routes = routes
+        self._wires = _wires(clock, routes, capacities or {}, on_work)
 
     def seconds(self, source: str, target: str, num_blocks: int, nbytes: int) -> float:
         """How long a transfer would take if nothing else moved."""
-        return self._routes[f"{source}->{target}"].seconds(num_blocks, nbytes)
+        return self.routes[f"{source}->{target}"].seconds(num_blocks, nbytes)
 
     def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> ModelledTransfer:
         """Start a transfer at the present time."""
         name = f"{source.name}->{target.name}"
-        route = self._routes[name]
+        route = self.routes[name]
         nbytes = len(moves) * source.block_nbytes
         seconds = route.seconds(len(moves), nbytes)
         use = self.links.setdefault(name, LinkUse())
@@ -80,7 +84,7 @@ class ModelledMover:
         use.num_blocks += len(moves)
         wire = self._wires[route.wire]
         rates = {name: load * nbytes / seconds for name, load in route.loads.items()} if seconds else None
-        transfer = ModelledTransfer(wire, nbytes, seconds, priority, rates)
+        transfer = ModelledTransfer(wire, nbytes, seconds, priority, name, rates)
         wire.submit(transfer)
         return transfer
 
@@ -99,10 +103,10 @@ class ModelledMover:
 
 
 def _wires(
-    clock: VirtualClock, routes: Mapping[str, Route], capacities: Mapping[str, float]
+    clock: VirtualClock, routes: Mapping[str, Route], capacities: Mapping[str, float], on_work: OnWork | None
 ) -> dict[str, ModelledLink]:
     """Those that share anything are one group; each other is its own."""
     loaded = {route.wire for route in routes.values() if route.loads}
-    group = LinkGroup(clock, capacities)
+    group = LinkGroup(clock, capacities, on_work)
     names = dict.fromkeys(route.wire for route in routes.values())
-    return {name: (group if name in loaded else LinkGroup(clock)).link() for name in names}
+    return {name: (group if name in loaded else LinkGroup(clock, None, on_work)).link() for name in names}

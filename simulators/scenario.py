@@ -14,7 +14,7 @@ from simulators.kv_trace.base import KeyTable, KVTrace
 from simulators.link_costs import capacities_of, routes_of
 from simulators.model_costs import ModelShape, RooflineCosts
 from simulators.modelled_link import VirtualClock
-from simulators.modelled_mover import EmptyTier, ModelledMover
+from simulators.modelled_mover import EmptyTier, ModelledMover, Route
 from simulators.profile import HardwareProfile
 from simulators.running_costs import PriceTerms, Usage, running_costs
 from tiers.errors import BudgetError, InvalidOptionError, TraceError
@@ -106,14 +106,26 @@ class Experiment:
     def run(self, name: str) -> dict[str, Any]:
         """The row of one of the scenario's policies, or of ``BOUND``."""
         if name == BOUND:
-            return self._replay({"device": sum(self._levels.values())}, "batch_plan", name)
-        return self._replay(self._levels, name, name)
+            return self._replayed(name, {"device": sum(self._levels.values())}, "batch_plan")
+        return self._replayed(name, self._levels, name)
 
-    def _replay(self, slots: dict[str, int], policy: str, name: str) -> dict[str, Any]:
-        scenario, profile = self._scenario, self._scenario.profile
-        paths = HostPaths(profile, scenario.storage, scenario.host_memory)
-        routes = routes_of(profile, tuple(slots), paths=paths)
-        mover = ModelledMover(VirtualClock(), routes, capacities_of(profile))
+    def _replayed(self, name: str, slots: dict[str, int], policy: str) -> dict[str, Any]:
+        mover = ModelledMover(VirtualClock(), self._routes(slots), capacities_of(self._scenario.profile))
+        result = self._replay(slots, policy, mover)
+        return {**self._row(name, result), **self._running_costs(result, mover)}
+
+    def _routes(self, slots: dict[str, int]) -> dict[str, Route]:
+        scenario = self._scenario
+        paths = HostPaths(scenario.profile, scenario.storage, scenario.host_memory)
+        return routes_of(scenario.profile, tuple(slots), paths=paths)
+
+    def _running_costs(self, result: KVReplayResult, mover: ModelledMover) -> dict[str, Any]:
+        scenario = self._scenario
+        usage = Usage(result.elapsed_s, result.compute_s, mover.links, mover.routes)
+        return running_costs(scenario.profile, scenario.tiers, usage, result.output_tokens, scenario.price)
+
+    def _replay(self, slots: dict[str, int], policy: str, mover: ModelledMover) -> KVReplayResult:
+        scenario = self._scenario
         levels = [
             Level(EmptyTier(name, n, scenario.block_nbytes), BlockPool(n), make_policy(policy, n))
             for name, n in slots.items()
@@ -121,7 +133,7 @@ class Experiment:
         planned = levels[0].policy
         if isinstance(planned, SupportsPlan):
             planned.plan(self._uses)
-        result = replay_requests(
+        return replay_requests(
             KVTrace(scenario.trace.format, scenario.trace.block_tokens, iter(self._requests)),
             TieredMemoryManager(mover, levels, is_cache=True),
             mover,
@@ -129,9 +141,6 @@ class Experiment:
             gate=scenario.gate,
             table=self._table,
         )
-        usage = Usage(result.elapsed_s, result.compute_s, mover.links, routes)
-        costs = running_costs(profile, scenario.tiers, usage, result.output_tokens, scenario.price)
-        return {**self._row(name, result), **costs}
 
     def _row(self, name: str, result: KVReplayResult) -> dict[str, Any]:
         times = dict(zip(PERCENTILES, np.percentile(result.ttft_s, PERCENTILES).tolist(), strict=True))

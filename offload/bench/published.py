@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from simulators.papers.cell import Cell, is_in_order, rows_of
 from simulators.papers.direct_storage import direct_storage_cells
+from simulators.papers.drive_depth import drive_depth_cells
 from simulators.papers.expertflow import expertflow_cells
 from simulators.papers.flexgen_table import flexgen_cells
 from simulators.papers.moe_infinity import moe_infinity_cells
@@ -14,6 +15,7 @@ Row = dict[str, object]
 TABLES: tuple[Callable[[], list[Cell]], ...] = (
     flexgen_cells,
     direct_storage_cells,
+    drive_depth_cells,
     read_me_cells,
     expertflow_cells,
     moe_infinity_cells,

@@ -66,6 +66,27 @@ def test_time_is_worked_off_in_any_pieces() -> None:
     assert ends[0] == pytest.approx(40 / 12 + 1.0)
 
 
+def test_who_moves_when_is_told() -> None:
+    """The one until it ends, then the other alone; whoever waits behind moves nothing."""
+    told: list[tuple[str, float, float]] = []
+    routes = make_mover(12.0).routes
+    mover = ModelledMover(
+        VirtualClock(), routes, {"lanes": 12.0}, lambda moved, start, end: told.append((moved.name, start, end))
+    )
+    for number in range(2):
+        mover.submit(NVME, DEVICE, [Move(number, number)], Priority.DEMAND)
+    mover.wait(mover.submit(HOST, DEVICE, [Move(2, 2)], Priority.DEMAND))
+    mover.clock.advance(9.0)
+    assert mover.seconds("nvme", "device", 1, 10) == 1.0
+    mover.wait(mover.submit(HOST, DEVICE, [Move(3, 3)], Priority.DEMAND))
+    assert [(name, round(start, 3), round(end, 3)) for name, start, end in told] == [
+        ("host->device", 0.0, 1.667),
+        ("nvme->device", 0.0, 1.667),
+        ("nvme->device", 1.667, 2.667),
+        ("host->device", 10.667, 11.667),
+    ]
+
+
 def test_a_cancelled_one_leaves_the_lanes_to_the_other() -> None:
     mover = make_mover(10.0)
     one = mover.submit(HOST, DEVICE, [Move(0, 0), Move(1, 1)], Priority.DEMAND)

@@ -4,6 +4,7 @@ import pytest
 
 from simulators.papers.cell import Cell, is_in_order, rows_of
 from simulators.papers.direct_storage import direct_storage_cells
+from simulators.papers.drive_depth import drive_depth_cells
 from simulators.papers.expertflow import expertflow_cells
 from simulators.papers.moe_infinity import DEEPSEEK, MIXTRAL, moe_infinity_cells, slots
 from simulators.papers.read_me import KEPT, SHAPE, read_me_cells, read_me_trace
@@ -60,6 +61,13 @@ def test_experts_that_fit_on_24_gib() -> None:
 def test_one_drive_is_as_fast_both_ways() -> None:
     cells: list[Cell] = direct_storage_cells()
     assert all(abs(cell.error) < 0.01 for cell in cells)
+
+
+def test_a_drive_by_depth() -> None:
+    cells = drive_depth_cells()
+    assert abs(cells[0].error) < 0.01
+    assert [cell.is_within for cell in cells] == [True, True, True, False]
+    assert cells[-1].note
 
 
 def test_the_shape_is_what_makes_the_locality() -> None:
