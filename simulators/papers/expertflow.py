@@ -1,9 +1,10 @@
 """ExpertFlow's hit ratios on Switch-32 (arXiv 2410.17954): its predictive cache against LRU, on made-up routing.
 
-Twelve layers of 32 experts, one for each token; ``CS`` is the number of slots for each layer, which the predictive
-cache shares out over the layers as it sees fit, and ``BS`` how many sequences are decoded side by side. The path of
-every token is predicted before the first layer, nine experts in ten of it rightly, as the paper reports of its
-predictor at least; of what is predicted as many experts as a layer has slots are fetched ahead.
+Twelve layers of 32 experts, one for each token. ``CS`` is the number of slots for each layer, as we read it: with as
+many for all layers together LRU could find nothing. The predictive cache shares them out as it sees fit. ``BS`` is how
+many sequences are decoded side by side. The path of every token is predicted before the first layer, nine experts in
+ten of it rightly, as the paper reports of its predictor at least; of what is predicted as many experts as a layer has
+slots are fetched ahead.
 """
 
 import numpy as np

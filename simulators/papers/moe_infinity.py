@@ -70,10 +70,7 @@ _NOTES = {
     SWITCH: "from the repository; the paper's text has 0.155 s",
 }
 _STREAMED = "every weight over a link of 24 GB/s would take this long; so it cannot have moved all of them"
-_ON_DEMAND = (
-    "an LRU cache for each layer at the link's full rate, and with made-up routing better than the other's cache; "
-    "what the system reached of the link is not reported"
-)
+_ON_DEMAND = "an LRU cache for each layer at the link's full rate; what the system reached of it is not reported"
 
 
 def moe_infinity_cells() -> list[Cell]:
@@ -133,6 +130,7 @@ def _replayed(model: MoE) -> ReplayCounts:
 
 
 def _replayed_on_demand(model: MoE) -> ReplayCounts:
-    """An LRU cache for each layer."""
+    """An LRU cache for each layer, of as many whole slots for one as for another: that is how it is set up."""
     trace = _routing(model)
-    return replay(trace, PerLayerLRUPolicy(slots(model)), passes=passes_of(trace)).counts()
+    of_layer = slots(model) // model.moe_layers
+    return replay(trace, PerLayerLRUPolicy(of_layer * model.moe_layers), passes=passes_of(trace)).counts()

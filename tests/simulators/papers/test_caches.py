@@ -51,6 +51,7 @@ def test_moe_infinity() -> None:
         ("NLLB-MoE-54B", "MoE-Infinity"),
     }
     assert all(cells[name].note for name in missed)
+    assert all(map(is_in_order, rows_of(cells.values())))
 
 
 def test_experts_that_fit_on_24_gib() -> None:
