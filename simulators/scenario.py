@@ -1,7 +1,7 @@
 """One experiment: requests, a machine, a model, tiers and policies; and a row of results for each policy."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,13 +11,15 @@ from prefetch.load_gate import Gate
 from simulators.activity import Activity
 from simulators.belady import ideal_hits
 from simulators.gap import GapFinder
+from simulators.host_path import HostMemory, HostPaths, Storage
 from simulators.kv_replay import KVReplayResult, ReplayObserver, replay_requests
 from simulators.kv_trace.base import KeyTable, KVTrace
-from simulators.link_costs import routes_of
+from simulators.link_costs import capacities_of, routes_of
 from simulators.model_costs import ModelShape, RooflineCosts
 from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier, ModelledMover, Route
 from simulators.profile import HardwareProfile
+from simulators.running_costs import PriceTerms, Usage, running_costs
 from simulators.watch import ReplayWatch, WatchedClock, WatchedMover
 from tiers.errors import BudgetError, InvalidOptionError, TraceError
 from tiers.eviction.batch_plan import SupportsPlan
@@ -45,8 +47,15 @@ class Scenario:
     policies: Sequence[str]
     gate: Gate = Gate.LOAD
     batch: int = 1
+    storage: Storage | None = None
+    host_memory: HostMemory | None = None
+    price: PriceTerms = field(default_factory=PriceTerms)
 
     def __post_init__(self) -> None:
+        HostPaths(self.profile, self.storage, self.host_memory)
+        if self.price.given and self.profile.price is None:
+            message = f"price: the profile '{self.profile.name}' has no prices; add 'price' to it, or leave price out"
+            raise InvalidOptionError(message)
         if "device" not in self.tiers:
             raise InvalidOptionError("tiers: 'device' is missing; say how many bytes of it hold keys and values")
         for name, nbytes in self.tiers.items():
@@ -101,8 +110,8 @@ class Experiment:
 
     def run(self, name: str) -> dict[str, Any]:
         """The row of one of the scenario's policies, or of ``BOUND``."""
-        mover = ModelledMover(VirtualClock(), self._routes(name))
-        return self._row(name, self._replay(self._manager(name, mover), mover))
+        mover = ModelledMover(VirtualClock(), self._routes(name), capacities_of(self._scenario.profile))
+        return self._row(name, self._replay(self._manager(name, mover), mover), mover)
 
     def watch(self, name: str) -> dict[str, Any]:
         """The same row, and what a sweep of many rows has no room for.
@@ -111,10 +120,10 @@ class Experiment:
         and ``block_bytes``.
         """
         clock = WatchedClock(Activity())
-        mover = WatchedMover(clock, self._routes(name))
+        mover = WatchedMover(clock, self._routes(name), capacities_of(self._scenario.profile))
         manager = self._manager(name, mover)
         watch = ReplayWatch(manager, clock)
-        row = self._row(name, self._replay(manager, mover, watch))
+        row = self._row(name, self._replay(manager, mover, watch), mover)
         mover.work_until_now()
         row["timeline"] = clock.activity.as_json(clock.now_s) | {"slots": self._slots(name)}
         if name != BOUND:
@@ -129,7 +138,14 @@ class Experiment:
         return {"device": sum(self._levels.values())} if name == BOUND else self._levels
 
     def _routes(self, name: str) -> dict[str, Route]:
-        return routes_of(self._scenario.profile, tuple(self._slots(name)))
+        scenario = self._scenario
+        paths = HostPaths(scenario.profile, scenario.storage, scenario.host_memory)
+        return routes_of(scenario.profile, tuple(self._slots(name)), paths=paths)
+
+    def _running_costs(self, result: KVReplayResult, mover: ModelledMover) -> dict[str, Any]:
+        scenario = self._scenario
+        usage = Usage(result.elapsed_s, result.compute_s, mover.links, mover.routes)
+        return running_costs(scenario.profile, scenario.tiers, usage, result.output_tokens, scenario.price)
 
     def _manager(self, name: str, mover: ModelledMover) -> TieredMemoryManager:
         policy = "batch_plan" if name == BOUND else name
@@ -156,7 +172,7 @@ class Experiment:
             observer=observer,
         )
 
-    def _row(self, name: str, result: KVReplayResult) -> dict[str, Any]:
+    def _row(self, name: str, result: KVReplayResult, mover: ModelledMover) -> dict[str, Any]:
         times = dict(zip(PERCENTILES, np.percentile(result.ttft_s, PERCENTILES).tolist(), strict=True))
         return {
             "policy": name,
@@ -176,4 +192,5 @@ class Experiment:
             "tokens_per_s_without_stall": result.output_tokens / max(1e-12, result.elapsed_s - result.stall_s),
             "recomputed": result.recomputed,
             "elapsed_s": result.elapsed_s,
+            **self._running_costs(result, mover),
         }

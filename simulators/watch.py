@@ -3,11 +3,10 @@
 Clock and mover are those of any replay, and tell what they do besides. Nobody pays for it who uses the plain ones.
 """
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from simulators.activity import Activity
-from simulators.modelled_link import ModelledLink, ModelledTransfer, VirtualClock
+from simulators.modelled_link import ModelledTransfer, VirtualClock
 from simulators.modelled_mover import ModelledMover, Route
 from tiers.block import BlockKey
 from tiers.manager import TieredMemoryManager
@@ -31,34 +30,14 @@ class WatchedClock(VirtualClock):
         self.activity.add(COMPUTE, start, self.now_s)
 
 
-class WatchedLink(ModelledLink):
-    """A wire that tells for which link it worked from when to when."""
-
-    __slots__ = ("activity",)
-
-    def __init__(self, clock: VirtualClock, activity: Activity) -> None:
-        super().__init__(clock)
-        self.activity = activity
-
-    def _step(self, now: float) -> None:
-        transfer, start = next(queue for queue in self._queues if queue)[0], self._until_s
-        super()._step(now)
-        if not transfer.has_ended:
-            self.activity.add(transfer.name, start, self._until_s)
-
-    def _end_first(self, queue: deque[ModelledTransfer]) -> None:
-        transfer = queue[0]
-        self.activity.add(transfer.name, self._until_s - transfer.remaining_s, self._until_s)
-        super()._end_first(queue)
-
-
 class WatchedMover(ModelledMover):
-    """The mover of such links, which tells when somebody waits."""
+    """Tells which link worked from when to when, and when somebody waits."""
 
-    def __init__(self, clock: WatchedClock, routes: dict[str, Route]) -> None:
-        super().__init__(clock, routes)
+    def __init__(
+        self, clock: WatchedClock, routes: Mapping[str, Route], capacities: Mapping[str, float] | None = None
+    ) -> None:
         self._activity = clock.activity
-        self._wires = {wire: WatchedLink(clock, clock.activity) for wire in self._wires}
+        super().__init__(clock, routes, capacities, on_work=self._note)
 
     def wait(self, transfer: ModelledTransfer) -> None:
         """Let time pass until a transfer has ended."""
@@ -70,6 +49,9 @@ class WatchedMover(ModelledMover):
         """What has been moved by now has been told then, also where nobody waits for it."""
         for wire in self._wires.values():
             wire.run()
+
+    def _note(self, transfer: ModelledTransfer, start_s: float, end_s: float) -> None:
+        self._activity.add(transfer.name, start_s, end_s)
 
 
 class ReplayWatch:

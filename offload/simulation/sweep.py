@@ -25,7 +25,7 @@ class Cell:
     settings: Mapping[str, Any]
     """Those of a scenario without lists."""
     head: Mapping[str, Any]
-    """``hardware``, ``model``, ``tiers``, ``gate``, ``batch`` and ``policy``."""
+    """``hardware``, ``model``, ``tiers``, ``gate``, ``batch`` and ``policy``, and what else the scenario asks for."""
     fingerprint: str
     """Of everything that the row depends on: settings, profile, model, trace, and the source of the policy."""
 
@@ -67,7 +67,8 @@ def read_sweep(given: Path) -> Sweep:
 
 def cell_key(row: Mapping[str, Any]) -> str:
     """The same of a cell's head and of its row."""
-    return json.dumps([row[name] for name in ("hardware", "model", "tiers", "gate", "batch", "policy")])
+    told = [row[name] for name in ("hardware", "model", "tiers", "gate", "batch", "policy")]
+    return json.dumps([*told, *(row.get(name) for name in ("storage", "host_memory", "price"))])
 
 
 class _Sources:

@@ -87,6 +87,22 @@ def test_what_is_there_is_not_run_again(tmp_path: Path) -> None:
     assert offload(*command, cwd=tmp_path).stdout == first.stdout
 
 
+def test_paths_through_the_host_are_swept_too(tmp_path: Path) -> None:
+    change = {
+        "hardware": "t4",
+        "policies": ["lru"],
+        "storage": ["gds", "bounce"],
+        "host_memory": ["pinned", "pageable"],
+    }
+    answer = simulate_sweep(write(tmp_path, **change), None, ignore)
+    rows = [row for row in answer["rows"] if row["policy"] == "lru" and row["tiers"]["host"] == 200 * 2**20]
+    assert [(row["storage"], row["host_memory"]) for row in rows] == [
+        *(("gds", memory) for memory in ("pinned", "pageable")),
+        *(("bounce", memory) for memory in ("pinned", "pageable")),
+    ]
+    assert len({row["stall_s"] for row in rows}) == 2
+
+
 def test_rows_of_another_sweep_are_not_lost(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     path = write(tmp_path, hardware="t4", policies=["lru"])
