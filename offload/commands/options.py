@@ -19,6 +19,10 @@ Model = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N.", metavar="DEVICE")]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Run on a Ray cluster: auto, local, or HOST:PORT of one with this machine.", metavar="ADDRESS"),
+]
 NvmeDir = Annotated[str | None, typer.Option(help="Directory, on a fast drive, of the nvme tier.", metavar="DIR")]
 
 
@@ -115,6 +119,13 @@ def check_out(option: str, path: Path) -> None:
         raise InvalidOptionError(f"{option}: {path} is a directory; name a file")
     if not path.parent.is_dir():
         raise InvalidOptionError(f"{option}: {path.parent} does not exist; name a file in a directory that does")
+
+
+def check_ray(address: str) -> None:
+    """InvalidOptionError unless ``--ray`` may be an address; whether anybody answers is seen when it is used."""
+    from offload.simulation.runners.ray_address import check_ray_address
+
+    check_ray_address("--ray", address)
 
 
 def check_trace(path: Path) -> None:
