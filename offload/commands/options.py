@@ -92,6 +92,17 @@ def read_count(option: str, text: str, *, least: int = 1) -> int:
         raise InvalidOptionError(f"{option}: {error}") from None
 
 
+def read_seconds(option: str, text: str) -> float:
+    """The seconds above 0 that were given for an option; InvalidOptionError names it."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidOptionError(f"{option}: {text!r} is no number of seconds; write one above 0")
+    return seconds
+
+
 def read_share(option: str, text: str) -> float:
     """The share above 0 and up to 1 that was given for an option, as 0.5 or 50%; InvalidOptionError names it."""
     try:

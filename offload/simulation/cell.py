@@ -63,11 +63,14 @@ class CellMaker:
             found.append(Cell(settings, head, digest(head, inputs, self._sources(policy))))
         return found
 
-    def _inputs(self, settings: Mapping[str, Any], scenario: Scenario) -> list[str]:
+    def workload(self, settings: Mapping[str, Any]) -> list[str]:
+        """What tells the workload of ``settings`` from others: what they say of it, and a digest of a recorded one."""
         workload = settings["workload"]
         trace = find_trace(Path(near(self._path.parent, workload["trace"]))) if "trace" in workload else None
-        recorded = self._file(trace) if trace else ""
-        return [offload.__version__, repr(scenario.profile), repr(scenario.shape), json.dumps(workload), recorded]
+        return [json.dumps(workload), self._file(trace) if trace else ""]
+
+    def _inputs(self, settings: Mapping[str, Any], scenario: Scenario) -> list[str]:
+        return [offload.__version__, repr(scenario.profile), repr(scenario.shape), *self.workload(settings)]
 
     def _sources(self, policy: str) -> list[str]:
         """Of the modules of its class and of those that it inherits from."""
