@@ -51,7 +51,7 @@ def write_best(out: Path, data: Mapping[str, Any]) -> None:
     """Writes the scenario of an answer of ``tune``, whole or not at all; raises as ``write_whole`` does."""
     best = data["best"]
     about = [
-        f"Found by '{data['command']}' in {data['tried']} of {data['combinations']} settings:",
+        f"Found by '{data['command']}' in {len(data['trials'])} of {data['combinations']} settings:",
         f"{data['objective']} {best['value']:.6g}.",
         "As settings of a run, with the weights on the device and without activations ('offload run --config'):",
         *(f"  {key}: {value}" for key, value in best["run"].items()),

@@ -137,13 +137,13 @@ def known_settings(own: Path, folder: Path | None, features: Features) -> list[K
     return sorted(found, key=lambda known: known.distance)
 
 
-def finished(study: "Study") -> "Iterator[tuple[int, Mapping[str, Any]]]":
-    """Number and attributes, ``choice`` and ``row`` among them, of the trials of a study that have a row."""
+def finished(study: "Study") -> Iterator[Mapping[str, Any]]:
+    """``choice``, ``row`` and ``source`` of the trials of a study that have a row, the first one first."""
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         if {"choice", "row", "source"} <= trial.user_attrs.keys():
-            yield trial.number, trial.user_attrs
+            yield trial.user_attrs
 
 
 def _trials(storage: "JournalStorage", path: Path, features: Features) -> list[Known]:
@@ -153,7 +153,7 @@ def _trials(storage: "JournalStorage", path: Path, features: Features) -> list[K
     for name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=name, storage=storage)
         far = distance(features, study.user_attrs.get("features", {}))
-        found += [Known(attrs["choice"], attrs["row"], path, far) for _, attrs in finished(study)]
+        found += [Known(attrs["choice"], attrs["row"], path, far) for attrs in finished(study)]
     return found
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -63,7 +64,7 @@ class Search:
         )
         if "features" not in self.study.user_attrs:
             self.study.set_user_attr("features", self.task.features)
-        for _, attributes in finished(self.study):
+        for attributes in finished(self.study):
             self._seen.add(self.task.space.key(attributes["choice"]))
             self.num_known += 1
         # Not the same numbers again where an earlier search left off.
@@ -141,7 +142,9 @@ class Search:
             self._seen.add(self.task.space.key(choice))
             if is_open and (cell := self._cell(choice)) is not None:
                 return Attempt(trial, choice, cell)
-            self._give_up(trial)
+            self._give_up(
+                trial, self.task.goal.excess(self.task.goal.figures({"tiers": self.task.space.tiers(choice)}))
+            )
             repeats += 1
 
     def _tell(self, attempt: Attempt, answer: Answer) -> None:
@@ -216,9 +219,13 @@ class Search:
                 params_of(self.task.space, choice), user_attrs={"source": source}, skip_if_exists=True
             )
 
-    def _give_up(self, trial: Trial) -> None:
+    def _give_up(self, trial: Trial, excess: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Where it is beyond a limit by ``excess``, the sampler is told so; of others it learns nothing."""
+        is_beyond = any(share > 0 for share in excess.values())
         with interrupts.deferred():
-            self.study.tell(trial, state=TrialState.FAIL)
+            for name, share in excess.items() if is_beyond else ():
+                trial.set_constraint(name, share)
+            self.study.tell(trial, state=TrialState.PRUNED if is_beyond else TrialState.FAIL)
 
     def _cell(self, choice: Choice) -> Cell | None:
         try:

@@ -85,6 +85,11 @@ class Space:
         found = {axis.name: axis.nearest(other.get(axis.name)) for axis in self.axes}
         return None if None in found.values() else found
 
+    def choice_of(self, row: Mapping[str, Any]) -> Choice:
+        """What a row of this space was made with."""
+        tiers = {f"tiers.{level}": nbytes for level, nbytes in row["tiers"].items()}
+        return {axis.name: tiers[axis.name] if axis.name in tiers else row[axis.name] for axis in self.axes}
+
     def key(self, choice: Choice) -> tuple[Any, ...]:
         """What tells a choice from others."""
         return tuple(choice[axis.name] for axis in self.axes)

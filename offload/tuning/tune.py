@@ -59,7 +59,7 @@ def tune(path: Path, options: TuneOptions, progress: Callable[[int, int], None])
         known = search.num_known
         deadline_s = None if options.timeout_s is None else started_s + options.timeout_s
         ended = _run(search, task, options, deadline_s, progress)
-        trials = [_trial(task, number, attributes) for number, attributes in finished(search.study)]
+        trials = [_trial(task, number, attributes) for number, attributes in enumerate(finished(search.study), 1)]
     if not trials:
         _complain_of_nothing(task, search.refusals, ended)
     learned = {"study": study, "resumed": resumed, "taken_over": known - resumed, "warm_started": warm}
@@ -91,48 +91,44 @@ def _run(
 
 def _answer(task: Task, path: Path, options: TuneOptions, trials: list[dict[str, Any]]) -> dict[str, Any]:
     goal = task.goal
-    best = min(trials, key=lambda trial: (*goal.rank(goal.figures(trial)), trial["trial"]))
-    settings = best.pop("choice")
-    for trial in trials:
-        trial.pop("choice", None)
+    best = min(trials, key=lambda trial: (*goal.rank(goal.figures(trial["row"])), trial["trial"]))
+    choice = task.space.choice_of(best["row"])
     command = ["offload", "tune", str(path), "--objective", goal.objective, "--seed", str(options.seed)]
-    limits = {name: {"min": least, "max": most} for name, (least, most) in goal.limits.items()}
+    if options.maximize is not None:
+        command.append("--maximize" if options.maximize else "--minimize")
     return {
         "kind": "tune",
         **scenario_facts(path, task.settings),
         "command": shlex.join(command),
         "objective": goal.objective,
         "direction": "maximize" if goal.is_maximized else "minimize",
-        "limits": limits,
+        "limits": {name: {"min": least, "max": most} for name, (least, most) in goal.limits.items()},
         "prices": dict(goal.prices),
         "search_seed": options.seed,
         "space": {axis.name: axis.told for axis in task.space.axes},
         "combinations": task.space.size,
-        "tried": len(trials),
         "best": {
-            "trial": best["trial"],
-            "value": best["value"],
-            "within_limits": best["within_limits"],
-            "settings": changed(task, settings),
-            "scenario": best_scenario(task, settings, (options.out or task.path).parent),
-            "run": run_settings(task, settings),
+            **best,
+            "scenario": best_scenario(task, choice, (options.out or task.path).parent),
+            "run": run_settings(task, choice),
         },
-        "rows": trials,
+        "trials": trials,
     }
 
 
 def _trial(task: Task, number: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with its figures, of one trial."""
+    """One trial, counted from 1; ``value`` is None where a limit is broken: then it is none to choose."""
     row, goal = attributes["row"], task.goal
     figures = goal.figures(row)
+    is_within = all(excess <= 0 for excess in goal.excess(figures).values())
+    memory = {name: figures[name] for name in ("memory_bytes", "memory_price") if name in figures}
     return {
         "trial": number,
         "source": attributes["source"],
-        "value": goal.value(figures),
-        "within_limits": all(excess <= 0 for excess in goal.excess(figures).values()),
-        "choice": attributes["choice"],
-        **row,
-        **{name: value for name, value in figures.items() if name in ("memory_bytes", "memory_price")},
+        "settings": changed(task, attributes["choice"]),
+        "value": goal.value(figures) if is_within else None,
+        "within_limits": is_within,
+        "row": {**row, **memory},
     }
 
 
@@ -141,7 +137,7 @@ def _check_limits(task: Task, trials: list[dict[str, Any]]) -> None:
     if any(trial["within_limits"] for trial in trials):
         return
     goal = task.goal
-    nearest = min((goal.figures(trial) for trial in trials), key=goal.rank)
+    nearest = min((goal.figures(trial["row"]) for trial in trials), key=goal.rank)
     name, _ = max(goal.excess(nearest).items(), key=lambda item: item[1])
     least, most = goal.limits[name]
     limit = f"at most {most:g}" if nearest[name] > most else f"at least {least:g}"

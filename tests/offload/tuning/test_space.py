@@ -1,10 +1,12 @@
 """What lists and ranges of a scenario stand for."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from offload.tuning.space import Space, read_space
+from offload.tuning.task import read_task
 from tests.offload.tuning.scenarios import HOT
 from tiers.errors import InvalidOptionError
 
@@ -48,6 +50,12 @@ def test_the_nearest_to_what_another_search_chose() -> None:
     assert read.nearest(other) == found
     assert read.nearest({**other, "policy": "fifo"}) is None
     assert read.nearest({"policy": "arc"}) is None
+
+
+def test_the_task_that_ships_can_be_read() -> None:
+    task = read_task(Path("mooncake_tune"), "tokens_per_s")
+    assert task.space.size > 1000
+    assert task.goal.limits.keys() == {"memory_price", "ttft_p99_s"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from offload.simulation.scenario_file import load_scenario
 from offload.tuning.tune import TuneOptions, tune
-from simulators.scenario import run_scenario
+from simulators.scenario import Experiment
 from tests.offload.tuning.scenarios import BLOCK, FEW, write_hot
 from tiers.errors import InvalidOptionError
 
@@ -27,22 +27,22 @@ def test_it_finds_the_policy_that_keeps_the_hot_set(tmp_path: Path) -> None:
     path = write_hot(tmp_path)
     best = tmp_path / "best.yaml"
     answer = search(path, trials=16, seed=1, out=best)
-    assert (answer["combinations"], answer["tried"], answer["ended"]) == (84, 16, "done")
+    assert (answer["combinations"], len(answer["trials"]), answer["ended"]) == (84, 16, "done")
     assert answer["best"]["settings"]["policy"] == "lfu"
     assert answer["best"]["value"] == pytest.approx(MOST_HITS)
-    row = next(row for row in answer["rows"] if row["trial"] == answer["best"]["trial"])
-    least = min(row["memory_bytes"] for row in answer["rows"] if row["value"] == answer["best"]["value"])
-    assert row["memory_bytes"] == least
-    assert run_scenario(load_scenario(best))[0].items() <= row.items()
+    row = answer["best"]["row"]
+    equal = [trial["row"]["memory_bytes"] for trial in answer["trials"] if trial["value"] == answer["best"]["value"]]
+    assert row["memory_bytes"] == min(equal)
+    assert Experiment(load_scenario(best)).run("lfu").items() <= row.items()
     assert best.read_text(encoding="utf-8").startswith("# Found by 'offload tune ")
     again = search(path, trials=16, seed=1, study=tmp_path / "another.jsonl")
-    assert again["rows"] == answer["rows"]
+    assert again["trials"] == answer["trials"]
 
 
 def test_the_least_memory_that_is_good_enough(tmp_path: Path) -> None:
     path = write_hot(tmp_path, policies=["lfu"], limits={"hit_ratio": 0.41})
     answer = search(path, objective="tiers.host", trials=21)
-    assert (answer["tried"], answer["best"]["value"]) == (21, 10 * BLOCK)
+    assert (len(answer["trials"]), answer["best"]["value"]) == (21, 10 * BLOCK)
     assert answer["best"]["within_limits"]
     assert answer["best"]["scenario"]["tiers"]["host"] == f"{10 * BLOCK // 2**10}KiB"
 
@@ -50,24 +50,24 @@ def test_the_least_memory_that_is_good_enough(tmp_path: Path) -> None:
 def test_memory_beyond_a_limit_is_not_tried(tmp_path: Path) -> None:
     path = write_hot(tmp_path, limits={"memory_price": 10}, prices={"host": 10 * 2**30 / (8 * BLOCK)})
     answer = search(path, trials=50)
-    assert answer["tried"] == 5 * 4
-    assert max(row["tiers"]["host"] for row in answer["rows"]) == 8 * BLOCK
+    assert len(answer["trials"]) == 5 * 4
+    assert max(trial["row"]["tiers"]["host"] for trial in answer["trials"]) == 8 * BLOCK
 
 
 def test_an_earlier_search_is_gone_on_with(tmp_path: Path) -> None:
     """Also one for another objective or over other ranges: what was simulated is not simulated again."""
     path = write_hot(tmp_path, **FEW)
     first = search(path, trials=3)
-    assert (first["resumed"], first["tried"]) == (0, 3)
+    assert (first["resumed"], len(first["trials"])) == (0, 3)
     second = search(path, trials=3)
-    assert (second["resumed"], second["tried"]) == (3, 4)
-    assert second["rows"][:3] == first["rows"]
+    assert (second["resumed"], len(second["trials"])) == (3, 4)
+    assert second["trials"][:3] == first["trials"]
     other = search(path, trials=1, objective="ttft_s")
-    assert (other["taken_over"], other["tried"]) == (4, 4)
-    assert {row["source"] for row in other["rows"]} == {"known"}
+    assert (other["taken_over"], len(other["trials"])) == (4, 4)
+    assert {trial["source"] for trial in other["trials"]} == {"known"}
     assert other["direction"] == "minimize"
     wider = search(write_hot(tmp_path, **{**FEW, "policies": ["fifo", "lfu", "lru"]}), trials=9)
-    assert (wider["taken_over"], wider["tried"]) == (4, 6)
+    assert (wider["taken_over"], len(wider["trials"])) == (4, 6)
 
 
 def test_a_similar_search_begins_with_what_did_well(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_a_similar_search_begins_with_what_did_well(tmp_path: Path) -> None:
     assert len(list(studies.iterdir())) == 2
     answer = search(write_hot(tmp_path, **{**FEW, "hardware": "rtx4090"}), trials=2, seed=3, study=studies)
     assert (answer["resumed"], answer["taken_over"], answer["warm_started"]) == (0, 0, 1)
-    begun = answer["rows"][0]
-    assert (begun["source"], begun["hardware"], begun["policy"]) == ("warm start", "rtx4090", "lfu")
-    assert (begun["tiers"]["host"], begun["value"]) == (12 * BLOCK, pytest.approx(MOST_HITS))
+    begun = answer["trials"][0]
+    assert (begun["source"], begun["row"]["hardware"], begun["row"]["policy"]) == ("warm start", "rtx4090", "lfu")
+    assert (begun["row"]["tiers"]["host"], begun["value"]) == (12 * BLOCK, pytest.approx(MOST_HITS))
 
 
 def test_an_interrupt_keeps_what_was_found(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_an_interrupt_keeps_what_was_found(tmp_path: Path) -> None:
 
     options = TuneOptions(objective="hit_ratio", jobs=1, study=tmp_path / "study.jsonl", trials=4)
     answer = tune(path, options, stop)
-    assert (answer["ended"], answer["tried"]) == ("interrupted", 2)
+    assert (answer["ended"], len(answer["trials"])) == ("interrupted", 2)
     assert search(path, trials=4)["resumed"] == 2
 
 
@@ -102,7 +102,7 @@ def test_settings_that_cannot_run_are_left_out(tmp_path: Path) -> None:
     """The longest prompt has two blocks, for which the first device is too small."""
     path = write_hot(tmp_path, policies=["lru"], tiers={"device": [BLOCK, 2 * BLOCK], "host": 4 * BLOCK})
     answer = search(path, trials=4)
-    assert (answer["tried"], answer["refused"]) == (1, 1)
+    assert (len(answer["trials"]), answer["refused"]) == (1, 1)
     path = write_hot(tmp_path, policies=["lru", "lfu"], tiers={"device": BLOCK})
     with pytest.raises(
         InvalidOptionError, match=r"no setting that was tried can run, such as .*the longest prompt needs"
@@ -150,6 +150,6 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     search(path, trials=2)
     study = tmp_path / "study.jsonl"
     study.write_bytes(study.read_bytes() + b'{"op_code": 4, "wor')
-    assert search(path, trials=4)["tried"] == 4
+    assert len(search(path, trials=4)["trials"]) == 4
     for line in study.read_text(encoding="utf-8").splitlines():
         json.loads(line)

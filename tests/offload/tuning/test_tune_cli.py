@@ -18,10 +18,10 @@ def test_it_searches_writes_and_remembers(tmp_path: Path) -> None:
     ran = offload("tune", "s.yaml", "--objective", "hit_ratio", "--json", "-o", "best.yaml", cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
     answer = json.loads(ran.stdout)
-    assert (answer["kind"], answer["tried"], answer["resumed"]) == ("tune", 4, 0)
+    assert (answer["kind"], len(answer["trials"]), answer["resumed"]) == ("tune", 4, 0)
     assert answer["best"]["settings"] == {"tiers.host": "135MiB", "policy": "lfu"}
     assert answer["best"]["run"].keys() == {"device_memory", "host_memory", "batch"}
-    assert {row["policy"] for row in answer["rows"]} == {"fifo", "lfu"}
+    assert {trial["row"]["policy"] for trial in answer["trials"]} == {"fifo", "lfu"}
     kept = list((tmp_path / ".cache" / "offload-runtime" / "tune").iterdir())
     assert [Path(answer["study"])] == kept
     shown = offload("tune", "s.yaml", "--objective", "hit_ratio", cwd=tmp_path)
@@ -48,7 +48,7 @@ def test_an_interrupt_says_the_best_so_far(tmp_path: Path) -> None:
     assert (process.returncode, complaints) == (130, "offload: interrupted\n")
     answer = json.loads(printed)
     assert answer["ended"] == "interrupted"
-    assert answer["tried"] >= 2
+    assert len(answer["trials"]) >= 2
     assert (tmp_path / "best.yaml").exists()
 
 

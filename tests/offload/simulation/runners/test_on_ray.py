@@ -9,7 +9,7 @@ from offload.simulation.runners import on_ray
 from offload.simulation.runners.base import Refused
 from offload.simulation.scenario_file import read_scenario
 from offload.simulation.sweep import read_sweep
-from simulators.scenario import run_scenario
+from simulators.scenario import Experiment
 from tests.offload.simulation.test_sweep import write
 from tests.offload.test_cli import complaint, offload
 
@@ -23,7 +23,8 @@ def test_what_a_worker_does(tmp_path: Path) -> None:
     setting = on_ray.setting_of(cells[0], path)
     assert list(setting.scenario.trace.requests) == []
     sent: on_ray.Setting = pickle.loads(pickle.dumps(setting))  # as Ray does
-    rows = run_scenario(read_scenario(cells[0].settings, path))
+    here = Experiment(read_scenario(cells[0].settings, path))
+    rows = [here.run(cell.head["policy"]) for cell in cells]
     assert [on_ray.run_cell(sent, requests, cell.head["policy"]) for cell in cells] == rows
     assert isinstance(on_ray.run_cell(sent, requests, "lur"), Refused)
 
