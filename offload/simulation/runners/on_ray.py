@@ -5,10 +5,11 @@ import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,7 @@ from simulators.scenario import Experiment, Scenario
 from tiers.errors import InvalidOptionError, UsageError, WorldError
 
 _TRIES = 4
+_LONGEST_FOLDER = 30
 
 
 class RayRunner:
@@ -38,7 +40,7 @@ class RayRunner:
         """See CellRunner. A lost worker's cell is run again by another one, three times at most."""
         setting = setting_of(cell, self._path)
         inner: Future[Answer] = self._run.remote(setting, self._requests, cell.head["policy"]).future()
-        return explained(inner, lambda error: _explain(error, cell))
+        return explained(inner, lambda error: explain(error, cell))
 
 
 @contextmanager
@@ -49,13 +51,18 @@ def ray_runner(
     ray = _import_ray()
     requests = list(read_scenario(settings, path).trace.requests)
     found = reachable(address)
-    with shipment(policies) as code:
-        _connect(ray, address, found, code, most)
-    try:
+    with ExitStack() as stack:
+        given: dict[str, Any] = {}
+        if found == LOCAL:
+            given |= {"num_cpus": min(most, len(os.sched_getaffinity(0))), "include_dashboard": False}
+            folder = stack.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+            # Ray's sockets will be in it, whose names the system allows about a hundred letters.
+            given |= {"_temp_dir": folder} if len(folder) < _LONGEST_FOLDER else {}
+        stack.callback(ray.shutdown)
+        with shipment(policies) as code:
+            _connect(ray, address, found, code, given)
         workers = int(ray.cluster_resources().get("CPU", 1))
         yield RayRunner(ray, path, ray.put(requests), max(1, min(most, workers)))
-    finally:
-        ray.shutdown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +109,22 @@ def _import_ray() -> ModuleType:
     return ray
 
 
-def _connect(ray: Any, asked: str, address: str, code: Path, most: int) -> None:
-    here = {"num_cpus": min(most, len(os.sched_getaffinity(0))), "include_dashboard": False}
+def _connect(ray: Any, asked: str, address: str, code: Path, given: Mapping[str, Any]) -> None:
     try:
         ray.init(
             address=address,
             runtime_env={"working_dir": str(code)},
             log_to_driver=False,
             logging_level=logging.ERROR,
-            **(here if address == LOCAL else {}),
+            **given,
         )
     except (Exception, SystemExit) as error:  # noqa: BLE001  # it raises all kinds, and may want to end the process
         reason = " ".join(str(error).split())
         raise InvalidOptionError(f"--ray {asked}: Ray cannot be used: {reason}") from None
 
 
-def _explain(error: BaseException, cell: Cell) -> BaseException:
+def explain(error: BaseException, cell: Cell) -> BaseException:
+    """What Ray says of a cell as an error of ours; what the cell itself raised is passed on."""
     from ray.exceptions import RayError, RayTaskError
 
     if isinstance(error, RayTaskError):

@@ -12,6 +12,7 @@ from offload.simulation.sweep import read_sweep
 from simulators.scenario import Experiment
 from tests.offload.simulation.test_sweep import write
 from tests.offload.test_cli import complaint, offload
+from tiers.errors import WorldError
 
 
 def test_what_a_worker_does(tmp_path: Path) -> None:
@@ -27,6 +28,17 @@ def test_what_a_worker_does(tmp_path: Path) -> None:
     rows = [here.run(cell.head["policy"]) for cell in cells]
     assert [on_ray.run_cell(sent, requests, cell.head["policy"]) for cell in cells] == rows
     assert isinstance(on_ray.run_cell(sent, requests, "lur"), Refused)
+
+
+def test_a_cell_that_ray_loses_is_named(tmp_path: Path) -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    cell = read_sweep(write(tmp_path)).cells[0]
+    error = on_ray.explain(exceptions.WorkerCrashedError(), cell)
+    assert isinstance(error, WorldError)
+    assert str(error).startswith("hardware a100, model smollm2-135m, tiers device 419,430,400 + host 209,715,200")
+    assert "lost by Ray in 4 tries" in str(error)
+    theirs = exceptions.RayTaskError("run_cell", "traceback", ZeroDivisionError("by zero"))
+    assert isinstance(on_ray.explain(theirs, cell), ZeroDivisionError)
 
 
 @pytest.mark.slow
