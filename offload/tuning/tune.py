@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offload.simulation.facts import scenario_facts
 from offload.simulation.runners.choice import open_runner
@@ -15,6 +15,9 @@ from offload.tuning.space import POLICY
 from offload.tuning.task import Task, read_task
 from offload.zoo import default_cache
 from tiers.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from offload.tuning.search import Search  # which imports Optuna
 
 _MOST_WARM = 5
 
@@ -71,7 +74,7 @@ def tune(path: Path, options: TuneOptions, progress: Callable[[int, int], None])
 
 
 def _run(
-    search: Any, task: Task, options: TuneOptions, deadline_s: float | None, progress: Callable[[int, int], None]
+    search: "Search", task: Task, options: TuneOptions, deadline_s: float | None, progress: Callable[[int, int], None]
 ) -> str:
     """How it ended: ``done``, ``timeout`` or ``interrupted``."""
     policies = next(axis.values for axis in task.space.axes if axis.name == POLICY)
