@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -59,7 +60,7 @@ def ray_runner(
             # Ray's sockets will be in it, whose names the system allows about a hundred letters.
             given |= {"_temp_dir": folder} if len(folder) < _LONGEST_FOLDER else {}
         stack.callback(ray.shutdown)
-        with shipment(policies) as code:
+        with shipment(policies) as code, _silent():
             _connect(ray, address, found, code, given)
         workers = int(ray.cluster_resources().get("CPU", 1))
         yield RayRunner(ray, path, ray.put(requests), max(1, min(most, workers)))
@@ -120,7 +121,24 @@ def _connect(ray: Any, asked: str, address: str, code: Path, given: Mapping[str,
         )
     except (Exception, SystemExit) as error:  # noqa: BLE001  # it raises all kinds, and may want to end the process
         reason = " ".join(str(error).split())
-        raise InvalidOptionError(f"--ray {asked}: Ray cannot be used: {reason}") from None
+        raise InvalidOptionError(
+            f"--ray {asked}: {reason or 'it ended'}; a cluster with tokens wants its own in RAY_AUTH_TOKEN"
+        ) from None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Ray's C++ writes every try to connect to the descriptor of stderr; what came of it is said by us in one line."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        sys.stderr.flush()
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def explain(error: BaseException, cell: Cell) -> BaseException:
