@@ -95,7 +95,7 @@ def _read_workload(given: Mapping[str, object], folder: Path) -> KVTrace:
         return KVTrace(trace.format, trace.block_tokens, itertools.islice(trace.requests, most))
     kind = _text("workload.kind", given.get("kind", "nothing"))
     if kind not in _WORKLOADS:
-        raise InvalidOptionError(f"workload.kind: '{kind}' is unknown; {_suggest(kind, _WORKLOADS)}, or give a trace")
+        raise InvalidOptionError(f"workload.kind: '{kind}' is unknown; {suggest(kind, _WORKLOADS)}, or give a trace")
     make = _WORKLOADS[kind]
     _check_keys("workload.", given, ("kind", *(field.name for field in fields(make))))
     return make(**{key: _workload_number(make, key, value) for key, value in given.items() if key != "kind"}).trace()
@@ -130,7 +130,7 @@ def _read_policies(settings: Mapping[str, object]) -> list[str]:
 def _read_choice(key: str, value: object, kind: type[_Choice]) -> _Choice:
     names = [one.value for one in kind]
     if value not in names:
-        raise InvalidOptionError(f"{key}: {value!r} is unknown; {_suggest(str(value), names)}")
+        raise InvalidOptionError(f"{key}: {value!r} is unknown; {suggest(str(value), names)}")
     return kind(value)
 
 
@@ -148,10 +148,11 @@ def _read_price(value: object) -> PriceTerms:
 def _check_keys(where: str, given: Mapping[str, object], known: Iterable[str]) -> None:
     for key in given:
         if key not in known:
-            raise InvalidOptionError(f"unknown key '{where}{key}'; {_suggest(key, known)}")
+            raise InvalidOptionError(f"unknown key '{where}{key}'; {suggest(key, known)}")
 
 
-def _suggest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the nearest that is known, else all."""
     near = difflib.get_close_matches(word, list(known), 1, 0.5)
     return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
 

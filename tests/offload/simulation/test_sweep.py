@@ -143,6 +143,7 @@ def test_an_interrupt_ends_all_processes_and_keeps_what_is_done(tmp_path: Path) 
         ({}, [], "s.yaml: hardware: is a list; --sweep runs every combination"),
         ({"hardware": "t4"}, [], "s.yaml: tiers.host: is a list; --sweep"),
         ({"hardware": []}, ["--sweep"], "s.yaml: hardware: the list is empty"),
+        ({"batch": {"min": 1, "max": 4}}, ["--sweep"], "s.yaml: batch: is a range, which 'offload tune' searches"),
         ({"hardware": ["t4", "t5"]}, ["--sweep"], "s.yaml: 't5' is none of the profiles that ship"),
         ({"tiers": {"device": ["1GB/s"]}}, ["--sweep"], "s.yaml: tiers.device: '1GB/s' is not a size"),
         ({"policies": ["lur"]}, ["--sweep"], "eviction policy 'lur' is unknown"),
