@@ -13,6 +13,7 @@ from offload.run import RunResult, run
 from offload.run_observer import Status
 from offload.runnable import runnable_model
 from simulators.profile import HardwareProfile
+from tiers.csd.timing import DriveTiming
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig
 
@@ -31,6 +32,7 @@ def load(
     profile: HardwareProfile | None = None,
     timeline: Timeline | None = None,
     transfer: TransferConfig | None = None,
+    drive_timing: DriveTiming | None = None,
     progress: Callable[[int, int], None] | None = None,
     **budget: object,
 ) -> OffloadedModel:
@@ -62,6 +64,7 @@ def load(
             profile=profile,
             timeline=timeline,
             transfer=transfer,
+            drive_timing=drive_timing,
             progress=progress,
         )
     except BaseException:
