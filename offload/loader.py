@@ -26,7 +26,7 @@ from offload.experts.store import ExpertStore
 from offload.initial_load import InitialLoad, Progress, evenly, verify_rows
 from offload.kv.drives import KVDrives
 from offload.kv.layout import KVLayout
-from offload.kv.open_drives import open_drives
+from offload.kv.open_drives import MakeTiming, open_drives
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
 from offload.positions import check_pieces
@@ -39,7 +39,6 @@ from offload.weights.vocabulary import TieredEmbedding, TieredHead, VocabularySl
 from prefetch.decode_only import DecodeOnly
 from simulators.profile import HardwareProfile
 from tiers.copier import as_tensor
-from tiers.csd.timing import DriveTiming
 from tiers.errors import ModelError
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig, TransferEngine
@@ -58,7 +57,7 @@ def load_model(
     profile: HardwareProfile | None = None,
     timeline: Timeline | None = None,
     transfer: TransferConfig | None = None,
-    drive_timing: DriveTiming | None = None,
+    drive_timing: MakeTiming | None = None,
     progress: Progress | None = None,
 ) -> OffloadedModel:
     """Build the model, bring the weights that stay, set up streaming and the KV tiers. On failure nothing is left.

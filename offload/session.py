@@ -5,6 +5,7 @@ from pathlib import Path
 
 from offload.config import RunConfig, load_config
 from offload.doctor import load_profile
+from offload.kv.open_drives import MakeTiming
 from offload.loader import load_model
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
@@ -13,7 +14,6 @@ from offload.run import RunResult, run
 from offload.run_observer import Status
 from offload.runnable import runnable_model
 from simulators.profile import HardwareProfile
-from tiers.csd.timing import DriveTiming
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig
 
@@ -32,7 +32,7 @@ def load(
     profile: HardwareProfile | None = None,
     timeline: Timeline | None = None,
     transfer: TransferConfig | None = None,
-    drive_timing: DriveTiming | None = None,
+    drive_timing: MakeTiming | None = None,
     progress: Callable[[int, int], None] | None = None,
     **budget: object,
 ) -> OffloadedModel:

@@ -56,6 +56,11 @@ class KVDrives:
         return self._num_tokens.total() * self._token_nbytes
 
     @property
+    def pages_read(self) -> int:
+        """Of the flash of all drives, since they were started."""
+        return sum(health.pages_read for health in self._drives.health())
+
+    @property
     def pids(self) -> list[int]:
         """Of the drives' processes."""
         return [drive.pid for drive in self._drives.drives]

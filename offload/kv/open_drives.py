@@ -1,6 +1,7 @@
 """Emulated computational drives for one model: as large as its workload needs, with pages that suit its heads."""
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from tiers.csd.timing import DriveTiming
 from tiers.nvme_tier import make_directory
 from tiers.slots import ALIGNMENT
 
+MakeTiming = Callable[[FlashGeometry], DriveTiming]
+"""A model of time for a drive of that geometry."""
+
 _TASK = 0
 _MOST_PAGE_NBYTES = 64 * 2**10
 _SPARE = 1.25
@@ -39,12 +43,12 @@ def open_drives(
     num_layers: int,
     dtype: str,
     workload: Workload,
-    timing: DriveTiming | None,
+    make_timing: MakeTiming | None,
 ) -> KVDrives:
     """Start ``config.csd`` drives, with nameless images in ``config.nvme_dir`` or in ``.offload`` here.
 
-    ``dtype`` is that of the model ("F32"); pages of half-precision models are float16. ``timing`` says how long a real
-    drive would take for what they do. Raises InvalidOptionError, DiskFullError, DeviceGoneError.
+    ``dtype`` is that of the model ("F32"); pages of half-precision models are float16. ``make_timing`` gives what
+    says how long a real drive would take for what they do. Raises InvalidOptionError, DiskFullError, DeviceGoneError.
     """
     precision: Precision = "float32" if dtype == "F32" else "float16"
     engine = _ENGINES[config.attention]
@@ -68,6 +72,7 @@ def open_drives(
     of_one = replace(task, kv_heads=-(-task.kv_heads // config.csd))
     tokens = round(_SPARE * workload.context_tokens)
     geometry = drive_for(of_one, page, sequences=workload.batch, tokens=tokens)
+    timing = None if make_timing is None else make_timing(geometry)
     directory = config.nvme_dir or _DIRECTORY
     was_made = make_directory(directory)
     try:
