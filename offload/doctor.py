@@ -10,7 +10,8 @@ from offload.device import has_own_memory
 from offload.disk_speed import FILL_NBYTES, Pattern, file_nbytes, lay_down, measure, read_latency_s
 from offload.gpu_storage import Finding, probe_cupy, probe_gds, probe_kvikio
 from offload.machine import ComputeSpeed, find_device, measure_compute
-from simulators.profile import DEFAULT, DEFAULT_CUDA, HardwareProfile, LinkProfile, read_profile, write_profile
+from simulators.profile import DEFAULT, DEFAULT_CUDA, HardwareProfile, LinkProfile
+from simulators.profile_file import read_profile, write_profile
 from tiers.errors import InvalidOptionError
 from tiers.nvme_tier import NVMeTier
 
@@ -97,7 +98,6 @@ def examine(
     from offload.experts.codecs.kernel_speed import measure_kernels
 
     kernels = asdict(measure_kernels(seconds / 18)) if compute.device == "cpu" else None
-    kvikio = probe_kvikio()
     profile = replace(_make_profile(compute, drive, nvme_dir), kernels=kernels)
     steps.done(8)
     if compute.device == "cpu":
@@ -112,9 +112,9 @@ def examine(
         description=compute.description,
         nvme_dir=nvme_dir,
         o_direct=drive.o_direct if drive else Finding(False, "not tried: no directory was named"),
-        kvikio=kvikio,
+        kvikio=probe_kvikio(),
         cupy=probe_cupy(),
-        gds=probe_gds(kvikio),
+        gds=probe_gds(),
     )
 
 

@@ -42,6 +42,14 @@ class FreeOfCost:
         return 0.0
 
 
+class ReplayObserver(Protocol):
+    """Somebody who looks on."""
+
+    def request_ended(self, keys: Sequence[BlockKey], held: Sequence[BlockKey]) -> None:
+        """A request that asked for ``keys``, of which some level had ``held``, has just got its last token."""
+        ...
+
+
 @dataclass(slots=True)
 class KVReplayResult:
     """What a replay counted. Times are virtual."""
@@ -84,14 +92,14 @@ def replay_requests(
     *,
     gate: Gate = Gate.LOAD,
     table: KeyTable | None = None,
+    observer: ReplayObserver | None = None,
 ) -> KVReplayResult:
     """Replay a whole trace; the manager is to forget what it has no room for (``is_cache``).
 
     ``gate`` says what becomes of blocks below the device. ``table`` saves the making of keys where the same trace is
     replayed more than once. Raises TraceError, and BudgetError where the device does not hold the prompt of a request.
     """
-    costs = costs or FreeOfCost()
-    table = table or KeyTable()
+    costs, table = costs or FreeOfCost(), table or KeyTable()
     result = KVReplayResult()
     clock = mover.clock
     start_s, start_stall_s = clock.now_s, mover.stall_s
@@ -138,6 +146,8 @@ def replay_requests(
         result.prefix_hits += len(held) if keys[: len(held)] == held else _num_alike(keys, held)
         result.output_tokens += request.output_tokens
         result.compute_s += prefill_s + decode_s
+        if observer is not None:
+            observer.request_ended(keys, held)
     result.device_hits = stats.hits - start_hits
     result.elapsed_s = clock.now_s - start_s
     result.stall_s = mover.stall_s - start_stall_s

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from offload.bench.header import header
+from offload.bench.published import published_cells, published_rows, published_summary
 from offload.bench.simulator_setups import Setup, setups
 from offload.bench.synthetic_moe import synthetic_moe
 from offload.bench.ticker import Progress, ticker
@@ -23,7 +24,8 @@ from offload.texts import help_tokens
 from offload.traces.record import Course, record_trace
 from simulators.expert_trace import ExpertTrace
 from simulators.generation_replay import GenerationResult
-from simulators.profile import HardwareProfile, read_profile
+from simulators.profile import HardwareProfile
+from simulators.profile_file import read_profile
 from simulators.runtime_profile import RuntimeProfile
 from tiers.errors import WorldError
 
@@ -60,6 +62,8 @@ def bench_simulator(
 ) -> dict[str, Any]:
     """Rows for the setups: ``ours`` is what the simulator says, ``measured`` what ``offload run`` did.
 
+    Behind them the rows of published tables, ``ours`` beside ``paper``, which ``median_error`` leaves out.
+
     Every run is a process of its own. Before and after some of them ``offload doctor`` measures the machine, and right
     before and after each the drive is timed on the files of its model; of the two predictions with that the mean
     counts. Experts are replayed from the routing that is recorded here, for the
@@ -72,15 +76,16 @@ def bench_simulator(
     bench = _Bench(dense, mixture, nvme_dir, sizes, ticker(progress, len(sizes.setups)), seed)
     rows = list(bench.rows())
     errors = [abs(row["error"]) for row in rows]
-    # Rows of published tables, which need no run of ours, follow here.
-    return header(seed=seed, directory=nvme_dir) | {
+    cells = published_cells()
+    found = {
         "dense": dense.name,
         "mixture": None if mixture is None else mixture.name,
         "median_error": statistics.median(errors),
         "worst_error": max(errors),
         "aims": {"median_error": AIM_MEDIAN, "worst_error": AIM_WORST},
-        "rows": rows,
     }
+    rows += published_rows(cells)
+    return header(seed=seed, directory=nvme_dir) | found | published_summary(cells) | {"rows": rows}
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,20 +111,54 @@ def simulator(
     mixture: Annotated[
         str | None, typer.Option(help="A mixture of experts; else a synthetic one of 1.9 GB.", metavar="MODEL")
     ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Only published tables beside what is foretold; runs nothing.")
+    ] = False,
     nvme_dir: options.NvmeDir = None,
     as_json: options.Json = False,
 ) -> None:
-    """What the simulator foretells, against real runs on this machine."""
+    """What the simulator foretells, against real runs on this machine and against published tables."""
     directory = options.drive_directory(nvme_dir)
     with answering(as_json) as answer:
+        if published:
+            from offload.bench.published import bench_published
+
+            answer.show(bench_published(), _tables)
+            return
         from offload.bench.simulator import bench_simulator
 
-        path, other = (
-            runnable_model(model, notice=say),
-            None if mixture is None else runnable_model(mixture, notice=say),
-        )
+        path = runnable_model(model, notice=say)
+        other = None if mixture is None else runnable_model(mixture, notice=say)
         with progress_bar("bench simulator") as progress:
             result = bench_simulator(path, directory, mixture=other, progress=progress)
+        answer.show(result, _tables)
+
+
+@bench_app.command()
+def csd(
+    *,
+    model: Annotated[str | None, typer.Option("--model", help="smollm2-135m if not given.", metavar="MODEL")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A number of the drive, as channels=16.", metavar="NAME=VALUE"),
+    ] = None,
+    drive: Annotated[str, typer.Option("--drive", help="A published drive, or a .json file.", metavar="NAME")] = (
+        "instattention"
+    ),
+    whole: Annotated[bool, typer.Option("--frontier", help="The accuracy of every engine, at length.")] = False,
+    nvme_dir: options.NvmeDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Attention inside an emulated drive, and InstAttention's published figures."""
+    directory = options.drive_directory(nvme_dir)
+    with answering(as_json) as answer:
+        from offload.bench.csd import bench_csd
+        from offload.bench.csd_setup import settings_of
+
+        settings = settings_of(change or [])
+        path = runnable_model(model or "smollm2-135m", notice=say)
+        with progress_bar("bench csd") as progress:
+            result = bench_csd(path, directory, settings=settings, drive=drive, is_whole=whole, progress=progress)
         answer.show(result, _tables)
 
 

@@ -19,6 +19,10 @@ Model = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N.", metavar="DEVICE")]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Run on a Ray cluster: auto, local, or HOST:PORT of one with this machine.", metavar="ADDRESS"),
+]
 NvmeDir = Annotated[str | None, typer.Option(help="Directory, on a fast drive, of the nvme tier.", metavar="DIR")]
 
 
@@ -34,7 +38,11 @@ _SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
         "host_memory": _setting("--host-memory", "SIZE", "Most bytes to use of host RAM."),
         "nvme_dir": NvmeDir,
         "nvme_memory": _setting("--nvme-memory", "SIZE", "Most bytes to use on that drive."),
-        "csd": _setting("--csd", "N", "Computational drives to use."),
+        "csd": _setting("--csd", "N", "Emulated computational drives that keep the KV cache and attend to it."),
+        "attention": _setting(
+            "--attention", "HOW", "auto, in-storage or, at a loss, in-storage-sparse or -sparf: all need --csd."
+        ),
+        "compression": _setting("--compression", "SHARE", "Of the pages that sparse attention reads, such as 1/8."),
         "dtype": _setting("--dtype", "DTYPE", "auto, float32, bfloat16 or float16."),
         "experts": _setting("--experts", "PRECISION", "auto, or what experts must be kept in, such as int4."),
         "policy": _setting("--policy", "NAME", "Which expert has to leave the device."),
@@ -88,6 +96,17 @@ def read_count(option: str, text: str, *, least: int = 1) -> int:
         raise InvalidOptionError(f"{option}: {error}") from None
 
 
+def read_seconds(option: str, text: str) -> float:
+    """The seconds above 0 that were given for an option; InvalidOptionError names it."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidOptionError(f"{option}: {text!r} is no number of seconds; write one above 0")
+    return seconds
+
+
 def read_share(option: str, text: str) -> float:
     """The share above 0 and up to 1 that was given for an option, as 0.5 or 50%; InvalidOptionError names it."""
     try:
@@ -115,6 +134,13 @@ def check_out(option: str, path: Path) -> None:
         raise InvalidOptionError(f"{option}: {path} is a directory; name a file")
     if not path.parent.is_dir():
         raise InvalidOptionError(f"{option}: {path.parent} does not exist; name a file in a directory that does")
+
+
+def check_ray(address: str) -> None:
+    """InvalidOptionError unless ``--ray`` may be an address; whether anybody answers is seen when it is used."""
+    from offload.simulation.runners.ray_address import check_ray_address
+
+    check_ray_address("--ray", address)
 
 
 def check_trace(path: Path) -> None:

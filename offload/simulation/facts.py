@@ -24,11 +24,16 @@ def scenario_facts(path: Path, settings: Mapping[str, Any], *, is_sweep: bool = 
 
 
 def setting_facts(settings: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
-    """Keys ``hardware`` and ``model`` as the scenario names them, ``tiers`` (bytes), ``gate`` and ``batch``."""
+    """Keys ``hardware`` and ``model`` as the scenario names them, ``tiers`` (bytes), ``gate`` and ``batch``.
+
+    Besides them ``storage``, ``host_memory`` and ``price``, where the scenario says anything of them.
+    """
+    asked = {key: settings[key] for key in ("storage", "host_memory", "price") if key in settings}
     return {
         "hardware": settings["hardware"],
         "model": settings["model"],
         "tiers": dict(scenario.tiers),
         "gate": scenario.gate.value,
         "batch": scenario.batch,
+        **asked,
     }

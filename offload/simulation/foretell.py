@@ -12,6 +12,7 @@ from simulators.expert_visits import keys_of
 from simulators.generation_replay import GenerationResult, Routing, replay_generation
 from simulators.profile import HardwareProfile
 from simulators.queued_mover import QueuedMover
+from tiers.errors import InvalidOptionError
 
 
 def foretell(
@@ -28,7 +29,10 @@ def foretell(
 
     ``trace`` is the routing of the same generation, for a mixture of experts; ``planned_with`` is the profile that the
     plan is made with where that is another one. Raises as ``offload.load``, and TraceError.
+    A run on computational drives is not replayed: InvalidOptionError.
     """
+    if config.csd:
+        raise InvalidOptionError(f"csd: what {config.csd} computational drives do is not foretold; set it to 0")
     prospect = open_prospect(model, config, context_tokens=workload.context_tokens)
     try:
         plan = plan_for(prospect, config, workload, planned_with or profile)

@@ -20,6 +20,7 @@ from simulators.profile import DEFAULT
 from simulators.queued_mover import QueuedMover
 from tests.offload.zoo import generate, loaded, make_inputs, save_model, smallest_budget
 from tiers.chunks import Move
+from tiers.errors import InvalidOptionError
 from tiers.link import Priority
 from tiers.tier import Tier
 
@@ -127,3 +128,9 @@ def test_experts_move_as_in_a_real_run(tmp_path: Path, policy: str) -> None:
     assert stats.hits
     assert simulated[len(simulated) - len(real) :] == real
     assert (result.experts.hits, result.experts.misses) == (stats.hits, stats.misses)
+
+
+def test_computational_drives_are_refused(tmp_path: Path) -> None:
+    config = RunConfig(csd=2, nvme_dir=tmp_path)
+    with pytest.raises(InvalidOptionError, match="csd: what 2 computational drives do is not foretold; set it to 0"):
+        foretell(tmp_path, config, Workload(1, PROMPT, NEW), DEFAULT)
