@@ -35,15 +35,13 @@ class _Count:
 
     modelled_s: float
     pages: int
-    sent: int
-    received: int
+    link_nbytes: int
 
     @classmethod
     def of(cls, model: OffloadedModel) -> "_Count":
         drives = model.runtime.drives
         assert drives is not None, "this benchmark runs on drives"
-        links = drives.links()
-        return cls(drives.modelled_s, drives.pages_read, links["device->csd"][0], links["csd->device"][0])
+        return cls(drives.modelled_s, drives.pages_read, drives.attend_nbytes)
 
 
 def run_rows(model: Path, nvme_dir: Path, drive: DriveParameters, sizes: RunSizes | None = None) -> Iterator[Row]:
@@ -51,8 +49,7 @@ def run_rows(model: Path, nvme_dir: Path, drive: DriveParameters, sizes: RunSize
 
     ``link_bytes`` per token and what q, k, v and the output of all layers take by themselves (``link_bytes_least``),
     ``pages`` read of the flash per token, ``modelled_ms`` that ``drive`` would take for a token's attention,
-    ``attention_error`` as it was measured in the run, and whether the tokens are the same. Where a sparse engine is
-    compared with a dense one, that counts in none of these but in time.
+    ``attention_error`` as a run measures it, and whether the tokens are the same.
     """
     sizes = sizes or RunSizes()
     prompt = help_tokens(model, sizes.prompt)
@@ -62,26 +59,27 @@ def run_rows(model: Path, nvme_dir: Path, drive: DriveParameters, sizes: RunSize
         config = RunConfig(csd=1, nvme_dir=nvme_dir, attention=attention, compression=compression)
 
         def use(loaded: OffloadedModel) -> Row:
-            generate_timed(loaded, prompt, 2)
+            drives = loaded.runtime.drives
+            assert drives is not None, "this benchmark runs on drives"
+            generate_timed(loaded, prompt, sizes.steps + 2)
+            drives.measures_loss = False
             counts, timed = [], plain
             for new in (2, sizes.steps + 2):
                 before = _Count.of(loaded)
                 timed = generate_timed(loaded, prompt, new)
                 counts.append((before, _Count.of(loaded)))
             rate = 1 / timed.step_s
-            per_token = {name: _per_token(name, counts, sizes.steps) for name in ("sent", "received", "pages")}
-            assert loaded.runtime.drives is not None
             return {
                 "unit": "tokens/s",
                 "ours": rate,
                 "peer": 1 / plain.step_s,
                 "peer_name": "KV cache on the device",
                 "ratio_to_peer": rate * plain.step_s,
-                "link_bytes": per_token["sent"] + per_token["received"],
+                "link_bytes": _per_token("link_nbytes", counts, sizes.steps),
                 "link_bytes_least": _least_bytes(loaded),
-                "pages": per_token["pages"],
+                "pages": _per_token("pages", counts, sizes.steps),
                 "modelled_ms": 1e3 * _per_token("modelled_s", counts, sizes.steps),
-                "attention_error": loaded.runtime.drives.attention_error,
+                "attention_error": drives.attention_error,
                 "same_tokens": timed.tokens == plain.tokens,
             }
 

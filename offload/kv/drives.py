@@ -16,6 +16,7 @@ from torch import Tensor
 from tiers.csd.commands import Attend, Config, ReadKV, Reclaim, WriteKV
 from tiers.csd.drive_array import DriveArray
 from tiers.csd.engines.registry import EXACT
+from tiers.csd.wire import Opcode
 from tiers.errors import InvalidOptionError, ModelError
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class KVDrives:
         self._waited_s = 0.0
         self._num_tokens: Counter[int] = Counter()
         self._loss = AttentionLoss()
+        self.measures_loss = config.engine != EXACT
+        """Whether a sparse engine is compared with a dense one from time to time, which reads everything."""
         self.peak_nbytes = 0
         self._token_nbytes = (1 + config.key_copies) * config.kv_heads * config.head_dim
         self._token_nbytes *= np.dtype(config.dtype).itemsize
@@ -54,6 +57,11 @@ class KVDrives:
     def used_nbytes(self) -> int:
         """By the tokens that the drives hold, with both copies of their keys."""
         return self._num_tokens.total() * self._token_nbytes
+
+    @property
+    def attend_nbytes(self) -> int:
+        """What decode steps moved over the link, both ways and headers included."""
+        return self._drives.traffic[Opcode.ATTEND].nbytes
 
     @property
     def pages_read(self) -> int:
@@ -144,7 +152,7 @@ class KVDrives:
         self._waited_s += time.perf_counter() - start_s
         for sequence in sequences:
             self._add(sequence, 1)
-        if config.engine != EXACT and self._loss.wants(layer):
+        if self.measures_loss and self._loss.wants(layer):
             starts_now = command.starts + 1
             in_full = replace(command, starts=starts_now, keys=None, values=None, in_full=True)
             self._loss.note(answer.output, self._drives.attend(in_full).wait().output)
