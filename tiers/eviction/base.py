@@ -35,6 +35,11 @@ class EvictionPolicy(ABC, Generic[K]):
         ``cost`` is what bringing it back would take, in seconds or any one unit.
         """
 
+    def insert_all(self, keys: Collection[K], cost: float = 1.0) -> None:
+        """As ``insert``, of many, one after the other; KeyError if one of them was resident."""
+        for key in keys:
+            self.insert(key, cost)
+
     @abstractmethod
     def touch(self, key: K) -> None:
         """A resident key was used; KeyError if it is not resident."""
