@@ -87,6 +87,11 @@ class TieredMemoryManager:
         level = self.levels[0]
         return level.pool.num_free + max(0, len(level.policy) - len(self._placement.pinned))
 
+    def room_besides(self, keys: Iterable[BlockKey]) -> int:
+        """As ``room``, were these blocks pinned as well."""
+        here, pinned = self.levels[0].slots, self._placement.pinned
+        return self.room - sum(1 for key in keys if key in here and key not in pinned)
+
     def prepare_load(self, keys: Sequence[BlockKey]) -> None:
         """Pin blocks for use and start bringing those that are not on level 0. All or nothing.
 
@@ -130,8 +135,9 @@ class TieredMemoryManager:
         try:
             for key in keys:
                 assert key in placement.pinned, "complete_load without prepare_load"
-                if key not in here:
-                    self._fetch_again(key)
+                if key not in here:  # its transfer has failed in the hands of another reader
+                    placement.fetch([key], Priority.DEMAND)
+                    placement.unpin(key)
                 if key in placement.arrivals:
                     placement.land(key)
                 slots.append(here[key])
@@ -144,6 +150,14 @@ class TieredMemoryManager:
         """The caller is done with blocks that it loaded: they may be evicted."""
         for key in keys:
             self._placement.unpin(key)
+
+    def hold(self, keys: Iterable[BlockKey]) -> None:
+        """One more pin for blocks on level 0, for whoever goes on using what it loaded or stored; counts as no use."""
+        here, arrivals = self.levels[0].slots, self._placement.arrivals
+        for key in keys:
+            assert key in here, "only blocks on level 0 are held there"
+            assert key not in arrivals, "a block on its way is loaded first"
+            self._placement.pin(key)
 
     def prefetch(self, keys: Sequence[BlockKey], *, is_guess: bool = False) -> list[BlockKey]:
         """Start bringing blocks that will be needed; returns those that could be started or are on level 0 already.
@@ -281,11 +295,6 @@ class TieredMemoryManager:
             for key in keys:
                 if key in arrivals and arrivals[key].error is not None:
                     self._placement.abandon(key)
-
-    def _fetch_again(self, key: BlockKey) -> None:
-        """For a reader whose transfer has failed in the hands of another reader."""
-        self._placement.fetch([key], Priority.DEMAND)
-        self._placement.unpin(key)
 
 
 __all__ = ["Level", "LookupResult", "ManagerStats", "Mover", "PendingTransfer", "TieredMemoryManager"]

@@ -24,11 +24,13 @@ def scenario_facts(path: Path, settings: Mapping[str, Any], *, is_sweep: bool = 
 
 
 def setting_facts(settings: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
-    """Keys ``hardware`` and ``model`` as the scenario names them, ``tiers`` (bytes), ``gate`` and ``batch``."""
+    """Keys ``hardware`` and ``model`` as the scenario names them, ``tiers`` (bytes), and all that has a default."""
     return {
         "hardware": settings["hardware"],
         "model": settings["model"],
         "tiers": dict(scenario.tiers),
         "gate": scenario.gate.value,
         "batch": scenario.batch,
+        "arrivals": scenario.arrivals.value,
+        "speed": scenario.speed,
     }

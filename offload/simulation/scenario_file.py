@@ -4,14 +4,16 @@ import difflib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from offload.config_file import read_config_file
 from offload.simulation.axes import axes_of
 from offload.sizes import parse_size
 from prefetch.load_gate import Gate
 from simulators import scenario as simulated
+from simulators.kv_serving import Arrivals
 from simulators.kv_trace.base import KVTrace
 from simulators.kv_trace.formats import open_kv_trace
 from simulators.kv_trace.generate import ChatWorkload, SharedPrefixWorkload, Workload, ZipfWorkload
@@ -23,7 +25,9 @@ from tiers.errors import InvalidOptionError, UsageError
 SHIPPED = Path(simulated.__file__).parent / "scenarios"
 """Scenarios that come with the package; on the command line they go by their names."""
 
-_KEYS = ("hardware", "model", "workload", "tiers", "policies", "policy", "gate", "batch")
+_KEYS = ("hardware", "model", "workload", "tiers", "policies", "policy", "gate", "batch", "arrivals", "speed")
+_LEAST_SPEED = 1e-6
+_E = TypeVar("_E", bound=Enum)
 _WORKLOADS: dict[str, type[ZipfWorkload | SharedPrefixWorkload | ChatWorkload]] = {
     "zipf": ZipfWorkload,
     "shared_prefixes": SharedPrefixWorkload,
@@ -68,8 +72,10 @@ def _read(settings: Mapping[str, object], folder: Path) -> Scenario:
         shape=read_model_shape(find_published("models", near(folder, _text("model", settings["model"])))),
         tiers=_read_tiers(_mapping("tiers", settings["tiers"])),
         policies=_read_policies(settings),
-        gate=_read_gate(settings.get("gate", Gate.LOAD.value)),
+        gate=_choice("gate", settings.get("gate", Gate.LOAD.value), Gate),
         batch=int(_number("batch", settings.get("batch", 1), is_whole=True)),
+        arrivals=_choice("arrivals", settings.get("arrivals", Arrivals.CLOSED.value), Arrivals),
+        speed=_number("speed", settings.get("speed", 1.0), is_whole=False, least=_LEAST_SPEED),
     )
 
 
@@ -115,11 +121,11 @@ def _read_policies(settings: Mapping[str, object]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _read_gate(value: object) -> Gate:
-    names = [gate.value for gate in Gate]
+def _choice(key: str, value: object, kinds: type[_E]) -> _E:
+    names = [kind.value for kind in kinds]
     if value not in names:
-        raise InvalidOptionError(f"gate: {value!r} is unknown; {_suggest(str(value), names)}")
-    return Gate(value)
+        raise InvalidOptionError(f"{key}: {value!r} is unknown; {_suggest(str(value), names)}")
+    return kinds(value)
 
 
 def _check_keys(where: str, given: Mapping[str, object], known: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ from offload.config_file import read_config_file
 from offload.simulation.axes import Axes, axes_of, combinations
 from offload.simulation.facts import scenario_facts, setting_facts
 from offload.simulation.scenario_file import find_scenario, near, read_scenario
+from simulators.kv_serving import Arrivals
 from simulators.kv_trace.formats import find_trace
 from simulators.scenario import BOUND, Scenario
 from tiers.eviction.registry import find_policy
@@ -25,7 +26,7 @@ class Cell:
     settings: Mapping[str, Any]
     """Those of a scenario without lists."""
     head: Mapping[str, Any]
-    """``hardware``, ``model``, ``tiers``, ``gate``, ``batch`` and ``policy``."""
+    """``hardware``, ``model``, ``tiers``, ``gate``, ``batch``, ``arrivals``, ``speed`` and ``policy``."""
     fingerprint: str
     """Of everything that the row depends on: settings, profile, model, trace, and the source of the policy."""
 
@@ -67,7 +68,9 @@ def read_sweep(given: Path) -> Sweep:
 
 def cell_key(row: Mapping[str, Any]) -> str:
     """The same of a cell's head and of its row."""
-    return json.dumps([row[name] for name in ("hardware", "model", "tiers", "gate", "batch", "policy")])
+    row = {"arrivals": Arrivals.CLOSED.value, "speed": 1.0, **row}  # which older files do not name
+    names = ("hardware", "model", "tiers", "gate", "batch", "arrivals", "speed", "policy")
+    return json.dumps([row[name] for name in names])
 
 
 class _Sources:
