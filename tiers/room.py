@@ -32,6 +32,7 @@ class Room(Books):
         level, n = self.levels[index], len(keys)
         self.reclaim()
         if n > level.pool.num_free:
+            level.policy.announce(keys)
             self._make_room(index, n)
         if n > level.pool.num_free:
             # Those that left were being filled by a drive that does not answer, and may still be.

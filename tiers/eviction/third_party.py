@@ -78,6 +78,9 @@ class _Defaults:
     def forecast(self, step: int, expected: object) -> None:
         """Nothing."""
 
+    def announce(self, keys: object) -> None:
+        """Nothing."""
+
     def insert_all(self, keys: Iterable[Any], cost: float = 1.0) -> None:
         """One after the other."""
         for key in keys:
