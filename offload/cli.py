@@ -21,6 +21,7 @@ from offload.commands.run import run
 from offload.commands.simulate import simulate
 from offload.commands.trace import trace_app
 from offload.commands.train_predictor import train_predictor
+from offload.commands.tune import tune
 from offload.threads import wait_politely
 from tiers.errors import UsageError, WorldError
 
@@ -36,7 +37,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for _command in (convert, doctor, pack, plan, report, run, simulate, train_predictor):
+for _command in (convert, doctor, pack, plan, report, run, simulate, train_predictor, tune):
     app.command()(_command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(trace_app, name="trace")

@@ -86,7 +86,6 @@ def examine(
     from offload.experts.codecs.kernel_speed import measure_kernels
 
     kernels = asdict(measure_kernels(seconds / 18)) if compute.device == "cpu" else None
-    kvikio = probe_kvikio()
     profile = replace(_make_profile(compute, drive, nvme_dir), kernels=kernels)
     write_profile(profile, path)
     steps.done(_STEPS)
@@ -96,9 +95,9 @@ def examine(
         description=compute.description,
         nvme_dir=nvme_dir,
         o_direct=drive.o_direct if drive else Finding(False, "not tried: no directory was named"),
-        kvikio=kvikio,
+        kvikio=probe_kvikio(),
         cupy=probe_cupy(),
-        gds=probe_gds(kvikio),
+        gds=probe_gds(),
     )
 
 

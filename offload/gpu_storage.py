@@ -1,8 +1,9 @@
 """Whether kvikio, cupy and GPU-direct storage work here, and if not what is missing."""
 
 import importlib.util
-import tempfile
 from dataclasses import dataclass
+
+from tiers.gds import find_gds
 
 _INSTALL = "needed with CUDA only: pip install 'offload-runtime[gpu-cuda12]'"
 
@@ -16,30 +17,17 @@ class Finding:
 
 
 def probe_kvikio() -> Finding:
-    """Importing proves little: only opening a file shows whether kvikio finds a driver that it can work with."""
+    """Importing proves little: only reading a file into memory of the device shows whether kvikio works."""
     if importlib.util.find_spec("kvikio") is None:
         return Finding(False, f"not installed; {_INSTALL}")
-    try:
-        import kvikio
-
-        with tempfile.NamedTemporaryFile() as file, kvikio.CuFile(file.name, "r"):
-            return Finding(True, f"version {kvikio.__version__} opens files")
-    except (ImportError, OSError, RuntimeError) as error:
-        return Finding(False, f"installed, but cannot open a file: {_first_line(error)}")
+    found = find_gds()
+    return Finding(found.works, found.note)
 
 
-def probe_gds(kvikio: Finding) -> Finding:
+def probe_gds() -> Finding:
     """Whether the drive can write into device memory itself. kvikio works without it, through host memory."""
-    if not kvikio.is_usable:
-        return Finding(False, "kvikio is not usable")
-    try:
-        from kvikio import cufile_driver
-
-        if cufile_driver.get("is_gds_available"):
-            return Finding(True, "cuFile reads from the drive into device memory")
-    except (ImportError, AttributeError, OSError, RuntimeError, ValueError) as error:
-        return Finding(False, f"cuFile cannot say: {_first_line(error)}")
-    return Finding(False, "no nvidia-fs driver: kvikio reads through host memory")
+    found = find_gds()
+    return Finding(found.is_real, found.note)
 
 
 def probe_cupy() -> Finding:

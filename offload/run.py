@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from offload.requests import Requests, Tokenizer, predicted_paths, read_requests
 from offload.run_observer import Progress, RunObserver, Status
 from offload.tokens import check_ids, load_tokenizer
 from offload.trace import record_modules, write_trace
+from simulators.activity import timeline_of_spans
 from simulators.profile import HardwareProfile
 from tiers.errors import InvalidOptionError
 from tiers.timeline import Timeline
@@ -33,7 +34,8 @@ class RunResult:
 
     ``low_precision_ratio`` is the share of the visits to experts in which their copy in a lower precision stood in,
     ``experts_per_step`` how many a decode step visits, counted in each layer. ``batches`` says which of several prompts
-    ran side by side, by their indices; ``prompt_tokens`` is then the length of the longest.
+    ran side by side, by their indices; ``prompt_tokens`` is then the length of the longest. ``timeline``, where a trace
+    was asked for, is what of it fits in some hundred bins, as ``simulators.activity`` tells it.
     """
 
     token_ids: list[list[int]]
@@ -56,6 +58,7 @@ class RunResult:
     bottleneck: str
     experts_per_step: float
     batches: list[list[int]] | None
+    timeline: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The keys of the command line's contract; the answer to one prompt is unwrapped."""
@@ -126,7 +129,15 @@ def run(
         offloaded.close()
     if timeline and trace_out:
         write_trace(timeline, trace_out)
+        result = replace(result, timeline=timeline_of_spans(_spans(timeline)))
     return result
+
+
+def _spans(timeline: Timeline) -> dict[str, list[tuple[float, float]]]:
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for span in timeline.spans:
+        rows.setdefault(span.row, []).append((span.start_s, span.end_s))
+    return rows
 
 
 def _answer(

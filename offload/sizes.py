@@ -54,6 +54,12 @@ def format_size(nbytes: int) -> str:
     return f"{nbytes / _FACTORS[unit]:.1f}".removesuffix(".0") + unit
 
 
+def exact_size(nbytes: int) -> str:
+    """``nbytes`` in the largest binary unit of which it is a whole number: ``96GiB``, ``1000001B``."""
+    unit = next((name for name in ("TiB", "GiB", "MiB", "KiB") if nbytes and nbytes % _FACTORS[name] == 0), "B")
+    return f"{nbytes // _FACTORS[unit]}{unit}"
+
+
 def _checked(nbytes: int, text: str) -> int:
     if nbytes > _LARGEST:
         raise InvalidOptionError(f"{text!r} is more than any machine has; write a size such as 8GiB")

@@ -37,10 +37,14 @@ def belady_hit_ratio(passes: Sequence[Pass], slots: int, counted: Iterable[int] 
 
 def ideal_hit_ratio(keys: Sequence[K], slots: int) -> float:
     """Share of the accesses, one key at a time, that such a cache finds; 1 where there are none."""
+    return sum(ideal_hits(keys, slots)) / len(keys) if keys else 1.0
+
+
+def ideal_hits(keys: Sequence[K], slots: int) -> list[bool]:
+    """Of every access, one key at a time, whether such a cache finds it."""
     visits = [(key,) for key in keys]
     cache = _Cache[K](slots)
-    misses = sum(cache.visit(visit, use) for visit, use in zip(visits, _next_uses(visits), strict=True))
-    return (len(keys) - misses) / len(keys) if keys else 1.0
+    return [not cache.visit(visit, use) for visit, use in zip(visits, _next_uses(visits), strict=True)]
 
 
 class _Cache(Generic[K]):

@@ -51,6 +51,17 @@ class FreeOfCost:
         return 0.0
 
 
+class ReplayObserver(Protocol):
+    """Somebody who looks on."""
+
+    def prompt_computed(self, keys: Sequence[BlockKey], held: Sequence[BlockKey]) -> None:
+        """A request that asked for ``keys``, of which some level had ``held``, has just got its first token.
+
+        In the order of the trace, which requests side by side do not keep to their ends.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class KVReplayResult:
     """What a replay counted. Times are virtual."""
@@ -95,6 +106,7 @@ def replay_requests(
     *,
     gate: Gate = Gate.LOAD,
     table: KeyTable | None = None,
+    observer: ReplayObserver | None = None,
 ) -> KVReplayResult:
     """Replay a whole trace; the manager is to forget what it has no room for (``is_cache``).
 
@@ -102,7 +114,7 @@ def replay_requests(
     replayed more than once. Raises TraceError, and BudgetError where the device does not hold the prompt of a request.
     """
     costs = costs or FreeOfCost()
-    replay = PromptReplay(manager, mover, costs, trace.block_tokens, gate, table or KeyTable())
+    replay = PromptReplay(manager, mover, costs, trace.block_tokens, gate, table or KeyTable(), observer)
     for request in trace.requests:
         replay.prefill(request, mover.clock.now_s)
         decode_s = costs.decode_s(request.output_tokens, request.input_tokens)
@@ -122,6 +134,7 @@ class PromptReplay:
         block_tokens: int,
         gate: Gate,
         table: KeyTable,
+        observer: ReplayObserver | None = None,
     ) -> None:
         self.result = KVReplayResult()
         self._manager = manager
@@ -130,6 +143,7 @@ class PromptReplay:
         self._block_tokens = block_tokens
         self._gate = gate
         self._table = table
+        self._observer = observer
         self._start_s, self._start_stall_s = mover.clock.now_s, mover.stall_s
         self._start_hits = manager.stats.hits
 
@@ -185,6 +199,8 @@ class PromptReplay:
         result.prefix_hits += len(held) if keys[: len(held)] == held else _num_alike(keys, held)
         result.output_tokens += request.output_tokens
         result.compute_s += prefill_s + rest_s
+        if self._observer is not None:
+            self._observer.prompt_computed(keys, held)
         return keys
 
     def finish(self) -> KVReplayResult:

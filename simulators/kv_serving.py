@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from prefetch.load_gate import Gate
-from simulators.kv_replay import FreeOfCost, KVReplayResult, PromptReplay, ServingCosts
+from simulators.kv_replay import FreeOfCost, KVReplayResult, PromptReplay, ReplayObserver, ServingCosts
 from simulators.kv_trace.base import KeyTable, KVTrace, Request
 from simulators.modelled_mover import ModelledMover
 from tiers.block import BlockKey
@@ -50,10 +50,11 @@ def serve_requests(
     speed: float = 1.0,
     gate: Gate = Gate.LOAD,
     table: KeyTable | None = None,
+    observer: ReplayObserver | None = None,
 ) -> KVReplayResult:
     """Replay a whole trace whose requests come ``speed`` times as fast as recorded; else as ``replay_requests``."""
     costs = costs or FreeOfCost()
-    prompts = PromptReplay(manager, mover, costs, trace.block_tokens, gate, table or KeyTable())
+    prompts = PromptReplay(manager, mover, costs, trace.block_tokens, gate, table or KeyTable(), observer)
     return _Server(manager, mover, costs, prompts, batch, gate).serve(_hurried(trace, speed))
 
 

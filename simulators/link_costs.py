@@ -1,5 +1,6 @@
 """How long transfers take: latency and bandwidth of a link, and a drive by the depth of its queue and their size."""
 
+from simulators.host_path import HOST_MEMORY, HostPaths, HostWork
 from simulators.modelled_mover import Route
 from simulators.profile import NEAR_TO_FAR, DriveProfile, HardwareProfile, LinkProfile
 from tiers.errors import InvalidOptionError
@@ -29,29 +30,76 @@ def link_s(link: LinkProfile, nbytes: int, *, is_read: bool) -> float:
     return link.latency_s + nbytes / rate if nbytes else 0.0
 
 
+def staged_s(link: LinkProfile, nbytes: int, copy_bytes_per_s: float, staging_nbytes: float, *, is_read: bool) -> float:
+    """The same for pageable memory: each piece is copied into a staging buffer and moved from there, in turns."""
+    if not nbytes:
+        return 0.0
+    num_pieces = -(-nbytes // staging_nbytes)
+    return link_s(link, nbytes, is_read=is_read) + (num_pieces - 1) * link.latency_s + nbytes / copy_bytes_per_s
+
+
 def routes_of(
-    profile: HardwareProfile, levels: tuple[str, ...], *, request_nbytes: int = 512 * 1024, depth: int = 16
+    profile: HardwareProfile,
+    levels: tuple[str, ...],
+    *,
+    request_nbytes: int = 512 * 1024,
+    depth: int = 16,
+    paths: HostPaths | None = None,
 ) -> dict[str, Route]:
     """Every way between two of the levels. The directions of a drive share it; other links are full duplex.
 
-    Where the profile has no link between host and drive, that between device and drive counts. Raises
-    InvalidOptionError for any other that is missing.
+    Each takes as long as the slowest thing on it, and loads what it shares with others. Where the profile has no link
+    between host and drive, that between device and drive counts. Raises InvalidOptionError for any other that is
+    missing, or a number of the host that ``paths`` needs.
     """
+    paths = paths or HostPaths(profile)
     pairs = [(a, b) for a in levels for b in levels if a != b]
-    return {f"{a}->{b}": _route(profile, a, b, request_nbytes, depth) for a, b in pairs}
+    return {f"{a}->{b}": _route(paths, a, b, request_nbytes, depth) for a, b in pairs}
 
 
-def _route(profile: HardwareProfile, source: str, target: str, request_nbytes: int, depth: int) -> Route:
-    name = f"{source}->{target}"
+def capacities_of(profile: HardwareProfile) -> dict[str, float]:
+    """Bytes a second of all that links share."""
+    capacities = {name: one.bytes_per_s for name, one in profile.shared.items()}
+    if profile.host is not None:
+        capacities[HOST_MEMORY] = profile.host.memory_bytes_per_s
+    return capacities
+
+
+def _route(paths: HostPaths, source: str, target: str, request_nbytes: int, depth: int) -> Route:
+    profile, name = paths.profile, f"{source}->{target}"
     link = profile.links.get(name) or _around(profile, source, target)
     is_read = NEAR_TO_FAR.index(source) > NEAR_TO_FAR.index(target)
+    work = paths.work(name)
+    loads = _loads(profile, name, work)
+    capacities = capacities_of(profile)
+    most = min([work.most_bytes_per_s, *(capacities[one] / load for one, load in loads.items())])
     if "nvme" not in (source, target):
-        return Route(lambda _blocks, nbytes: link_s(link, nbytes, is_read=is_read), name)
-    rate = link.read_bytes_per_s if is_read else link.write_bytes_per_s
+        staging = profile.host.staging_nbytes if profile.host else 1.0
+
+        def over_link(_blocks: int, nbytes: int) -> float:
+            if work.staged_bytes_per_s is None:
+                return max(link_s(link, nbytes, is_read=is_read), nbytes / most)
+            copied = staged_s(link, nbytes, work.staged_bytes_per_s, staging, is_read=is_read)
+            return max(copied, nbytes / most)
+
+        return Route(over_link, name, loads, lambda _blocks, nbytes: work.cpu_s(nbytes, 0))
+    rate = min(link.read_bytes_per_s if is_read else link.write_bytes_per_s, most)
     drive = profile.drive
-    if drive is None:
-        return Route(lambda _blocks, nbytes: link_s(link, nbytes, is_read=is_read), "nvme")
-    return Route(lambda _blocks, nbytes: drive_s(drive, rate, nbytes, request_nbytes, depth, is_read=is_read), "nvme")
+
+    def to_drive(_blocks: int, nbytes: int) -> float:
+        if drive is None:
+            return max(link_s(link, nbytes, is_read=is_read), nbytes / most)
+        return drive_s(drive, rate, nbytes, request_nbytes, depth, is_read=is_read)
+
+    return Route(to_drive, "nvme", loads, lambda _blocks, nbytes: work.cpu_s(nbytes, -(-nbytes // request_nbytes)))
+
+
+def _loads(profile: HardwareProfile, name: str, work: HostWork) -> dict[str, float]:
+    """Bytes on each shared thing for each byte that the link moves."""
+    loads = {shared: one.links.get(name, 0.0) for shared, one in profile.shared.items()}
+    if profile.host is not None:
+        loads[HOST_MEMORY] = work.memory_share
+    return {shared: load for shared, load in loads.items() if load}
 
 
 def _around(profile: HardwareProfile, source: str, target: str) -> LinkProfile:

@@ -1,9 +1,10 @@
 """A link in virtual time: transfers one after the other, in the order of their priorities, each as long as it takes."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from simulators.pace import paces
 from tiers.errors import TransferCancelledError, WorldError
 from tiers.link import Priority
 
@@ -27,15 +28,29 @@ class VirtualClock:
 
 
 class ModelledTransfer:
-    """A transfer, seen by the manager as one of the real engine."""
+    """A transfer, seen by the manager as one of the real engine.
 
-    __slots__ = ("error", "has_ended", "link", "nbytes", "priority", "remaining_s")
+    ``name`` is from where to where: several such share a link. ``remaining_s`` is how long it would take yet if nothing
+    else moved; ``rates`` are the bytes a second that it then takes of what links share.
+    """
 
-    def __init__(self, link: "ModelledLink", nbytes: int, seconds: float, priority: Priority) -> None:
+    __slots__ = ("error", "has_ended", "link", "name", "nbytes", "priority", "rates", "remaining_s")
+
+    def __init__(
+        self,
+        link: "ModelledLink",
+        nbytes: int,
+        seconds: float,
+        priority: Priority,
+        name: str = "",
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
         self.link = link
+        self.name = name
         self.nbytes = nbytes
         self.remaining_s = seconds
         self.priority = priority
+        self.rates = rates or {}
         self.error: WorldError | None = None
         self.has_ended = False
 
@@ -57,7 +72,85 @@ class LinkUse:
 
     nbytes: int = 0
     busy_s: float = 0.0
+    """As long as its transfers would have taken had nothing else moved."""
     num_blocks: int = 0
+
+
+OnWork = Callable[[ModelledTransfer, float, float], None]
+"""Is told of a transfer that it moved, alone or beside others, from one time to another."""
+
+
+class LinkGroup:
+    """Links that share what their transfers pass through; ``capacities`` are its bytes a second.
+
+    While those at the head of their links want more of something than there is, each has the same share of what it
+    wants. Time is worked off when somebody asks: ``run`` up to now, ``finish`` up to the end of a transfer.
+    """
+
+    def __init__(
+        self, clock: VirtualClock, capacities: Mapping[str, float] | None = None, on_work: OnWork | None = None
+    ) -> None:
+        self.clock = clock
+        self._capacities = capacities or {}
+        self._on_work = on_work
+        self._links: list[ModelledLink] = []
+        self._until_s = 0.0
+        """Up to when time has been worked off."""
+
+    def link(self) -> "ModelledLink":
+        """One more."""
+        link = ModelledLink(self)
+        self._links.append(link)
+        return link
+
+    def run(self) -> None:
+        """Work until now."""
+        now = self.clock.now_s
+        while self._until_s < now and self._step(now):
+            pass
+        self._until_s = max(self._until_s, now)
+
+    def finish(self, transfer: ModelledTransfer) -> None:
+        """Let the clock run until a transfer has ended."""
+        while not transfer.has_ended:
+            self._step(float("inf"))
+        self.clock.advance_to(self._until_s)
+
+    def _step(self, now: float) -> bool:
+        """Work until the first transfer ends, or until now; False where nothing waits."""
+        heads = [link for link in self._links if link.num_waiting]
+        if not heads:
+            return False
+        if self._on_work is None:
+            self._work(heads, now)
+            return True
+        moving, start = [link.first for link in heads], self._until_s
+        self._work(heads, now)
+        for transfer in moving:
+            self._on_work(transfer, start, self._until_s)
+        return True
+
+    def _work(self, heads: "list[ModelledLink]", now: float) -> None:
+        available = now - self._until_s
+        if len(heads) == 1:
+            transfer = heads[0].first
+            if transfer.remaining_s <= available:
+                self._until_s += transfer.remaining_s
+                heads[0].end_first()
+            else:
+                transfer.remaining_s -= available
+                self._until_s = now
+            return
+        shares = paces([link.first.rates for link in heads], self._capacities)
+        ends = [link.first.remaining_s / share for link, share in zip(heads, shares, strict=True)]
+        soonest = min(ends)
+        seconds = min(soonest, available)
+        for link, share, end_s in zip(heads, shares, ends, strict=True):
+            if end_s == soonest and soonest <= available:
+                link.end_first()
+            else:
+                link.first.remaining_s = max(0.0, link.first.remaining_s - seconds * share)
+        self._until_s = self._until_s + soonest if soonest <= available else now
 
 
 @dataclass(slots=True)
@@ -65,73 +158,57 @@ class ModelledLink:
     """What moves over one wire, or to and from one drive, shares it: one transfer at a time has all of it.
 
     A demand stops what is of lower priority at once and that goes on behind it, as with the real engine, which cuts
-    blocks in chunks. Time is worked off when somebody asks: ``run`` up to now, ``finish`` up to the end of a transfer.
+    blocks in chunks.
     """
 
-    clock: VirtualClock
+    group: LinkGroup
     busy_s: float = 0.0
-    _until_s: float = 0.0
-    """Up to when time has been worked off."""
+    num_waiting: int = 0
     _queues: Sequence[deque[ModelledTransfer]] = field(default_factory=lambda: [deque() for _ in Priority])
-    _num_waiting: int = 0
 
     def submit(self, transfer: ModelledTransfer) -> None:
         """Queue a transfer behind those of its priority."""
         self.run()
         self._queues[transfer.priority].append(transfer)
-        self._num_waiting += 1
+        self.num_waiting += 1
         self.busy_s += transfer.remaining_s
 
     def run(self) -> None:
         """Work until now."""
-        now = self.clock.now_s
-        while self._num_waiting and self._until_s < now:
-            self._step(now)
-        self._until_s = max(self._until_s, now)
+        self.group.run()
 
     def finish(self, transfer: ModelledTransfer) -> None:
         """Let the clock run until a transfer has ended; it is a demand now, since somebody waits for it."""
-        self.run()
         if transfer.is_done:
             return
         self._expedite(transfer)
-        while not transfer.has_ended:
-            queue = next(queue for queue in self._queues if queue)
-            self._until_s += queue[0].remaining_s
-            self._end_first(queue)
-        self.clock.advance_to(self._until_s)
+        self.group.finish(transfer)
 
     def cancel(self, transfer: ModelledTransfer) -> bool:
         """Drop a transfer that has not ended. What it has moved so far is lost."""
         if transfer.is_done:
             return False
         self._queues[transfer.priority].remove(transfer)
-        self._num_waiting -= 1
+        self.num_waiting -= 1
         self.busy_s -= transfer.remaining_s
         transfer.error = TransferCancelledError("the transfer was cancelled")
         transfer.is_done = True
         return True
+
+    @property
+    def first(self) -> ModelledTransfer:
+        """What has the link now; there must be something."""
+        return next(queue for queue in self._queues if queue)[0]
+
+    def end_first(self) -> None:
+        """It has moved all of its bytes."""
+        transfer = next(queue for queue in self._queues if queue).popleft()
+        transfer.remaining_s = 0.0
+        transfer.is_done = True
+        self.num_waiting -= 1
 
     def _expedite(self, transfer: ModelledTransfer) -> None:
         if transfer.priority is not Priority.DEMAND:
             self._queues[transfer.priority].remove(transfer)
             transfer.priority = Priority.DEMAND
             self._queues[Priority.DEMAND].append(transfer)
-
-    def _step(self, now: float) -> None:
-        """Work on the first transfer until it ends, or until now."""
-        queue = next(queue for queue in self._queues if queue)
-        transfer = queue[0]
-        available = now - self._until_s
-        if transfer.remaining_s <= available:
-            self._until_s += transfer.remaining_s
-            self._end_first(queue)
-        else:
-            transfer.remaining_s -= available
-            self._until_s = now
-
-    def _end_first(self, queue: deque[ModelledTransfer]) -> None:
-        transfer = queue.popleft()
-        transfer.remaining_s = 0.0
-        transfer.is_done = True
-        self._num_waiting -= 1

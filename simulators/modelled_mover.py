@@ -1,9 +1,9 @@
 """The simulator's TransferEngine: the same seam, modelled time, no bytes."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from simulators.modelled_link import LinkUse, ModelledLink, ModelledTransfer, VirtualClock
+from simulators.modelled_link import LinkGroup, LinkUse, ModelledLink, ModelledTransfer, OnWork, VirtualClock
 from tiers.chunks import Move
 from tiers.link import Priority
 from tiers.tier import Tier
@@ -32,33 +32,50 @@ class EmptyTier(Tier):
         """There is nothing to give back."""
 
 
+def _no_time(_blocks: int, _nbytes: int) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """From one tier to another: how long it takes there, and the wire that it may share with other routes."""
 
     seconds: SecondsToMove
     wire: str
+    loads: Mapping[str, float] = field(default_factory=dict)
+    """Of what it shares with routes over other wires, by name, how many bytes pass there for each byte moved."""
+    cpu_s: SecondsToMove = _no_time
+    """Processor time on the host."""
 
 
 class ModelledMover:
-    """See the module. ``routes`` by the names of links, such as ``"nvme->device"``; KeyError for a missing one."""
+    """See the module. ``routes`` by the names of links, such as ``"nvme->device"``; KeyError for a missing one.
 
-    def __init__(self, clock: VirtualClock, routes: dict[str, Route]) -> None:
+    ``capacities`` are the bytes a second of whatever a route loads; ``on_work`` is told what moves when.
+    """
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        routes: Mapping[str, Route],
+        capacities: Mapping[str, float] | None = None,
+        on_work: OnWork | None = None,
+    ) -> None:
         self.clock = clock
         self.stall_s = 0.0
         """Seconds for which somebody waited for a transfer."""
         self.links: dict[str, LinkUse] = {}
-        self._routes = routes
-        self._wires = {route.wire: ModelledLink(clock) for route in routes.values()}
+        self.routes = routes
+        self._wires = _wires(clock, routes, capacities or {}, on_work)
 
     def seconds(self, source: str, target: str, num_blocks: int, nbytes: int) -> float:
         """How long a transfer would take if nothing else moved."""
-        return self._routes[f"{source}->{target}"].seconds(num_blocks, nbytes)
+        return self.routes[f"{source}->{target}"].seconds(num_blocks, nbytes)
 
     def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> ModelledTransfer:
         """Start a transfer at the present time."""
         name = f"{source.name}->{target.name}"
-        route = self._routes[name]
+        route = self.routes[name]
         nbytes = len(moves) * source.block_nbytes
         seconds = route.seconds(len(moves), nbytes)
         use = self.links.setdefault(name, LinkUse())
@@ -66,7 +83,8 @@ class ModelledMover:
         use.busy_s += seconds
         use.num_blocks += len(moves)
         wire = self._wires[route.wire]
-        transfer = ModelledTransfer(wire, nbytes, seconds, priority)
+        rates = {name: load * nbytes / seconds for name, load in route.loads.items()} if seconds else None
+        transfer = ModelledTransfer(wire, nbytes, seconds, priority, name, rates)
         wire.submit(transfer)
         return transfer
 
@@ -82,3 +100,13 @@ class ModelledMover:
     def cancel(self, transfer: ModelledTransfer) -> bool:
         """Drop what has not moved yet; True if its slots are free for others."""
         return transfer.link.cancel(transfer)
+
+
+def _wires(
+    clock: VirtualClock, routes: Mapping[str, Route], capacities: Mapping[str, float], on_work: OnWork | None
+) -> dict[str, ModelledLink]:
+    """Those that share anything are one group; each other is its own."""
+    loaded = {route.wire for route in routes.values() if route.loads}
+    group = LinkGroup(clock, capacities, on_work)
+    names = dict.fromkeys(route.wire for route in routes.values())
+    return {name: (group if name in loaded else LinkGroup(clock, None, on_work)).link() for name in names}

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from typing import TypeVar
 
+from simulators.machine_costs import HostProfile, PowerProfile, PriceProfile, SharedProfile
 from tiers.errors import InvalidOptionError
 
 NEAR_TO_FAR = ("device", "host", "nvme", "csd", "remote")
@@ -60,6 +62,14 @@ class HardwareProfile:
     flops_share: float = 1.0
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where single numbers come from."""
+    unified_memory: bool = False
+    """Whether device and host are one memory: a drive reaches it without a bounce buffer."""
+    host: HostProfile | None = None
+    """None where nobody has measured it; so the next ones."""
+    shared: Mapping[str, SharedProfile] = field(default_factory=dict)
+    """By name, what several links compete for, besides host memory."""
+    power: PowerProfile | None = None
+    price: PriceProfile | None = None
 
     def flops_per_s(self, dtype: str) -> float:
         """FLOP/s in ``dtype``; of a dtype that was not measured, the slowest one that was."""
@@ -72,6 +82,9 @@ class HardwareProfile:
             smallest = profile.by_size[0][1]
             return next((rate for size, rate in reversed(profile.by_size) if size <= nbytes), smallest)
         return profile.read_bytes_per_s if _is_read(link) else profile.write_bytes_per_s
+
+
+_Numbers = TypeVar("_Numbers", DriveProfile, HostProfile, PowerProfile, PriceProfile)
 
 
 def _link(read: float, write: float, latency_s: float) -> LinkProfile:
@@ -144,27 +157,51 @@ def read_profile(path: Path) -> HardwareProfile:
         flops={dtype: _rate(rate, f"{path}: flops.{dtype}") for dtype, rate in flops.items()},
         links={name: _read_link(name, link, f"{path}: links.{name}") for name, link in links.items()},
         kernels=_read_kernels(keys.get("kernels"), f"{path}: kernels"),
-        drive=_read_drive(keys.get("drive"), f"{path}: drive"),
+        drive=_read_numbers(DriveProfile, keys.get("drive"), f"{path}: drive"),
         memory_share=_rate(keys.get("memory_share", 1.0), f"{path}: memory_share"),
         flops_share=_rate(keys.get("flops_share", 1.0), f"{path}: flops_share"),
         sources={
             name: _text(text, f"{path}: sources.{name}")
             for name, text in _object(keys.get("sources", {}), f"{path}: sources").items()
         },
+        unified_memory=_flag(keys.get("unified_memory", False), f"{path}: unified_memory"),
+        host=_read_numbers(HostProfile, keys.get("host"), f"{path}: host"),
+        shared={
+            name: _read_shared(value, f"{path}: shared.{name}")
+            for name, value in _object(keys.get("shared", {}), f"{path}: shared").items()
+        },
+        power=_read_numbers(PowerProfile, keys.get("power"), f"{path}: power", may_be_zero=True),
+        price=_read_numbers(PriceProfile, keys.get("price"), f"{path}: price", may_be_zero=True),
     )
 
 
-def _read_drive(value: object, where: str) -> DriveProfile | None:
+def _read_numbers(kind: type[_Numbers], value: object, where: str, *, may_be_zero: bool = False) -> _Numbers | None:
+    """A dataclass that has nothing but numbers."""
     if value is None:
         return None
-    keys = _keys(value, DriveProfile, where)
-    return DriveProfile(**{name: _rate(number, f"{where}.{name}") for name, number in keys.items()})
+    read = _number if may_be_zero else _rate
+    return kind(**{name: read(number, f"{where}.{name}") for name, number in _keys(value, kind, where).items()})
 
 
-def _read_link(name: str, value: object, where: str) -> LinkProfile:
+def _read_shared(value: object, where: str) -> SharedProfile:
+    keys = _keys(value, SharedProfile, where)
+    links = _object(keys.get("links", {}), f"{where}.links")
+    for name in links:
+        _check_link(name, f"{where}.links.{name}")
+    return SharedProfile(
+        bytes_per_s=_rate(keys["bytes_per_s"], f"{where}.bytes_per_s"),
+        links={name: _number(share, f"{where}.links.{name}") for name, share in links.items()},
+    )
+
+
+def _check_link(name: str, where: str) -> None:
     source, arrow, destination = name.partition("->")
     if not arrow or source == destination or not {source, destination} <= set(NEAR_TO_FAR):
         raise InvalidOptionError(f"{where}: not a link; write TIER->TIER with tiers of {', '.join(NEAR_TO_FAR)}")
+
+
+def _read_link(name: str, value: object, where: str) -> LinkProfile:
+    _check_link(name, where)
     keys = _keys(value, LinkProfile, where)
     return LinkProfile(
         read_bytes_per_s=_rate(keys["read_bytes_per_s"], f"{where}.read_bytes_per_s"),
@@ -190,7 +227,9 @@ def _read_table(value: object, where: str) -> tuple[tuple[int, float], ...] | No
     return tuple(sorted((int(size), _rate(rate, f"{where}.{size}")) for size, rate in table.items()))
 
 
-def _keys(value: object, kind: type[HardwareProfile | LinkProfile | DriveProfile], where: str) -> dict[str, object]:
+def _keys(
+    value: object, kind: type[HardwareProfile | LinkProfile | SharedProfile | _Numbers], where: str
+) -> dict[str, object]:
     """The keys of an object that stands for a dataclass: all without a default, none that is not a field."""
     keys = _object(value, where)
     known = {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(kind)}
@@ -212,6 +251,12 @@ def _object(value: object, where: str) -> dict[str, object]:
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise InvalidOptionError(f"{where}: {value!r} is not a text; write it in quotes")
+    return value
+
+
+def _flag(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidOptionError(f"{where}: {value!r} is neither true nor false; write one of them")
     return value
 
 

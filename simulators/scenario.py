@@ -1,21 +1,27 @@
 """One experiment: requests, a machine, a model, tiers and policies; and a row of results for each policy."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from prefetch.load_gate import Gate
-from simulators.belady import ideal_hit_ratio
-from simulators.kv_replay import KVReplayResult, replay_requests
+from simulators.activity import Activity
+from simulators.belady import ideal_hits
+from simulators.gap import GapFinder
+from simulators.host_path import HostMemory, HostPaths, Storage
+from simulators.kv_replay import KVReplayResult, ReplayObserver, replay_requests
 from simulators.kv_serving import Arrivals, serve_requests
 from simulators.kv_trace.base import KeyTable, KVTrace
-from simulators.link_costs import routes_of
+from simulators.link_costs import capacities_of, routes_of
 from simulators.model_costs import ModelShape, RooflineCosts
 from simulators.modelled_link import VirtualClock
-from simulators.modelled_mover import EmptyTier, ModelledMover
+from simulators.modelled_mover import EmptyTier, ModelledMover, Route
 from simulators.profile import HardwareProfile
+from simulators.running_costs import PriceTerms, Usage, running_costs
+from simulators.watch import ReplayWatch, WatchedClock, WatchedMover
 from tiers.errors import BudgetError, InvalidOptionError, TraceError
 from tiers.eviction.batch_plan import SupportsPlan
 from tiers.eviction.registry import find_policy, make_policy
@@ -45,12 +51,19 @@ class Scenario:
     arrivals: Arrivals = Arrivals.CLOSED
     speed: float = 1.0
     """How many times as fast as recorded requests come, where they come when the trace says."""
+    storage: Storage | None = None
+    host_memory: HostMemory | None = None
+    price: PriceTerms = field(default_factory=PriceTerms)
 
     def __post_init__(self) -> None:
         if self.speed != 1.0 and self.arrivals is Arrivals.CLOSED:
             raise InvalidOptionError(
                 f"speed: {self.speed:g} is of no use where arrivals are closed; add arrivals: trace"
             )
+        HostPaths(self.profile, self.storage, self.host_memory)
+        if self.price.given and self.profile.price is None:
+            message = f"price: the profile '{self.profile.name}' has no prices; add 'price' to it, or leave price out"
+            raise InvalidOptionError(message)
         if "device" not in self.tiers:
             raise InvalidOptionError("tiers: 'device' is missing; say how many bytes of it hold keys and values")
         for name, nbytes in self.tiers.items():
@@ -67,7 +80,7 @@ class Scenario:
 
 
 def run_scenario(scenario: Scenario, progress: Callable[[int, int], None] = lambda *_: None) -> list[dict[str, Any]]:
-    """A row for each policy and one for the bound; the same scenario gives the same rows.
+    """A row for each policy and one for the bound, with all that can be seen; the same scenario gives the same rows.
 
     Raises TraceError, BudgetError, and InvalidOptionError for an unknown policy or a link that the profile lacks.
     """
@@ -76,7 +89,7 @@ def run_scenario(scenario: Scenario, progress: Callable[[int, int], None] = lamb
     rows = []
     for done, name in enumerate(names):
         progress(done, len(names))
-        rows.append(experiment.run(name))
+        rows.append(experiment.watch(name))
     progress(len(names), len(names))
     return rows
 
@@ -95,7 +108,8 @@ class Experiment:
         self._levels = levels = {name: scenario.tiers[name] // scenario.block_nbytes for name in names}
         self._table = KeyTable()
         self._uses = [key for request in requests for key in self._table.keys(request.blocks)]
-        self._best = ideal_hit_ratio([block for one in requests for block in one.blocks], sum(levels.values()))
+        self._ideal = ideal_hits([block for one in requests for block in one.blocks], sum(levels.values()))
+        self._best = sum(self._ideal) / max(1, len(self._ideal))
         largest = max(len(request.blocks) for request in requests)
         if largest > levels["device"]:
             wanted, given = largest * scenario.block_nbytes, scenario.tiers["device"]
@@ -104,25 +118,64 @@ class Experiment:
 
     def run(self, name: str) -> dict[str, Any]:
         """The row of one of the scenario's policies, or of ``BOUND``."""
-        if name == BOUND:
-            return self._row(name, self._replay({"device": sum(self._levels.values())}, "batch_plan"))
-        return self._row(name, self._replay(self._levels, name))
+        mover = ModelledMover(VirtualClock(), self._routes(name), capacities_of(self._scenario.profile))
+        return self._row(name, self._replay(self._manager(name, mover), mover), mover)
 
-    def _replay(self, slots: dict[str, int], policy: str) -> KVReplayResult:
+    def watch(self, name: str) -> dict[str, Any]:
+        """The same row, and what a sweep of many rows has no room for.
+
+        ``timeline`` is what Activity gives and the ``slots`` of each level, ``gap`` what GapFinder gives of a policy
+        and ``block_bytes``.
+        """
+        clock = WatchedClock(Activity())
+        mover = WatchedMover(clock, self._routes(name), capacities_of(self._scenario.profile))
+        manager = self._manager(name, mover)
+        watch = ReplayWatch(manager, clock)
+        row = self._row(name, self._replay(manager, mover, watch), mover)
+        mover.work_until_now()
+        row["timeline"] = clock.activity.as_json(clock.now_s) | {"slots": self._slots(name)}
+        if name != BOUND:
+            row["gap"] = self._gaps.parts(watch.found) | {"block_bytes": self._scenario.block_nbytes}
+        return row
+
+    @cached_property
+    def _gaps(self) -> GapFinder:
+        return GapFinder(self._requests, self._ideal)
+
+    def _slots(self, name: str) -> dict[str, int]:
+        return {"device": sum(self._levels.values())} if name == BOUND else self._levels
+
+    def _routes(self, name: str) -> dict[str, Route]:
         scenario = self._scenario
-        mover = ModelledMover(VirtualClock(), routes_of(scenario.profile, tuple(slots)))
+        paths = HostPaths(scenario.profile, scenario.storage, scenario.host_memory)
+        return routes_of(scenario.profile, tuple(self._slots(name)), paths=paths)
+
+    def _running_costs(self, result: KVReplayResult, mover: ModelledMover) -> dict[str, Any]:
+        scenario = self._scenario
+        usage = Usage(result.elapsed_s, result.compute_s, mover.links, mover.routes)
+        return running_costs(scenario.profile, scenario.tiers, usage, result.output_tokens, scenario.price)
+
+    def _manager(self, name: str, mover: ModelledMover) -> TieredMemoryManager:
+        policy = "batch_plan" if name == BOUND else name
         levels = [
-            Level(EmptyTier(name, n, scenario.block_nbytes), BlockPool(n), make_policy(policy, n))
-            for name, n in slots.items()
+            Level(EmptyTier(tier, n, self._scenario.block_nbytes), BlockPool(n), make_policy(policy, n))
+            for tier, n in self._slots(name).items()
         ]
         planned = levels[0].policy
         if isinstance(planned, SupportsPlan):
             planned.plan(self._uses)
+        return TieredMemoryManager(mover, levels, is_cache=True)
+
+    def _replay(
+        self, manager: TieredMemoryManager, mover: ModelledMover, observer: ReplayObserver | None = None
+    ) -> KVReplayResult:
+        scenario = self._scenario
         trace = KVTrace(scenario.trace.format, scenario.trace.block_tokens, iter(self._requests))
-        manager = TieredMemoryManager(mover, levels, is_cache=True)
         costs = RooflineCosts(scenario.shape, scenario.profile, scenario.batch)
         if scenario.arrivals is Arrivals.CLOSED:
-            return replay_requests(trace, manager, mover, costs, gate=scenario.gate, table=self._table)
+            return replay_requests(
+                trace, manager, mover, costs, gate=scenario.gate, table=self._table, observer=observer
+            )
         return serve_requests(
             trace,
             manager,
@@ -132,9 +185,10 @@ class Experiment:
             speed=scenario.speed,
             gate=scenario.gate,
             table=self._table,
+            observer=observer,
         )
 
-    def _row(self, name: str, result: KVReplayResult) -> dict[str, Any]:
+    def _row(self, name: str, result: KVReplayResult, mover: ModelledMover) -> dict[str, Any]:
         times, queue = (
             dict(zip(PERCENTILES, np.percentile(seconds, PERCENTILES).tolist(), strict=True))
             for seconds in (result.ttft_s, result.queue_s)
@@ -161,4 +215,5 @@ class Experiment:
             "tokens_per_s_without_stall": result.output_tokens / max(1e-12, result.elapsed_s - result.stall_s),
             "recomputed": result.recomputed,
             "elapsed_s": result.elapsed_s,
+            **self._running_costs(result, mover),
         }

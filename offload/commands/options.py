@@ -19,6 +19,10 @@ Model = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N.", metavar="DEVICE")]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Run on a Ray cluster: auto, local, or HOST:PORT of one with this machine.", metavar="ADDRESS"),
+]
 NvmeDir = Annotated[str | None, typer.Option(help="Directory, on a fast drive, of the nvme tier.", metavar="DIR")]
 
 
@@ -88,6 +92,17 @@ def read_count(option: str, text: str, *, least: int = 1) -> int:
         raise InvalidOptionError(f"{option}: {error}") from None
 
 
+def read_seconds(option: str, text: str) -> float:
+    """The seconds above 0 that were given for an option; InvalidOptionError names it."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidOptionError(f"{option}: {text!r} is no number of seconds; write one above 0")
+    return seconds
+
+
 def read_share(option: str, text: str) -> float:
     """The share above 0 and up to 1 that was given for an option, as 0.5 or 50%; InvalidOptionError names it."""
     try:
@@ -115,6 +130,13 @@ def check_out(option: str, path: Path) -> None:
         raise InvalidOptionError(f"{option}: {path} is a directory; name a file")
     if not path.parent.is_dir():
         raise InvalidOptionError(f"{option}: {path.parent} does not exist; name a file in a directory that does")
+
+
+def check_ray(address: str) -> None:
+    """InvalidOptionError unless ``--ray`` may be an address; whether anybody answers is seen when it is used."""
+    from offload.simulation.runners.ray_address import check_ray_address
+
+    check_ray_address("--ray", address)
 
 
 def check_trace(path: Path) -> None:

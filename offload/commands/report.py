@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 def report(
     results: Annotated[
-        list[Path], typer.Argument(help="What simulate, bench or run printed with --json.", metavar="RESULTS...")
+        list[Path],
+        typer.Argument(
+            help="What simulate, bench, run, trace info or tune printed with --json, or what run --trace-out wrote.",
+            metavar="RESULTS...",
+        ),
     ],
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write, such as out.html.", metavar="FILE")],

@@ -26,6 +26,7 @@ def simulate(
         Path | None,
         typer.Option(help="Keep a sweep's results here; what is there already is not run again.", metavar="FILE"),
     ] = None,
+    ray: options.Ray = None,
     as_json: options.Json = False,
 ) -> None:
     """Replays a workload on a modelled machine, policy by policy, beside what no policy can beat."""
@@ -33,11 +34,15 @@ def simulate(
         if not sweep:
             raise InvalidOptionError(f"--out: {out} is for --sweep; give that too, or write --json > {out}")
         options.check_out("--out", out)
+    if ray is not None:
+        if not sweep:
+            raise InvalidOptionError(f"--ray: {ray} is for --sweep; give that too")
+        options.check_ray(ray)
     with answering(as_json) as answer:
         from offload.simulation.simulate import simulate_one, simulate_sweep
 
         with progress_bar("simulating") as progress:
-            result = simulate_sweep(scenario, out, progress) if sweep else simulate_one(scenario, progress)
+            result = simulate_sweep(scenario, out, progress, ray=ray) if sweep else simulate_one(scenario, progress)
         answer.show(result, _tables)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from offload.report.facts import facts_of
 from offload.report.figures import bars
-from offload.report.parts import Plot, Section, Table
+from offload.report.parts import Figure, Plot, Section, Table, short
 from offload.report.results import Result, Row
 
 _RATIOS = (
@@ -18,16 +18,32 @@ def bench_section(result: Result) -> Section:
     """Of one file."""
     facts = facts_of(result, ("command", "seed", "hardware"))
     plots = [
-        Plot(title, f"{reading}; the dotted line is 1, longer is better.", figure)
+        Plot(title, f"{reading}; the dashed line is 1, longer is better.", figure)
         for key, title, reading in _RATIOS
         if (figure := _ratio_bars(result.rows, key)) is not None
     ]
+    errors = {name: row["error"] for name, row in _named(result.rows) if _is_number(row.get("error"))}
+    if errors:
+        figure = bars(list(errors), {"error": [100 * value for value in errors.values()]}, "%, signed")
+        plots.append(Plot("Error", "How far we are from the paper or the measurement of the row; 0 is best.", figure))
     title = facts["command"] if "command" in result.data else result.path.name
-    return Section(f"Benchmark: {title}", facts, plots, [_table(result.rows)])
+    finding = _finding(result.rows)
+    return Section(f"Benchmark: {title}", facts, plots, [_table(result.rows)], finding=finding)
 
 
-def _ratio_bars(rows: Sequence[Row], key: str) -> dict[str, object] | None:
-    values = {name: row[key] for name, row in zip(_names(rows), rows, strict=True) if _is_number(row.get(key))}
+def _finding(rows: Sequence[Row]) -> str:
+    """How many rows keep up with their peers, and which one does so least."""
+    ratios = [(row["ratio_to_peer"], name) for name, row in _named(rows) if _is_number(row.get("ratio_to_peer"))]
+    if not ratios:
+        return ""
+    ahead = sum(ratio >= 1 for ratio, _ in ratios)
+    least, name = min(ratios)
+    some = f"{ahead} of {len(ratios)} rows with a peer are at or above it"
+    return f"{some}; the lowest, {name}, reaches {short(least)} of it."
+
+
+def _ratio_bars(rows: Sequence[Row], key: str) -> Figure | None:
+    values = {name: row[key] for name, row in _named(rows) if _is_number(row.get(key))}
     return bars(list(values), {"ratio": list(values.values())}, "ratio", line_at=1) if values else None
 
 
@@ -54,13 +70,13 @@ def _cell(value: object) -> str:
             return "–"
 
 
-def _names(rows: Sequence[Row]) -> list[str]:
+def _named(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     """With a number where a name comes twice, since two bars of one name would be one."""
     names: list[str] = []
     for row in rows:
         name, times = row["name"], sum(other["name"] == row["name"] for other in rows[: len(names)])
         names.append(f"{name} ({times + 1})" if times else name)
-    return names
+    return list(zip(names, rows, strict=True))
 
 
 def _is_number(value: object) -> bool:

@@ -5,8 +5,10 @@ from typing import Any
 
 from offload.report.facts import facts_of
 from offload.report.figures import bars
-from offload.report.parts import Plot, Section, Table, number, share
+from offload.report.lanes import lanes_table
+from offload.report.parts import Plot, Section, Table, arrow, number, share, short
 from offload.report.results import Result
+from offload.report.trace_sections import run_lanes
 from offload.sizes import format_size
 
 _GIB = 2**30
@@ -27,13 +29,20 @@ def run_section(result: Result) -> Section:
                 "GiB",
             ),
         ),
-        Plot("Bytes per link", "Over the whole run.", bars(list(links), {"moved": _gib(links, "bytes")}, "GiB")),
+        Plot(
+            "Bytes per link",
+            "What moved over each link in the whole run.",
+            bars(list(map(arrow, links)), {"moved": _gib(links, "bytes")}, "GiB"),
+        ),
         Plot(
             "Seconds",
             "Roofline: what the decode steps need by physics. Stall: waiting, in the whole run.",
             bars(list(_times(data)), {"seconds": list(_times(data).values())}, "seconds"),
         ),
     ]
+    timeline = data.get("timeline")
+    if timeline:
+        plots.append(run_lanes(timeline))
     speed = Table(
         "Speed",
         ("", "value"),
@@ -52,9 +61,16 @@ def run_section(result: Result) -> Section:
     moved = Table(
         "Links",
         ("link", "bytes", "busy, s"),
-        [[name, _size(one["bytes"]), number(one["busy_s"], 3)] for name, one in links.items()],
+        [[arrow(name), _size(one["bytes"]), number(one["busy_s"], 3)] for name, one in links.items()],
     )
-    return Section(f"Run: {result.path.name}", facts, plots, [speed, memory, moved])
+    tables = [speed, memory, moved] + ([lanes_table({"run": timeline})] if timeline else [])
+    return Section(f"Run: {result.path.name}", facts, plots, tables, finding=_finding(data))
+
+
+def _finding(data: Mapping[str, Any]) -> str:
+    speed, efficiency = data["decode_tokens_per_s"], data["efficiency"]
+    bound = "" if efficiency is None else f", {share(efficiency)} of what the hardware allows"
+    return "" if speed is None else f"{short(speed)} tokens a second are generated{bound}."
 
 
 def _times(data: Mapping[str, Any]) -> dict[str, float | None]:

@@ -1,36 +1,61 @@
 """What a page says about ``offload simulate``: plots by policy, and of a sweep against what was swept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from offload.report.columns import other_figures
 from offload.report.facts import facts_of
-from offload.report.figures import bars, lines
-from offload.report.parts import Plot, Section, Table, number, share
+from offload.report.gap_plots import gap_tables
+from offload.report.lanes import lanes_table
+from offload.report.parts import Section, Table, arrow, number, share
+from offload.report.policy_plots import link_names, policy_plots
 from offload.report.results import Result, Row
-from offload.report.sweep_plots import axis_text, sweep_plots, varying
+from offload.report.sweep_plots import axis_name, axis_text, sweep_plots, varying
 from offload.sizes import format_size
 from simulators.scenario import BOUND
 
-_GIB = 2**30
+_SETTINGS = ("gate", "batch", "arrivals", "speed")
 
 
 def simulate_section(result: Result) -> Section:
     """Of one file."""
     rows = result.rows
     axes = varying(rows)
-    facts = facts_of(result, ("scenario", "command", "seed", "workload", "hardware", "model", "tiers", "gate", "batch"))
+    facts = facts_of(result, ("scenario", "command", "seed", "workload", "hardware", "model", "tiers", *_SETTINGS))
     facts |= _settings_of_rows(rows)
     wanted = result.data.get("cells", len(rows))
     if wanted != len(rows):
         facts["unfinished"] = f"{len(rows)} of {wanted} cells; the same command with the same --out runs the others"
-    plots = sweep_plots(rows, axes) if axes else _plots(rows)
-    return Section(f"Simulation: {facts['scenario']}", facts, plots, [_figures(rows, axes), _links(rows, axes)])
+    plots = sweep_plots(rows, axes) if axes else policy_plots(rows)
+    tables = [_figures(rows, axes), _links(rows, axes)]
+    if not axes:
+        timelines = {row["policy"]: row["timeline"] for row in rows if "timeline" in row}
+        tables += gap_tables(rows) + ([lanes_table(timelines)] if timelines else [])
+    return Section(f"Simulation: {facts['scenario']}", facts, plots, tables, finding=_finding(rows, axes))
+
+
+def _finding(rows: Sequence[Row], axes: Sequence[str]) -> str:
+    """The best of the policies, in a sentence."""
+    real = [row for row in rows if row["policy"] != BOUND and row["hit_ratio"] is not None]
+    if not real:
+        return ""
+    best = max(real, key=lambda row: (row["hit_ratio"], row["tokens_per_s"] or 0.0))
+    where = f" with {' and '.join(f'{axis_name(axis)} {axis_text(best, axis)}' for axis in axes)}" if axes else ""
+    policies = len(dict.fromkeys(row["policy"] for row in real))
+    of_many = f"Of {policies} policies {best['policy']}" if policies > 1 else f"The policy {best['policy']}"
+    gap = best["belady_gap"]
+    rest = "" if gap is None else f", {100 * gap:.1f} points below what no policy beats"
+    if gap is not None and gap < 0.0005:
+        rest = ", which no policy beats"
+    said = f"{of_many} finds {'most, ' * (policies > 1)}{share(best['hit_ratio'])} of the blocks{where}{rest}"
+    speed = best["tokens_per_s"]
+    return said + ("." if speed is None else f"; {speed:,.0f} tokens are generated a second.")
 
 
 def _settings_of_rows(rows: Sequence[Row]) -> dict[str, str]:
     """Of a sweep, whose rows say in which setting they are: all values of each."""
     facts = {}
-    for key in ("hardware", "model", "gate", "batch"):
+    for key in ("hardware", "model", *_SETTINGS):
         if all(key in row for row in rows):
             facts[key] = " or ".join(dict.fromkeys(str(row[key]) for row in rows))
     levels = dict.fromkeys(level for row in rows for level in row.get("tiers", {}))
@@ -40,43 +65,9 @@ def _settings_of_rows(rows: Sequence[Row]) -> dict[str, str]:
     return facts
 
 
-def _plots(rows: Sequence[Row]) -> list[Plot]:
-    names = [row["policy"] for row in rows]
-    bound = next((row["hit_ratio"] for row in rows if row["policy"] == BOUND), None)
-    ratios = {"on any tier": _percent(rows, "hit_ratio")}
-    if all("device_hit_ratio" in row for row in rows):
-        ratios["of these, on the device already"] = _percent(rows, "device_hit_ratio")
-    others = [row for row in rows if row["policy"] != BOUND]
-    plots = [
-        Plot(
-            "Hit ratio by policy",
-            "Blocks of prompts that were held. No policy gets past the dotted line, which is Belady's.",
-            bars(names, ratios, "% of blocks asked for", line_at=None if bound is None else 100 * bound),
-        ),
-        Plot("Generated tokens per second", "Longer is better.", bars(names, _one(rows, "tokens_per_s"), "tokens/s")),
-    ]
-    if others:
-        gaps = {"gap": _percent(others, "belady_gap")}
-        gap = bars([row["policy"] for row in others], gaps, "percentage points of hit ratio")
-        plots.insert(1, Plot("Gap to Belady", "Hits that knowing the future would add. Shorter is better.", gap))
-    timed = {row["policy"]: _distribution(row) for row in rows if row.get("ttft_percentiles_s")}
-    if timed:
-        reading = "How many requests have their first token within so many seconds of having the device."
-        figure = lines(timed, "seconds, logarithmic", "% of requests", log_x=True)
-        plots.append(Plot("Time to first token", reading, figure))
-    plots.append(Plot("Bytes per link", "What the policy made the links move.", _link_bars(rows, names)))
-    if all("elapsed_s" in row for row in rows):
-        busy = [_minus(row["elapsed_s"], row["stall_s"]) for row in rows]
-        time = {"computing": busy, "waiting for blocks (stall)": [row["stall_s"] for row in rows]}
-        reading = "Virtual seconds for the whole workload, in which the device computes or waits."
-        plots.append(Plot("Where the time goes", reading, bars(names, time, "seconds", stacked=True)))
-    else:
-        plots.append(Plot("Stall", "Waiting for blocks.", bars(names, _one(rows, "stall_s"), "seconds")))
-    return plots
-
-
 def _figures(rows: Sequence[Row], axes: Sequence[str]) -> Table:
     columns = ("hits", "on device", "gap to Belady", "tokens/s", "TTFT median, s", "TTFT p90, s", "TTFT p99, s")
+    others = other_figures(rows)
     cells = [
         [
             row["policy"],
@@ -88,14 +79,22 @@ def _figures(rows: Sequence[Row], axes: Sequence[str]) -> Table:
             *(number(row.get(key), 3) for key in ("ttft_s", "ttft_p90_s", "ttft_p99_s")),
             number(row["stall_s"], 1),
             number(row.get("elapsed_s"), 1),
+            *(_other(key, row.get(key)) for key in others),
         ]
         for row in rows
     ]
-    return Table("Figures", ("policy", *axes, *columns, "stall, s", "elapsed, s"), cells)
+    named = (*map(axis_name, axes), *columns, "stall, s", "elapsed, s", *(key.replace("_", " ") for key in others))
+    return Table("Figures", ("policy", *named), cells)
+
+
+def _other(key: str, value: Any) -> str:
+    if key.endswith("_ratio"):
+        return share(value)
+    return number(value, 0 if type(value) is int else 3)
 
 
 def _links(rows: Sequence[Row], axes: Sequence[str]) -> Table:
-    names = _link_names(rows)
+    names = link_names(rows)
     cells = [
         [
             row["policy"],
@@ -105,33 +104,4 @@ def _links(rows: Sequence[Row], axes: Sequence[str]) -> Table:
         ]
         for row in rows
     ]
-    return Table("Bytes moved", ("policy", *axes, *names, "all links"), cells)
-
-
-def _link_bars(rows: Sequence[Row], names: Sequence[str]) -> Mapping[str, Any]:
-    links = _link_names(rows)
-    moved = {link: [(row.get("links", {}).get(link) or 0) / _GIB for row in rows] for link in links}
-    return bars(names, moved or {"all": [(row["bytes"] or 0) / _GIB for row in rows]}, "GiB", stacked=True)
-
-
-def _link_names(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row.get("links", {})))
-
-
-def _distribution(row: Row) -> tuple[list[float | str], list[float | None]]:
-    points = [
-        (seconds, float(percent)) for percent, seconds in row["ttft_percentiles_s"].items() if seconds is not None
-    ]
-    return [seconds for seconds, _ in points], [percent for _, percent in points]
-
-
-def _percent(rows: Sequence[Row], key: str) -> list[float | None]:
-    return [None if row[key] is None else 100 * row[key] for row in rows]
-
-
-def _one(rows: Sequence[Row], key: str) -> dict[str, list[float | None]]:
-    return {key: [row[key] for row in rows]}
-
-
-def _minus(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
+    return Table("Bytes moved", ("policy", *map(axis_name, axes), *map(arrow, names), "all links"), cells)

@@ -9,12 +9,17 @@ from offload.report.parts import Section
 from offload.report.results import Kind, Result, read_result
 from offload.report.run_section import run_section
 from offload.report.simulate_section import simulate_section
+from offload.report.trace_sections import trace_events_section, trace_info_section
+from offload.report.tune_section import tune_section
 from offload.whole_file import write_whole
 
 _SECTIONS: Mapping[Kind, Callable[[Result], Section]] = {
     Kind.SIMULATE: simulate_section,
     Kind.BENCH: bench_section,
     Kind.RUN: run_section,
+    Kind.TRACE_INFO: trace_info_section,
+    Kind.TRACE_EVENTS: trace_events_section,
+    Kind.TUNE: tune_section,
 }
 
 

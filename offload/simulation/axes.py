@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tiers.errors import InvalidOptionError
 
-SWEPT = ("hardware", "model", "gate", "batch", "arrivals", "speed")
+SWEPT = ("hardware", "model", "gate", "batch", "arrivals", "speed", "storage", "host_memory")
 """Keys that may hold a list; so may every level below ``tiers``."""
 
 Axes = Mapping[str, list[object]]
@@ -14,10 +14,15 @@ Axes = Mapping[str, list[object]]
 
 
 def axes_of(settings: Mapping[str, object], path: Path) -> Axes:
-    """The keys of a scenario that hold lists; InvalidOptionError names the file where one is empty."""
+    """The keys of a scenario that hold lists; InvalidOptionError names the file where one is empty or a range."""
     tiers = settings.get("tiers")
     below = {f"tiers.{level}": value for level, value in tiers.items()} if isinstance(tiers, Mapping) else {}
     found = {key: settings.get(key) for key in SWEPT} | below
+    for key, value in found.items():
+        if isinstance(value, Mapping):
+            raise InvalidOptionError(
+                f"{path}: {key}: is a range, which 'offload tune' searches; write a value or a list"
+            )
     axes = {key: _without_repeats(values) for key, values in found.items() if isinstance(values, list)}
     for key, values in axes.items():
         if not values:

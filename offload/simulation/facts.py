@@ -24,7 +24,11 @@ def scenario_facts(path: Path, settings: Mapping[str, Any], *, is_sweep: bool = 
 
 
 def setting_facts(settings: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
-    """Keys ``hardware`` and ``model`` as the scenario names them, ``tiers`` (bytes), and all that has a default."""
+    """Keys ``hardware`` and ``model`` as the scenario names them, ``tiers`` (bytes), and all that has a default.
+
+    Besides them ``storage``, ``host_memory`` and ``price``, where the scenario says anything of them.
+    """
+    asked = {key: settings[key] for key in ("storage", "host_memory", "price") if key in settings}
     return {
         "hardware": settings["hardware"],
         "model": settings["model"],
@@ -33,4 +37,5 @@ def setting_facts(settings: Mapping[str, Any], scenario: Scenario) -> dict[str, 
         "batch": scenario.batch,
         "arrivals": scenario.arrivals.value,
         "speed": scenario.speed,
+        **asked,
     }

@@ -18,7 +18,10 @@ _LEGEND = (
 
 
 def simulation_tables(data: Mapping[str, Any]) -> list[Table | Text]:
-    """A row a policy; the last one is the bound. Of a sweep such a table for each setting, which is named above it."""
+    """A row a policy; the last one is the bound. Of a sweep such a table for each setting, which is named above it.
+
+    Under it another one of energy and price, where the hardware's profile knows them.
+    """
     axes = list(data.get("axes", ()))
     settings: dict[str, list[Mapping[str, Any]]] = {}
     for row in data["rows"]:
@@ -26,7 +29,30 @@ def simulation_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     shown: list[Table | Text] = []
     for setting, rows in settings.items():
         shown += [Text(setting), _table(rows)] if setting else [_table(rows)]
+        if any(row.get("energy_j_per_token") for row in rows):
+            shown.append(_running_costs(rows))
     return [*shown, Text(_LEGEND, style="dim")]
+
+
+def _running_costs(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Joules of a token, and what of them went where; dollars of a million."""
+    parts = list(dict.fromkeys(part for row in rows for part in row["energy_j"] or ()))
+    table = plain_table("policy", "J/token", *parts, "$/M tokens")
+    for row in rows:
+        joules = row["energy_j"] or {}
+        total = max(1e-12, sum(joules.values()))
+        table.add_row(
+            row["policy"],
+            _figure(row["energy_j_per_token"]),
+            *(f"{joules.get(part, 0.0) / total:.1%}" for part in parts),
+            _figure(row["price_per_million_tokens"]),
+        )
+    return table
+
+
+def _figure(value: float | None) -> str:
+    """Three digits; a dash where it is not known."""
+    return "-" if value is None else f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -13,21 +13,27 @@ from offload.simulation.axes import axes_of
 from offload.sizes import parse_size
 from prefetch.load_gate import Gate
 from simulators import scenario as simulated
+from simulators.host_path import HostMemory, Storage
 from simulators.kv_serving import Arrivals
 from simulators.kv_trace.base import KVTrace
 from simulators.kv_trace.formats import open_kv_trace
 from simulators.kv_trace.generate import ChatWorkload, SharedPrefixWorkload, Workload, ZipfWorkload
 from simulators.model_costs import read_model_shape
 from simulators.published import find_published, load_profile
+from simulators.running_costs import PriceTerms
 from simulators.scenario import LEVELS, Scenario
 from tiers.errors import InvalidOptionError, UsageError
 
 SHIPPED = Path(simulated.__file__).parent / "scenarios"
 """Scenarios that come with the package; on the command line they go by their names."""
 
-_KEYS = ("hardware", "model", "workload", "tiers", "policies", "policy", "gate", "batch", "arrivals", "speed")
+_KEYS = (
+    *("hardware", "model", "workload", "tiers", "policies", "policy"),
+    *("gate", "batch", "arrivals", "speed", "storage", "host_memory", "price"),
+)
 _LEAST_SPEED = 1e-6
-_E = TypeVar("_E", bound=Enum)
+_PRICE_KEYS = ("usd_per_kwh", "years", "utilisation")
+_Choice = TypeVar("_Choice", bound=Enum)
 _WORKLOADS: dict[str, type[ZipfWorkload | SharedPrefixWorkload | ChatWorkload]] = {
     "zipf": ZipfWorkload,
     "shared_prefixes": SharedPrefixWorkload,
@@ -72,10 +78,15 @@ def _read(settings: Mapping[str, object], folder: Path) -> Scenario:
         shape=read_model_shape(find_published("models", near(folder, _text("model", settings["model"])))),
         tiers=_read_tiers(_mapping("tiers", settings["tiers"])),
         policies=_read_policies(settings),
-        gate=_choice("gate", settings.get("gate", Gate.LOAD.value), Gate),
+        gate=_read_choice("gate", settings.get("gate", Gate.LOAD.value), Gate),
         batch=int(_number("batch", settings.get("batch", 1), is_whole=True)),
-        arrivals=_choice("arrivals", settings.get("arrivals", Arrivals.CLOSED.value), Arrivals),
+        arrivals=_read_choice("arrivals", settings.get("arrivals", Arrivals.CLOSED.value), Arrivals),
         speed=_number("speed", settings.get("speed", 1.0), is_whole=False, least=_LEAST_SPEED),
+        storage=_read_choice("storage", settings["storage"], Storage) if "storage" in settings else None,
+        host_memory=_read_choice("host_memory", settings["host_memory"], HostMemory)
+        if "host_memory" in settings
+        else None,
+        price=_read_price(settings.get("price", {})),
     )
 
 
@@ -89,7 +100,7 @@ def _read_workload(given: Mapping[str, object], folder: Path) -> KVTrace:
         return KVTrace(trace.format, trace.block_tokens, itertools.islice(trace.requests, most))
     kind = _text("workload.kind", given.get("kind", "nothing"))
     if kind not in _WORKLOADS:
-        raise InvalidOptionError(f"workload.kind: '{kind}' is unknown; {_suggest(kind, _WORKLOADS)}, or give a trace")
+        raise InvalidOptionError(f"workload.kind: '{kind}' is unknown; {suggest(kind, _WORKLOADS)}, or give a trace")
     make = _WORKLOADS[kind]
     _check_keys("workload.", given, ("kind", *(field.name for field in fields(make))))
     return make(**{key: _workload_number(make, key, value) for key, value in given.items() if key != "kind"}).trace()
@@ -121,20 +132,32 @@ def _read_policies(settings: Mapping[str, object]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _choice(key: str, value: object, kinds: type[_E]) -> _E:
-    names = [kind.value for kind in kinds]
+def _read_choice(key: str, value: object, kind: type[_Choice]) -> _Choice:
+    names = [one.value for one in kind]
     if value not in names:
-        raise InvalidOptionError(f"{key}: {value!r} is unknown; {_suggest(str(value), names)}")
-    return kinds(value)
+        raise InvalidOptionError(f"{key}: {value!r} is unknown; {suggest(str(value), names)}")
+    return kind(value)
+
+
+def _read_price(value: object) -> PriceTerms:
+    given = _mapping("price", value)
+    _check_keys("price.", given, _PRICE_KEYS)
+    terms = {key: _number(f"price.{key}", one, is_whole=False, least=0) for key, one in given.items()}
+    if terms.get("years") == 0:
+        raise InvalidOptionError("price.years: 0 is too little; write a number above 0")
+    if not 0 < terms.get("utilisation", 1) <= 1:
+        raise InvalidOptionError(f"price.utilisation: {terms['utilisation']} is no share; write one above 0, up to 1")
+    return PriceTerms(**terms)
 
 
 def _check_keys(where: str, given: Mapping[str, object], known: Iterable[str]) -> None:
     for key in given:
         if key not in known:
-            raise InvalidOptionError(f"unknown key '{where}{key}'; {_suggest(key, known)}")
+            raise InvalidOptionError(f"unknown key '{where}{key}'; {suggest(key, known)}")
 
 
-def _suggest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the nearest that is known, else all."""
     near = difflib.get_close_matches(word, list(known), 1, 0.5)
     return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
 

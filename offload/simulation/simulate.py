@@ -28,11 +28,13 @@ def simulate_one(path: Path, progress: ProgressCallback) -> dict[str, Any]:
     return {**facts, "rows": run_scenario(scenario, progress)}
 
 
-def simulate_sweep(path: Path, out: Path | None, progress: ProgressCallback) -> dict[str, Any]:
+def simulate_sweep(
+    path: Path, out: Path | None, progress: ProgressCallback, *, ray: str | None = None
+) -> dict[str, Any]:
     """The answer of every combination that a scenario lists. What ``out`` holds already is not run again.
 
-    ``out`` is kept up to date, also where this ends in an exception. Raises what ``read_sweep``, ``finished_rows`` and
-    ``run_cells`` do.
+    ``out`` is kept up to date, also where this ends in an exception. ``ray`` is the address of a cluster to run on.
+    Raises what ``read_sweep``, ``finished_rows`` and ``run_cells`` do.
     """
     sweep = read_sweep(path)
     rows: Rows = finished_rows(out, sweep) if out else {}
@@ -49,7 +51,7 @@ def simulate_sweep(path: Path, out: Path | None, progress: ProgressCallback) -> 
             saved_s = time.monotonic()
 
     try:
-        run_cells(sweep, rows, progress=progress, on_row=save_now_and_then)
+        run_cells(sweep, rows, ray=ray, progress=progress, on_row=save_now_and_then)
     finally:
         if rows:
             save()

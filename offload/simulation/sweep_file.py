@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offload.simulation.sweep import Sweep, cell_key
+from offload.simulation.cell import cell_key
+from offload.simulation.sweep import Sweep
 from tiers.errors import InvalidOptionError
 
 Rows = dict[int, Mapping[str, Any]]

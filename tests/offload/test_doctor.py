@@ -167,9 +167,8 @@ def test_the_file_takes_a_sensible_part_of_the_drive(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_for_a_gpu_is_said() -> None:
-    kvikio = probe_kvikio()
-    for finding in (kvikio, probe_cupy(), probe_gds(kvikio)):
+    kvikio, gds = probe_kvikio(), probe_gds()
+    for finding in (kvikio, probe_cupy(), gds):
         assert finding.note
         assert "\n" not in finding.note
-    if not kvikio.is_usable:
-        assert not probe_gds(kvikio).is_usable
+    assert kvikio.is_usable or not gds.is_usable

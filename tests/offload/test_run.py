@@ -133,7 +133,9 @@ def test_stops_at_the_end_of_the_sequence(tiny_llama: Path, tmp_path: Path, plai
 
 def test_writes_a_trace(tiny_llama: Path, tmp_path: Path) -> None:
     config = streamed(tiny_llama, tmp_path, prompt_tokens=150, new_tokens=3)
-    run(config, tiny_llama, prompt_ids=[9] * 150, max_new_tokens=3, trace_out=tmp_path / "run.json")
+    result = run(config, tiny_llama, prompt_ids=[9] * 150, max_new_tokens=3, trace_out=tmp_path / "run.json")
+    assert result.timeline is not None
+    assert {"compute", "nvme->device"} <= result.timeline["busy"].keys()
     events = json.loads((tmp_path / "run.json").read_text())["traceEvents"]
     rows = {event["args"]["name"] for event in events if event["ph"] == "M"}
     assert {"compute", "nvme->device"} <= rows

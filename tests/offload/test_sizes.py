@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload.sizes import format_size, parse_count, parse_size
+from offload.sizes import exact_size, format_size, parse_count, parse_size
 from tiers.errors import InvalidOptionError, UsageError
 
 
@@ -85,6 +85,12 @@ def test_any_text_is_a_size_or_an_error_of_ours(text: str) -> None:
         nbytes, said = 0, str(error)
     assert nbytes >= 0
     assert repr(text) in said
+
+
+@given(st.integers(0, 2**62))
+def test_an_exact_size_loses_nothing(nbytes: int) -> None:
+    assert parse_size(exact_size(nbytes)) == nbytes
+    assert exact_size(96 * 2**30) == "96GiB"
 
 
 def test_counts() -> None:

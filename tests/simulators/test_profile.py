@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulators.machine_costs import HostProfile, PowerProfile, PriceProfile, SharedProfile
 from simulators.profile import DEFAULT, LINKS, HardwareProfile, LinkProfile, read_profile, write_profile
 from tiers.errors import InvalidOptionError
 
@@ -31,6 +32,13 @@ PROFILES = st.builds(
     flops=st.dictionaries(st.text(), RATES, min_size=1),
     links=st.fixed_dictionaries(dict.fromkeys(LINKS, LINK_PROFILES)),
     kernels=st.none() | st.dictionaries(st.text(), st.integers(0, 2**20)),
+    unified_memory=st.booleans(),
+    host=st.none() | st.builds(HostProfile, *[RATES] * 6),
+    shared=st.dictionaries(
+        st.text(), st.builds(SharedProfile, RATES, st.dictionaries(st.sampled_from(LINKS), st.floats(0, 4)))
+    ),
+    power=st.none() | st.builds(PowerProfile, *[st.floats(0, 1e4)] * 7),
+    price=st.none() | st.builds(PriceProfile, *[RATES] * 7),
 )
 
 Damage = Callable[[dict[str, Any]], object]
@@ -71,6 +79,14 @@ def test_the_file_is_private_and_replaces_an_older_one(tmp_path: Path) -> None:
         (lambda value: value.update(kernels={"int8": "few"}), "kernels.int8: 'few'"),
         (lambda value: value.update(links=[]), "links: [] is not an object"),
         (lambda value: value["flops"].update(float32=float("nan")), "flops.float32: nan"),
+        (lambda value: value.update(unified_memory=1), "unified_memory: 1 is neither true nor false"),
+        (lambda value: value.update(host={"memory_bytes_per_s": 1}), "host: key 'copy_bytes_per_s' is missing"),
+        (lambda value: value.update(shared={"root": {"bytes_per_s": 0}}), "shared.root.bytes_per_s: 0 is not a rate"),
+        (
+            lambda value: value.update(shared={"root": {"bytes_per_s": 1, "links": {"a": 1}}}),
+            "root.links.a: not a link",
+        ),
+        (lambda value: value.update(power={"device_idle_watts": 1}), "power: unknown key 'device_idle_watts'"),
     ],
 )
 def test_a_damaged_file_is_refused_by_file_and_key(tmp_path: Path, damage: Damage, named: str) -> None:
@@ -95,10 +111,11 @@ def test_what_is_not_an_object_is_refused(tmp_path: Path, content: str) -> None:
         read_profile(path)
 
 
-def test_a_file_from_before_kernels_were_measured(tmp_path: Path) -> None:
+def test_a_file_from_before_the_later_numbers(tmp_path: Path) -> None:
     write_profile(DEFAULT, tmp_path / "p.json")
     value = json.loads((tmp_path / "p.json").read_text())
-    del value["kernels"]
+    for key in ("kernels", "drive", "unified_memory", "host", "shared", "power", "price", "sources"):
+        del value[key]
     (tmp_path / "p.json").write_text(json.dumps(value))
     assert read_profile(tmp_path / "p.json") == DEFAULT
 

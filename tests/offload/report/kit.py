@@ -14,7 +14,7 @@ class Page(HTMLParser):
         self.fetched: list[str] = []
         self.cells: list[str] = []
         self.scripts: list[str] = []
-        self.ids: list[str] = []
+        self.plots: list[str] = []
         self.read = ""
         self._open: list[str] = []
         self.feed(text)
@@ -23,7 +23,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
-        self.fetched += [value for name, value in given.items() if name in FETCHING]
+        self.fetched += [value for name, value in given.items() if name in FETCHING and not value.startswith("#")]
         if tag == "meta":
             self.meta[given.get("name") or given.get("http-equiv", "charset")] = given.get("content", "")
         else:
@@ -32,8 +32,8 @@ class Page(HTMLParser):
             self.cells.append("")
         if tag == "script":
             self.scripts.append("")
-        if "id" in given:
-            self.ids.append(given["id"])
+        if given.get("class") == "plot":
+            self.plots.append(given["id"])
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag

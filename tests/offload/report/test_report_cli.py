@@ -1,7 +1,6 @@
 """``offload report`` as a real process, on what the other commands really printed."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from offload.report.results import read_result
 from tests.offload.report.kit import Page
 from tests.offload.test_cli import ENVIRONMENT, complaint, offload
+from tiers.errors import InvalidOptionError
 
 SCENARIO = """
 hardware: rtx4090
@@ -49,7 +50,7 @@ def report(*arguments: str | Path, cwd: Path) -> Page:
     said = json.loads(ran.stdout)
     page = Page((cwd / "out.html").read_text(encoding="utf-8"))
     assert (said["out"], said["bytes"]) == ("out.html", (cwd / "out.html").stat().st_size)
-    assert said["plots"] == len(page.ids) == len(set(page.ids))
+    assert said["plots"] == len(page.plots) == len(set(page.plots))
     return page
 
 
@@ -72,12 +73,16 @@ def test_simulation(simulated: Path, tmp_path: Path) -> None:
         "Hit ratio by policy",
         "Gap to Belady",
         "Time to first token",
+        "Found, lost and out of reach",
+        "Hits by reuse distance",
+        "Lost to Belady by place in the prompt",
         "Bytes per link",
         "Where the time goes",
+        "What happened when: lru",
+        "What happened when: belady",
     ):
         assert title in page.read
     assert page.meta["viewport"] == "width=device-width, initial-scale=1"
-    assert '"responsive": true' in figures(page)
 
 
 def test_a_page_asks_the_network_for_nothing(simulated: Path, tmp_path: Path) -> None:
@@ -104,7 +109,8 @@ def test_sweep(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["rows"]
     assert all(f"{row['hit_ratio']:.1%}" in page.cells for row in rows)
     for hardware in ("t4", "a100"):
-        assert f"Hit ratio against tiers.host: hardware {hardware}" in page.read
+        assert f"Generated tokens per second against host tier: hardware {hardware}" in page.read
+    assert "Hit ratio against host tier\n" in page.read  # the same on both machines
     assert "t4 or a100" in page.read
     assert "device 64MiB, host 64MiB or 96MiB" in page.read
     assert '"x":[0.0625,0.09375]' in figures(page)
@@ -142,9 +148,16 @@ def test_run(tiny_llama: Path, tmp_path: Path) -> None:
 
 
 ROW = {"policy": "lru", "hit_ratio": 0, "tokens_per_s": 1, "ttft_s": 1, "bytes": 1, "stall_s": 0, "belady_gap": None}
+RUN: dict[str, Any] = {"token_ids": [], "tiers": {}, "links": {}}
+RUN |= dict.fromkeys(("prefill_s", "decode_tokens_per_s", "hit_ratio", "stall_s", "roofline_s", "efficiency"), 1)
+TIMELINE = {"bin_s": 1, "busy": {"compute": [1]}, "levels": {}, "counts": {}}
+COUNTS = {"up_to": [0], "asked": [1], "hits": [0], "ideal_hits": [1], "lost": [1], "won": [0]}
+BY = {"reuse_distance": COUNTS, "prefix_depth": COUNTS, "session_age_s": {**COUNTS, "up_to": [None]}}
+GAP = {"accesses": 2, "cold": 1, "hits": 0, "ideal_hits": 1, "lost": 1, "won": 0, "block_bytes": 64, "by": BY}
+INFO = {"requests": 1, "accesses": 2, "unique_blocks": 2, "ideal_hit_ratio": 0.5}
 BAD: list[tuple[Any, str]] = [
     ("{", "is no JSON; name a file that --json wrote"),
-    ([1], "is no answer of 'offload simulate', 'bench' or 'run' with --json"),
+    ([1], "is no answer of 'offload simulate', 'bench', 'run', 'trace info' or 'tune' with --json"),
     ({"rows": []}, "is no answer of"),
     ({"rows": [{"policy": "lru"}]}, "rows[0].hit_ratio is missing"),
     ({"rows": [{"name": "a", "unit": "s", "ours": "fast"}]}, "rows[0].ours: 'fast' is no number"),
@@ -153,17 +166,51 @@ BAD: list[tuple[Any, str]] = [
     ({"rows": [{**ROW, "links": {"nvme": "many"}}]}, "rows[0].links.nvme: 'many' is no number"),
     ({"rows": [ROW, {**ROW, "batch": "2"}]}, "rows[1].batch: '2' is no number"),
     ({"token_ids": [], "tiers": {"device": 4}, "links": {}}, "prefill_s is missing"),
+    ({**RUN, "tiers": {"device": 4}}, "tiers: is no mapping of names to figures"),
+    ({**RUN, "timeline": {"bin_s": 0}}, "timeline: has no bin_s above 0"),
+    (
+        {"rows": [{**ROW, "timeline": {"bin_s": 1, "busy": {"a": ["b"]}}}]},
+        "rows[0].timeline.busy: is no mapping of lanes",
+    ),
+    ({"rows": [{**ROW, "timeline": {**TIMELINE, "slots": 3}}]}, "rows[0].timeline.slots: 3 is no mapping"),
+    ({"rows": [{**ROW, "gap": {**GAP, "cold": "many"}}]}, "rows[0].gap.cold: 'many' is no whole number"),
+    ({"rows": [{**ROW, "gap": {**GAP, "by": {}}}]}, "rows[0].gap.by.reuse_distance: is no table of numbers"),
+    (
+        {"rows": [{**ROW, "gap": {**GAP, "by": BY | {"prefix_depth": {**COUNTS, "up_to": [1, 2]}}}}]},
+        "rows[0].gap.by.prefix_depth: has not as many numbers as buckets",
+    ),
+    (
+        {"rows": [{**ROW, "gap": GAP}, {**ROW, "gap": {**GAP, "by": BY | {"prefix_depth": {**COUNTS, "up_to": [7]}}}}]},
+        "rows have gaps of different traces",
+    ),
+    ({"traceEvents": [3]}, "traceEvents[0]: 3 is no event; name what --trace-out wrote"),
+    ({"traceEvents": [{"ph": "X", "ts": 1}]}, "traceEvents[0]: has no 'ts' and 'dur'"),
+    ({"traceEvents": [{"name": "process_name", "pid": 1}]}, "traceEvents[0]: names no process"),
+    ({"rows": [{**ROW, "ttft_percentiles_s": {"half": 1}}]}, "rows[0].ttft_percentiles_s: 'half' is no percentage"),
+    ({"rows": [{**ROW, "gap": {**GAP, "block_bytes": 0}}]}, "rows[0].gap.block_bytes: 0 is no size"),
+    ({**INFO, "per_layer": [{"layer": 1, "overlap": "much"}]}, "per_layer[0].overlap: 'much' is no number"),
+    ({"trials": [{"value": "good"}]}, "trials[0].value: 'good' is no number"),
+    ({"trials": [{"value": 1, "settings": 2}]}, "trials[0].settings: 2 is no mapping"),
+    ({"requests": 1, "accesses": 2, "unique_blocks": 2}, "ideal_hit_ratio is missing"),
 ]
 
 
 @pytest.mark.parametrize(("content", "message"), BAD)
 def test_what_is_no_result(content: Any, message: str, tmp_path: Path) -> None:
-    text = content if isinstance(content, str) else json.dumps(content)
-    (tmp_path / "bad.json").write_text(text, encoding="utf-8")
+    bad = tmp_path / "bad.json"
+    bad.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    with pytest.raises(InvalidOptionError) as caught:
+        read_result(bad)
+    assert str(caught.value).startswith(f"{bad}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_one_bad_result_of_several(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{", encoding="utf-8")
     (tmp_path / "bench.json").write_text(json.dumps(BENCH), encoding="utf-8")
     ran = offload("report", "bench.json", "bad.json", "-o", "out.html", cwd=tmp_path)
     assert ran.returncode == 2
-    assert complaint(ran).startswith(f"offload: bad.json: {message}")
+    assert complaint(ran).startswith("offload: bad.json: is no JSON; name a file that --json wrote")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json", "bench.json"]
 
 
@@ -205,18 +252,40 @@ def test_without_plotly(simulated: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-def test_a_browser_draws_it_on_a_phone(simulated: Path, tmp_path: Path) -> None:
-    browsers = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    chromium = next((path for name in browsers if (path := shutil.which(name))), None)
-    if chromium is None:
-        pytest.skip("no Chromium is installed")
-    report(simulated, cwd=tmp_path)
-    page = (tmp_path / "out.html").as_uri()
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=390,2400"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000"]
-    shot = subprocess.run([*command, f"--screenshot={tmp_path / 'page.png'}", page], check=False, timeout=120)
-    assert shot.returncode == 0
-    assert (tmp_path / "page.png").stat().st_size > 20_000  # an empty page is a tenth of that
-    dumped = subprocess.run([*command, "--dump-dom", page], capture_output=True, text=True, check=True, timeout=120)
-    assert dumped.stdout.count('class="main-svg"') >= 6
+def test_columns_that_nobody_knew_of(tmp_path: Path) -> None:
+    rows = [{**ROW, "energy_j": 1250.5, "price": 3}, {**ROW, "policy": "arc", "energy_j": 1300.25, "price": 3}]
+    (tmp_path / "a.json").write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    page = report("a.json", cwd=tmp_path)
+    assert {"1,250.500", "3"} <= set(page.cells)
+    assert "Energy j\n" in page.read
+    assert "joules" in figures(page)
+    assert "Price\n" not in page.read  # the same in every row: no plot
+
+
+def test_many_results_on_one_page(simulated: Path, tmp_path: Path) -> None:
+    """With a table of contents; of a trace's timeline the lanes are drawn."""
+    events = [
+        {"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "nvme->device"}},
+        {"name": "read", "ph": "X", "ts": 0.0, "dur": 5e5, "pid": 1, "tid": 0, "args": {}},
+        {"name": "read", "ph": "X", "ts": 25e4, "dur": 5e5, "pid": 1, "tid": 1, "args": {}},
+    ]
+    info = {"requests": 2, "accesses": 9, "unique_blocks": 4, "ideal_hit_ratio": 0.5, "format": "lines"}
+    layer = {"layer": 1, "overlap": 0.5, "popularity_recall": 0.25, "next_gate_recall": None}
+    trials = [{"value": 3, "settings": {"window": 1}}, {"value": None}, {"value": 2.5, "settings": {"window": 4}}]
+    files = {
+        "spans": {"traceEvents": events},
+        "info": {**info, "per_layer": [layer]},
+        "tune": {"trials": trials, "objective": "seconds", "direction": "minimize"},
+        "bench": BENCH,
+    }
+    for name, data in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
+    page = report(simulated, *(f"{name}.json" for name in files), cwd=tmp_path)
+    assert "Offload report of 5 results" in page.read
+    for title in ("Simulation: s.yaml", "Timeline: spans.json", "Trace: info.json", "Tuning: tune.json"):
+        assert page.read.count(f"{title}\n") == 2  # in the contents, and as a heading
+    assert "The best of 3 trials reaches seconds 2.5 with window 4." in page.read
+    assert "3 (best)" in page.cells
+    assert "Of 9 accesses 55.6% ask for something again; the ideal cache finds 50.0%." in page.read
+    assert "guessed from popularity" in page.read
+    assert "100.0%" in page.cells  # the link was busy all the time

@@ -9,6 +9,7 @@ import yaml
 from offload.simulation.scenario_file import SHIPPED, load_scenario
 from offload.simulation.sweep import read_sweep
 from prefetch.load_gate import Gate
+from simulators.profile import DEFAULT, write_profile
 from simulators.scenario import run_scenario
 from tiers.errors import BudgetError, InvalidOptionError, OffloadError, TraceError
 
@@ -70,7 +71,45 @@ def test_the_sooner_way_is_never_later(tmp_path: Path) -> None:
     assert times[Gate.SOONER] <= min(times[Gate.LOAD], times[Gate.RECOMPUTE]) * 1.001
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+def test_what_a_token_costs(tmp_path: Path) -> None:
+    """Pageable memory is slower and keeps a core busy; a machine that is bought for longer is cheaper."""
+    rows = {}
+    settings: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "pageable": {"host_memory": "pageable"},
+        "direct": {"storage": "gds", "host_memory": "pinned"},
+        "longer": {"price": {"years": 6, "usd_per_kwh": 0.15}},
+    }
+    for name, change in settings.items():
+        rows[name] = run_scenario(load_scenario(write(tmp_path, {**GOOD, "policies": ["lru"], **change})))[0]
+        assert rows[name]["hit_ratio"] == rows["plain"]["hit_ratio"]
+        assert sum(rows[name]["energy_j"].values()) > 0
+    assert rows["pageable"]["stall_s"] > rows["plain"]["stall_s"]
+    assert rows["pageable"]["energy_j_per_token"] > rows["plain"]["energy_j_per_token"]
+    assert rows["direct"]["energy_j"]["cores"] < rows["plain"]["energy_j"]["cores"]
+    assert rows["longer"]["energy_j_per_token"] == rows["plain"]["energy_j_per_token"]
+    assert rows["longer"]["price_per_million_tokens"] < rows["plain"]["price_per_million_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"storage": "bounce"}, "storage: bounce needs 'host' in the profile 'default'"),
+        ({"host_memory": "pageable"}, "host_memory: pageable needs 'host' in the profile 'default'"),
+        ({"price": {"years": 2}}, "price: the profile 'default' has no prices; add 'price' to it, or leave price out"),
+    ],
+)
+def test_what_an_older_profile_does_not_know(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    write_profile(DEFAULT, tmp_path / "old.json")
+    settings = {**GOOD, "hardware": "old.json", "policies": ["lru"]}
+    row = run_scenario(load_scenario(write(tmp_path, settings)))[0]
+    assert row["energy_j_per_token"] is row["price_per_million_tokens"] is None
+    with pytest.raises(InvalidOptionError, match=message) as error:
+        load_scenario(write(tmp_path, {**settings, **change}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml") if "tune" not in path.stem))
 def test_scenarios_that_ship_can_be_read(name: str) -> None:
     cells = read_sweep(Path(name)).cells
     assert "lru" in {cell.head["policy"] for cell in cells}
@@ -110,6 +149,14 @@ def test_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path, monkeypatch
         ({"arrivals": True}, "arrivals: True is unknown; known are closed, trace"),
         ({"arrivals": "trace", "speed": 0}, "speed: 0 is no number from 1e-06 up"),
         ({"speed": 2.0}, "speed: 2 is of no use where arrivals are closed; add arrivals: trace"),
+        ({"storage": "gsd"}, "storage: 'gsd' is unknown; did you mean 'gds'?"),
+        ({"storage": True}, "storage: True is unknown; known are gds, bounce"),
+        ({"host_memory": "paged"}, "host_memory: 'paged' is unknown; did you mean 'pageable'?"),
+        ({"price": 3}, "price: 3 is no mapping; write one 'key: value' a line below it"),
+        ({"price": {"yers": 3}}, "unknown key 'price.yers'; did you mean 'years'?"),
+        ({"price": {"years": 0}}, "price.years: 0 is too little; write a number above 0"),
+        ({"price": {"utilisation": 2}}, "price.utilisation: 2.0 is no share; write one above 0, up to 1"),
+        ({"price": {"usd_per_kwh": "cheap"}}, "price.usd_per_kwh: 'cheap' is no number from 0 up"),
         ({"policies": []}, "policies: [] is no list of names; write [lru, arc]"),
         ({"workload": {"kind": "zipff"}}, "workload.kind: 'zipff' is unknown; did you mean 'zipf'?"),
         ({"workload": {"kind": "zipf", "skw": 1}}, "unknown key 'workload.skw'; did you mean 'skew'?"),

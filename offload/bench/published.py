@@ -1,0 +1,73 @@
+"""Published tables beside what the simulator predicts from the hardware of their papers, as rows of a benchmark."""
+
+from collections.abc import Callable, Iterable
+
+from simulators.papers.cell import Cell, is_in_order, rows_of
+from simulators.papers.direct_storage import direct_storage_cells
+from simulators.papers.drive_depth import drive_depth_cells
+from simulators.papers.expertflow import expertflow_cells
+from simulators.papers.flexgen_table import flexgen_cells
+from simulators.papers.moe_infinity import moe_infinity_cells
+from simulators.papers.read_me import read_me_cells
+
+Row = dict[str, object]
+
+TABLES: tuple[Callable[[], list[Cell]], ...] = (
+    flexgen_cells,
+    direct_storage_cells,
+    drive_depth_cells,
+    read_me_cells,
+    expertflow_cells,
+    moe_infinity_cells,
+)
+
+
+def published_cells() -> list[Cell]:
+    """Every cell of every table. Takes a few seconds of one core; the same every time."""
+    return [cell for make in TABLES for cell in make()]
+
+
+def published_rows(cells: Iterable[Cell] | None = None) -> list[Row]:
+    """A row for each cell: ``name``, ``unit``, ``ours``, ``paper``, ``error`` (signed, a fraction), ``note``.
+
+    Besides them ``table``, ``row`` and ``system``, of which the name is made; ``bar`` and ``is_within`` it;
+    ``is_calibrated`` for a cell by which a constant was set, and ``is_variant`` for one that only explains another:
+    neither is a prediction; and ``is_in_order``, whether all systems of this row come in the published order.
+    """
+    cells = published_cells() if cells is None else list(cells)
+    ordered = {id(cell): is_in_order(row) for row in rows_of(cells) for cell in row}
+    return [_row(cell, ordered.get(id(cell))) for cell in cells]
+
+
+def published_summary(cells: Iterable[Cell] | None = None) -> Row:
+    """How many predictions there are, how many are within their bar, and in how many rows the order is the same."""
+    cells = published_cells() if cells is None else list(cells)
+    predicted = [cell for cell in cells if not (cell.is_calibrated or cell.is_variant)]
+    compared = [row for row in rows_of(cells) if len(row) > 1]
+    return {
+        "predicted_cells": len(predicted),
+        "cells_within_bar": sum(cell.is_within for cell in predicted),
+        "calibrated_cells": sum(cell.is_calibrated for cell in cells),
+        "compared_rows": len(compared),
+        "rows_in_order": sum(map(is_in_order, compared)),
+    }
+
+
+def _row(cell: Cell, is_ordered: bool | None) -> Row:
+    notes = [*["(calibrated)"] * cell.is_calibrated, *[cell.note] * bool(cell.note)]
+    return {
+        "name": f"{cell.table}: {cell.row}, {cell.system}",
+        "unit": cell.unit,
+        "ours": cell.ours,
+        "paper": cell.paper,
+        "error": cell.error,
+        "note": " ".join(notes),
+        "table": cell.table,
+        "row": cell.row,
+        "system": cell.system,
+        "bar": cell.bar,
+        "is_within": cell.is_within,
+        "is_calibrated": cell.is_calibrated,
+        "is_variant": cell.is_variant,
+        "is_in_order": is_ordered,
+    }

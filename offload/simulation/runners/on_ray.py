@@ -1,0 +1,153 @@
+"""Cells on a Ray cluster. What a worker needs comes with them: it has to have Ray, numpy and the same Python."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+from offload.simulation.cell import Cell
+from offload.simulation.runners.base import Answer, Refused, explained
+from offload.simulation.runners.ray_address import LOCAL, reachable
+from offload.simulation.runners.shipment import shipment
+from offload.simulation.scenario_file import read_scenario
+from simulators.kv_trace.base import KVTrace, Request
+from simulators.scenario import Experiment, Scenario
+from tiers.errors import InvalidOptionError, UsageError, WorldError
+
+_TRIES = 4
+_LONGEST_FOLDER = 30
+
+
+class RayRunner:
+    """Cells of the scenario file at ``path``, whose files only this process can read: the rest gets what they say."""
+
+    def __init__(self, ray: Any, path: Path, requests: Any, workers: int) -> None:
+        """``requests`` is the reference of the workload's in Ray's store."""
+        self._run = ray.remote(num_cpus=1, max_retries=_TRIES - 1)(run_cell)
+        self._path = path
+        self._requests = requests
+        self.workers = workers
+
+    def submit(self, cell: Cell) -> Future[Answer]:
+        """See CellRunner. A lost worker's cell is run again by another one, three times at most."""
+        setting = setting_of(cell, self._path)
+        inner: Future[Answer] = self._run.remote(setting, self._requests, cell.head["policy"]).future()
+        return explained(inner, lambda error: explain(error, cell))
+
+
+@contextmanager
+def ray_runner(
+    path: Path, settings: Mapping[str, Any], policies: Collection[str], *, address: str, most: int
+) -> Iterator[RayRunner]:
+    """See ``open_runner``. Cells that still run when the block is left are given up."""
+    ray = _import_ray()
+    requests = list(read_scenario(settings, path).trace.requests)
+    found = reachable(address)
+    with ExitStack() as stack:
+        given: dict[str, Any] = {}
+        if found == LOCAL:
+            given |= {"num_cpus": min(most, len(os.sched_getaffinity(0))), "include_dashboard": False}
+            folder = stack.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+            # Ray's sockets will be in it, whose names the system allows about a hundred letters.
+            given |= {"_temp_dir": folder} if len(folder) < _LONGEST_FOLDER else {}
+        stack.callback(ray.shutdown)
+        with shipment(policies) as code, _silent():
+            _connect(ray, address, found, code, given)
+        workers = int(ray.cluster_resources().get("CPU", 1))
+        yield RayRunner(ray, path, ray.put(requests), max(1, min(most, workers)))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the cells of one setting have in common, but for the requests, which are sent once for all of them."""
+
+    name: str
+    scenario: Scenario = field(compare=False)
+    """Its trace is empty until ``requests`` are there."""
+    requests: list[Request] = field(compare=False, default_factory=list)
+
+
+def setting_of(cell: Cell, path: Path) -> Setting:
+    """The setting of a cell of the scenario file at ``path``, without its requests."""
+    return Setting(json.dumps(cell.settings), _with_requests(read_scenario(cell.settings, path), iter(())))
+
+
+def run_cell(setting: Setting, requests: list[Request], policy: str) -> Answer:
+    """What a worker does."""
+    try:
+        return _experiment(replace(setting, requests=requests)).run(policy)
+    except UsageError as error:
+        return Refused(str(error))
+
+
+@lru_cache(maxsize=1)
+def _experiment(setting: Setting) -> Experiment:
+    """A worker often gets cells of one setting one after the other."""
+    return Experiment(_with_requests(setting.scenario, iter(setting.requests)))
+
+
+def _with_requests(scenario: Scenario, requests: Iterator[Request]) -> Scenario:
+    return replace(scenario, trace=KVTrace(scenario.trace.format, scenario.trace.block_tokens, requests))
+
+
+def _import_ray() -> ModuleType:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it would warn of what it will do one day
+    try:
+        import ray
+    except ImportError:
+        message = "--ray: Ray is not installed; pip install 'offload-runtime[ray]'"
+        raise InvalidOptionError(message) from None
+    return ray
+
+
+def _connect(ray: Any, asked: str, address: str, code: Path, given: Mapping[str, Any]) -> None:
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"working_dir": str(code)},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **given,
+        )
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # it raises all kinds, and may want to end the process
+        reason = " ".join(str(error).split())
+        raise InvalidOptionError(
+            f"--ray {asked}: {reason or 'it ended'}; a cluster with tokens wants its own in RAY_AUTH_TOKEN"
+        ) from None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Ray's C++ writes every try to connect to the descriptor of stderr; what came of it is said by us in one line."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        sys.stderr.flush()
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def explain(error: BaseException, cell: Cell) -> BaseException:
+    """What Ray says of a cell as an error of ours; what the cell itself raised is passed on."""
+    from ray.exceptions import RayError, RayTaskError
+
+    if isinstance(error, RayTaskError):
+        return error.cause if isinstance(error.cause, BaseException) else WorldError(str(error.cause))
+    if isinstance(error, RayError):
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return WorldError(f"{cell}: lost by Ray in {_TRIES} tries ({reason}); run the same command again")
+    return error

@@ -1,0 +1,185 @@
+"""What a search may choose: the keys of a scenario that hold lists or ranges, each a finite number of values."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from offload.simulation.axes import SWEPT
+from offload.simulation.scenario_file import suggest
+from offload.sizes import parse_size
+from tiers.errors import InvalidOptionError
+
+POLICY = "policy"
+_RANGE = ("min", "max", "step")
+_STEPS, _MOST_STEPS = 32, 10_000
+"""Values of a range that names no step, about; and most of one that does."""
+
+_TOLD = 16
+
+Choice = Mapping[str, Any]
+"""A value for each axis, by its name: a text, bytes of a tier, a batch, or a speed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One key: ``hardware``, ``tiers.host``, ``policy``, ... Ordered are sizes and numbers, which rise."""
+
+    name: str
+    values: tuple[Any, ...]
+    is_ordered: bool
+
+    @property
+    def told(self) -> Any:
+        """Its values, or of many their ends and number."""
+        if len(self.values) <= _TOLD:
+            return list(self.values)
+        return {"min": self.values[0], "max": self.values[-1], "values": len(self.values)}
+
+    def nearest(self, value: object) -> Any | None:
+        """The value of this axis that stands for that of another search; None if there is none like it."""
+        if len(self.values) == 1:
+            return self.values[0]
+        if self.is_ordered and type(value) in (int, float):
+            return min(self.values, key=lambda mine: abs(mine - value))
+        return value if value in self.values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """All that a search may choose of ``settings``, which are those of a scenario."""
+
+    settings: Mapping[str, Any]
+    axes: tuple[Axis, ...]
+
+    @property
+    def size(self) -> int:
+        """How many choices there are."""
+        return math.prod(len(axis.values) for axis in self.axes)
+
+    @property
+    def searched(self) -> tuple[Axis, ...]:
+        """The axes that leave a choice."""
+        return tuple(axis for axis in self.axes if len(axis.values) > 1)
+
+    def choices(self) -> Iterator[Choice]:
+        """All of them."""
+        names = [axis.name for axis in self.axes]
+        for values in itertools.product(*(axis.values for axis in self.axes)):
+            yield dict(zip(names, values, strict=True))
+
+    def single_changes(self) -> Iterator[Choice]:
+        """The first value of every axis, then each other name and the last of what is ordered with these.
+
+        If one of them cannot be used, it shows in one of these.
+        """
+        first = {axis.name: axis.values[0] for axis in self.axes}
+        yield first
+        for axis in self.axes:
+            for value in axis.values[-1:] if axis.is_ordered else axis.values[1:]:
+                yield {**first, axis.name: value}
+
+    def nearest(self, other: Choice) -> Choice | None:
+        """The choice that is most like that of another search; None where it chose what is not to choose from here."""
+        found = {axis.name: axis.nearest(other.get(axis.name)) for axis in self.axes}
+        return None if None in found.values() else found
+
+    def choice_of(self, row: Mapping[str, Any]) -> Choice:
+        """What a row of this space was made with."""
+        tiers = {f"tiers.{level}": nbytes for level, nbytes in row["tiers"].items()}
+        return {axis.name: tiers[axis.name] if axis.name in tiers else row[axis.name] for axis in self.axes}
+
+    def key(self, choice: Choice) -> tuple[Any, ...]:
+        """What tells a choice from others."""
+        return tuple(choice[axis.name] for axis in self.axes)
+
+    def tiers(self, choice: Choice) -> dict[str, int]:
+        """Bytes of each level."""
+        return {level: choice[f"tiers.{level}"] for level in self.settings["tiers"]}
+
+    def scenario(self, choice: Choice) -> dict[str, Any]:
+        """The settings of a scenario without lists."""
+        one = {key: choice.get(key, value) for key, value in self.settings.items() if key not in ("policy", "policies")}
+        one["tiers"] = self.tiers(choice)
+        return {**one, "policies": [choice[POLICY]]}
+
+
+def read_space(settings: Mapping[str, Any]) -> Space:
+    """Raises InvalidOptionError, which names the key, for an empty list, a range that is none, or nothing to choose."""
+    tiers = settings.get("tiers")
+    if not isinstance(tiers, Mapping):
+        raise InvalidOptionError("tiers: is missing or no mapping; write one 'level: size' a line below it")
+    axes = [
+        _speeds(settings[key]) if key == "speed" else _axis(key, settings[key], is_number=key == "batch")
+        for key in SWEPT
+        if key in settings
+    ]
+    axes += [_axis(f"tiers.{level}", value, is_size=True) for level, value in tiers.items()]
+    axes.append(_axis(POLICY, settings.get("policies", settings.get("policy", "lru"))))
+    space = Space(settings, tuple(axes))
+    if not space.searched:
+        message = (
+            "nothing to choose from; write a list such as [lru, arc], or a range such as {min: 50GiB, max: 400GiB}"
+        )
+        raise InvalidOptionError(message)
+    return space
+
+
+def _axis(name: str, given: object, *, is_size: bool = False, is_number: bool = False) -> Axis:
+    if isinstance(given, Mapping):
+        if not (is_size or is_number):
+            raise InvalidOptionError(f"{name}: a range is for sizes and batch; write a list of names")
+        return Axis(name, _range(name, given, is_size=is_size), is_ordered=True)
+    values = given if isinstance(given, list) else [given]
+    if not values:
+        raise InvalidOptionError(f"{name}: the list is empty; write one value or more")
+    if not (is_size or is_number):
+        return Axis(name, tuple(dict.fromkeys(_text(name, value) for value in values)), is_ordered=False)
+    read = {_whole(name, value, is_size=is_size) for value in values}
+    return Axis(name, tuple(sorted(read)), is_ordered=True)
+
+
+def _speeds(given: object) -> Axis:
+    """No whole numbers, so no range of them."""
+    values: list[Any] = given if isinstance(given, list) else [given]
+    for value in values:
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise InvalidOptionError(f"speed: {value!r} is no number above 0; write one, or a list of them")
+    if not values:
+        raise InvalidOptionError("speed: the list is empty; write one value or more")
+    return Axis("speed", tuple(sorted({float(value) for value in values})), is_ordered=True)
+
+
+def _range(name: str, given: Mapping[Any, object], *, is_size: bool) -> tuple[int, ...]:
+    for key in given:
+        if key not in _RANGE:
+            raise InvalidOptionError(f"{name}: unknown key '{key}'; {suggest(str(key), _RANGE)}")
+    if "min" not in given or "max" not in given:
+        raise InvalidOptionError(f"{name}: a range has min and max; one of them is missing")
+    read = {key: _whole(f"{name}.{key}", value, is_size=is_size) for key, value in given.items()}
+    low, high = read["min"], read["max"]
+    if low > high:
+        raise InvalidOptionError(f"{name}: min {given['min']} is above max {given['max']}; swap them")
+    # By powers of two where nothing is said: sizes that people can read.
+    step = read.get("step", 1 << max(0, ((high - low) // _STEPS).bit_length() - 1))
+    if step < 1 or (high - low) // step >= _MOST_STEPS:
+        raise InvalidOptionError(f"{name}.step: {given.get('step')} makes no steps or too many; write a larger one")
+    return (*range(low, high, step), high)
+
+
+def _whole(name: str, value: object, *, is_size: bool) -> int:
+    if not is_size:
+        if type(value) is not int or value < 1:
+            raise InvalidOptionError(f"{name}: {value!r} is no whole number from 1 up")
+        return value
+    try:
+        return parse_size(str(value))
+    except InvalidOptionError as error:
+        raise InvalidOptionError(f"{name}: {error}") from None
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidOptionError(f"{name}: {value!r} is no name; write one")
+    return value

@@ -1,0 +1,36 @@
+"""Published tables as rows of a benchmark."""
+
+import json
+
+from offload.bench.published import TABLES, published_cells, published_rows, published_summary
+
+CELLS = published_cells()
+ROWS = published_rows(CELLS)
+
+
+def test_rows_have_the_keys_of_a_benchmark() -> None:
+    assert len(ROWS) == len(CELLS)
+    assert len({row["name"] for row in ROWS}) == len(ROWS)
+    for row, cell in zip(ROWS, CELLS, strict=True):
+        assert {"name", "unit", "ours", "paper", "error", "note"} <= row.keys()
+        assert row["ours"] == cell.ours
+        assert row["error"] == cell.error == cell.ours / cell.paper - 1
+        assert str(row["note"]).startswith("(calibrated)") == cell.is_calibrated
+        assert (row["is_in_order"] is None) == cell.is_variant
+    assert json.loads(json.dumps(ROWS)) == ROWS
+
+
+def test_what_misses_its_bar_says_why() -> None:
+    assert all(row["note"] for row in ROWS if not row["is_within"])
+
+
+def test_the_summary_counts_predictions_only() -> None:
+    summary = published_summary(CELLS)
+    assert summary["predicted_cells"] == sum(not (cell.is_calibrated or cell.is_variant) for cell in CELLS)
+    assert summary["calibrated_cells"] == sum(cell.is_calibrated for cell in CELLS) == 6
+    assert len({cell.table for cell in CELLS}) >= len(TABLES)
+    within, predicted = summary["cells_within_bar"], summary["predicted_cells"]
+    assert isinstance(within, int)
+    assert isinstance(predicted, int)
+    assert within >= 0.8 * predicted
+    assert (summary["rows_in_order"], summary["compared_rows"]) == (19, 20)
