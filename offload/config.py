@@ -3,8 +3,10 @@
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -25,6 +27,10 @@ MISS_PRECISIONS: Final = ("high", "mixed", "low")
 """Which copy of an expert to use where a packed store has two: always the exact one; the other in place of a missing
 one that adds little; or wherever it adds little, missing or not."""
 
+ATTENTION: Final = ("auto", "in-storage", "in-storage-sparse", "in-storage-sparf")
+"""Where older tokens are attended to: ``auto`` is ``in-storage`` where there are computational drives. The last two
+read a part of them only, and change tokens: by whole pages, and by tokens as InstAttention does."""
+
 PREDICTORS: Final = ("none", "next_gate", "popularity", "activation_matrix")
 """Of experts, by name; a trained one is a file."""
 
@@ -38,10 +44,11 @@ class RunConfig:
     """The memory that a model may use. Sizes are bytes; ``None`` leaves the size to the planner.
 
     ``device`` is ``cpu``, ``cuda`` or ``cuda:N``. ``nvme_dir`` is where the nvme tier keeps its files; without it there
-    is no nvme tier. ``csd`` counts computational drives, ``batch`` sequences. ``dtype`` and ``experts`` say what the
-    model must be stored in. ``policy`` says which expert has to leave the device, ``predictor`` which will be needed,
-    ``miss_precision`` (one of MISS_PRECISIONS) which copy will do where there are two; all but "high" change tokens.
-    Raises InvalidOptionError.
+    is no nvme tier. ``csd`` counts computational drives, in which the KV cache then lives; ``attention`` (one of
+    ATTENTION) says how they attend, ``compression`` which share of it is enough for those that read a part. ``batch``
+    counts sequences. ``dtype`` and ``experts`` say what the model must be stored in. ``policy`` says which expert has
+    to leave the device, ``predictor`` which will be needed, ``miss_precision`` (one of MISS_PRECISIONS) which copy will
+    do where there are two; all but "high" change tokens. Raises InvalidOptionError.
     """
 
     device: str = "cpu"
@@ -50,6 +57,8 @@ class RunConfig:
     nvme_dir: Path | None = None
     nvme_memory: int | None = None
     csd: int = 0
+    attention: str = "auto"
+    compression: float = 1 / 4
     dtype: str = "auto"
     experts: str = "auto"
     policy: str = _POLICY
@@ -62,6 +71,10 @@ class RunConfig:
             value = getattr(self, key)
             if value is not None:
                 _read(key, value, label=key)
+        if self.attention != "auto" and not self.csd:
+            raise InvalidOptionError(
+                f"attention '{self.attention}' needs a computational drive, and csd is 0; set it to 1 or more"
+            )
 
 
 KEYS: Final = tuple(field.name for field in fields(RunConfig))
@@ -194,10 +207,25 @@ def _read_miss_precision(value: object) -> str:
 
 
 def _read_csd(value: object) -> int:
-    drives = _read_count(value, least=0)
-    if drives:
-        raise InvalidOptionError(f"{drives} computational drives asked for, but runs cannot use them yet; write 0")
-    return drives
+    return _read_count(value, least=0)
+
+
+def _read_attention(value: object) -> str:
+    if isinstance(value, str) and value in ATTENTION:
+        return value
+    raise InvalidOptionError(f"{value!r} is no way to attend; write one of {', '.join(ATTENTION)}")
+
+
+def _read_compression(value: object) -> float:
+    share = 0.0
+    if isinstance(value, (int, float)):
+        share = float(value)
+    elif isinstance(value, str):
+        with suppress(ValueError, ZeroDivisionError):
+            share = float(Fraction(value))
+    if 0 < share <= 1:
+        return share
+    raise InvalidOptionError(f"{value!r} is no share; write for example 1/8 or 0.125")
 
 
 def _read_batch(value: object) -> int:
@@ -220,6 +248,8 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
         "nvme_dir": _read_directory,
         "nvme_memory": _read_size,
         "csd": _read_csd,
+        "attention": _read_attention,
+        "compression": _read_compression,
         "dtype": _read_dtype,
         "experts": _read_experts,
         "policy": _read_policy,

@@ -24,7 +24,9 @@ from offload.experts.passes import announce_passes
 from offload.experts.predictors import make_predictor
 from offload.experts.store import ExpertStore
 from offload.initial_load import InitialLoad, Progress, evenly, verify_rows
+from offload.kv.drives import KVDrives
 from offload.kv.layout import KVLayout
+from offload.kv.open_drives import MakeTiming, open_drives
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
 from offload.positions import check_pieces
@@ -55,11 +57,13 @@ def load_model(
     profile: HardwareProfile | None = None,
     timeline: Timeline | None = None,
     transfer: TransferConfig | None = None,
+    drive_timing: MakeTiming | None = None,
     progress: Progress | None = None,
 ) -> OffloadedModel:
     """Build the model, bring the weights that stay, set up streaming and the KV tiers. On failure nothing is left.
 
-    ``profile`` says which kernels are fastest here, if that was measured.
+    ``profile`` says which kernels are fastest here, if that was measured; ``drive_timing`` how long real computational
+    drives would take for what the emulated ones do.
     """
     chunk = plan.prefill_chunk_tokens if plan.prefill_chunk_tokens < workload.prompt_tokens else None
     check_pieces(prospect.config, workload.prompt_tokens, chunk)
@@ -68,6 +72,7 @@ def load_model(
     engine = TransferEngine(transfer or TransferConfig(), timeline)
     layout = _kv_layout(prospect)
     levels: list[Level] = []
+    drives: KVDrives | None = None
     streamer: WeightStreamer | None = None
     experts: ExpertStore | None = None
     try:
@@ -81,8 +86,11 @@ def load_model(
         routed = [group for group in prospect.source.groups if group.kind == "expert"]
         experts = _make_experts(engine, prospect.source, plan, routed, config) if routed else None
         kv = make_kv_store(engine, levels, layout, prospect.sizes.num_layers)
+        if config.csd:
+            attention = prospect.architecture.attention
+            drives = open_drives(config, attention, prospect.sizes.num_layers, prospect.dtype, workload, drive_timing)
         model.generation_config = _generation_config(prospect.path, model)
-        model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, chunk)
+        model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, drives, chunk)
         names = CheckpointNames(model)
         check_types(prospect.source, prospect.dtype, model, names)
         everything_stays = plan.expert_slots == len(routed)
@@ -104,13 +112,13 @@ def load_model(
         if streamer:
             streamer.start()
     except BaseException:
-        _give_back(engine, [part for part in (streamer, experts) if part], levels)
+        _give_back(engine, [part for part in (drives, streamer, experts) if part], levels)
         raise
     return model
 
 
 def _give_back(
-    engine: TransferEngine, parts: Sequence[WeightStreamer | ExpertStore], levels: Sequence["Level"]
+    engine: TransferEngine, parts: Sequence[KVDrives | WeightStreamer | ExpertStore], levels: Sequence["Level"]
 ) -> None:
     """What a model that could not be loaded leaves. The links come first: they work in the memory of the others."""
     engine.close()

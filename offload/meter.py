@@ -21,13 +21,15 @@ class Reading:
     @classmethod
     def of(cls, runtime: Runtime) -> "Reading":
         """The counters now."""
-        links = runtime.engine.links
+        links = {name: (link.nbytes, link.busy_s) for name, link in runtime.engine.links.items()}
+        if runtime.drives:
+            links |= runtime.drives.links()
         experts = runtime.experts.manager.stats.accesses if runtime.experts else 0
         return cls(
             time.perf_counter(),
             runtime.engine.stall_s,
-            {name: link.nbytes for name, link in links.items()},
-            {name: link.busy_s for name, link in links.items()},
+            {name: nbytes for name, (nbytes, _) in links.items()},
+            {name: busy_s for name, (_, busy_s) in links.items()},
             runtime.kv.manager.stats.accesses,
             experts,
         )
@@ -80,5 +82,5 @@ class Stretch:
         blocks = self.end.kv_blocks_used - self.start.kv_blocks_used
         used = self.passes * weights + blocks * runtime.kv.layout.block_nbytes
         used += self.experts_used * runtime.plan.expert_slot_nbytes
-        brought = sum(self.nbytes(link) for link in self.end.link_nbytes if link.endswith("->device"))
+        brought = sum(self.nbytes(link) for link in runtime.engine.links if link.endswith("->device"))
         return max(0.0, 1.0 - brought / used) if used else 1.0

@@ -27,7 +27,7 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
 
     def new_cache(self) -> TieredCache:
         """An empty KV cache for ``past_key_values``, for conversations that outlive a call of ``generate``."""
-        return TieredCache(self.runtime.kv, self.config)
+        return TieredCache(self.runtime.kv, self.config, self.runtime.drives)
 
     def generate(
         self,

@@ -14,8 +14,9 @@ class ModelSizes:
     """What a model weighs, in bytes, and what a token costs.
 
     ``layer_nbytes`` and ``head_nbytes`` are the weight groups that can be streamed, in the order of their use. ``rest``
-    always stays on the device. The input embedding may stay; if it does not, its rows are read one by one. When
-    ``tied``, the slices of the head are the embedding and ``embedding_nbytes`` is not counted.
+    always stays on the device; ``num_layers`` counts the layers with a KV cache in these tiers. The input embedding may
+    stay; if it does not, its rows are read one by one. When ``tied``, the slices of the head are the embedding and
+    ``embedding_nbytes`` is not counted.
     """
 
     layer_nbytes: tuple[int, ...]

@@ -1,6 +1,6 @@
 """An opened checkpoint, and the plan for it within a budget: all that happens before anything is loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedConfig
@@ -11,13 +11,14 @@ from offload.config import RunConfig
 from offload.device import available_bytes, available_host_bytes, has_own_memory, require_device
 from offload.dtypes import torch_dtype
 from offload.experts.note import ExpertNote
+from offload.kv.cache import layer_windows
 from offload.model_sizes import model_sizes
 from offload.plan import Budgets, ModelSizes, Plan, Workload
 from offload.planner import make_plan
 from offload.weights.types import stored_dtype
 from simulators.profile import HardwareProfile
 from tiers.block import ExpertKey
-from tiers.errors import BudgetError, InvalidOptionError
+from tiers.errors import BudgetError, InvalidOptionError, ModelError
 from tiers.weight_tier import STORED, WeightTier
 
 
@@ -85,13 +86,37 @@ def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile:
     nvme_bytes = config.nvme_memory if config.nvme_dir is not None else 0
     host_bytes = config.host_memory if config.host_memory is not None else available_host_bytes(config.device)
     budgets = Budgets(device_bytes, host_bytes, nvme_bytes, host_is_apart=has_own_memory(config.device))
+    sizes = _sizes_beside_drives(prospect, workload) if config.csd else prospect.sizes
     try:
-        return make_plan(prospect.sizes, budgets, workload, profile)
+        return make_plan(sizes, budgets, workload, profile)
     except BudgetError as error:
         if config.nvme_dir is None:
             message = f"{error} (or name a directory on a drive with --nvme-dir)"
             raise BudgetError(message, wanted_bytes=error.wanted_bytes, available_bytes=error.available_bytes) from None
         raise
+
+
+def _sizes_beside_drives(prospect: Prospect, workload: Workload) -> ModelSizes:
+    """Of layers whose keys and values go to computational drives, none are left to place; raises ModelError.
+
+    What a prompt in pieces reads back of one layer counts as activations.
+    """
+    shape = prospect.architecture.attention
+    if shape.latent or shape.kv.key_dim != shape.kv.value_dim:
+        raise ModelError(
+            f"{prospect.path}: caches keys and values of different widths, or latents; a computational drive attends "
+            "to keys and values of one width; run it without --csd"
+        )
+    windows = layer_windows(prospect.config)
+    sliding = [window for window in windows if window is not None]
+    if len(sliding) == len(windows):
+        raise ModelError(
+            f"{prospect.path}: every layer has a sliding window of {max(sliding)} tokens, which stays on the device; "
+            "a computational drive has nothing to keep; run it without --csd"
+        )
+    sizes = prospect.sizes
+    back = sizes.kv_nbytes_per_token_layer * workload.prompt_tokens
+    return replace(sizes, num_layers=len(sliding), workspace_nbytes_fixed=sizes.workspace_nbytes_fixed + back)
 
 
 def _check_dtype(path: Path, dtype: str, stored: str) -> None:

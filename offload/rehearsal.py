@@ -23,7 +23,7 @@ from offload.kv.shape import AttentionShape, KVShape
 from tiers.errors import ModelError
 
 if TYPE_CHECKING:
-    from offload.kv.cache import TieredLayer
+    from offload.kv.tiered_layer import TieredLayer
 
 _NAME = "offload_rehearsal"
 _TOKENS = 2

@@ -19,6 +19,13 @@ _ROW_COLUMNS: Final = {
     "ratio_to_peer": "to peer",
     "ratio_to_limit": "to limit",
     "error": "error",
+    "link_bytes": "link, bytes",
+    "pages": "pages",
+    "modelled_ms": "modelled, ms",
+    "attention_error": "output error",
+    "bytes_read": "bytes / dense",
+    "kl": "KL",
+    "top1": "top 1",
     "hit_ratio": "hits",
     "belady_gap": "to Belady",
     "prediction_accuracy": "accuracy",
@@ -139,6 +146,8 @@ def _figures(data: Mapping[str, Any]) -> Table:
     table.add_row("waited for transfers", format_seconds(data["stall_s"]))
     table.add_row("bound (roofline)", format_seconds(data["roofline_s"]))
     table.add_row("efficiency", f"{data['efficiency']:.0%} of the bound")
+    if data.get("attention_error") is not None:
+        table.add_row("missed by sparse attention", f"{data['attention_error']:.1%} of its output (relative L2)")
     if data.get("peak_rss_bytes") is not None:
         table.add_row("peak memory of the process", _size(data["peak_rss_bytes"]))
     return table

@@ -34,8 +34,9 @@ class RunResult:
 
     ``low_precision_ratio`` is the share of the visits to experts in which their copy in a lower precision stood in,
     ``experts_per_step`` how many a decode step visits, counted in each layer. ``batches`` says which of several prompts
-    ran side by side, by their indices; ``prompt_tokens`` is then the length of the longest. ``timeline``, where a trace
-    was asked for, is what of it fits in some hundred bins, as ``simulators.activity`` tells it.
+    ran side by side, by their indices; ``prompt_tokens`` is then the length of the longest. ``attention_error`` is what
+    sparse attention in storage missed, see ``AttentionLoss``. ``timeline``, where a trace was asked for, is what of it
+    fits in some hundred bins, as ``simulators.activity`` tells it.
     """
 
     token_ids: list[list[int]]
@@ -58,6 +59,7 @@ class RunResult:
     bottleneck: str
     experts_per_step: float
     batches: list[list[int]] | None
+    attention_error: float | None
     timeline: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -231,6 +233,7 @@ def _summarise(
         bottleneck=runtime.plan.bottleneck,
         experts_per_step=sum(decode.experts_used for decode in decodes) / max(1, steps),
         batches=requests.batches if requests.are_many else None,
+        attention_error=runtime.drives.attention_error if runtime.drives else None,
     )
 
 

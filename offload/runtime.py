@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from offload.arenas import Arena, make_arena, make_host_arena
 from offload.experts.store import ExpertStore
+from offload.kv.drives import KVDrives
 from offload.kv.layout import KVLayout
 from offload.kv.store import KVStore
 from offload.plan import Plan
@@ -33,6 +34,7 @@ class Runtime:
     experts: ExpertStore | None
     kv: KVStore
     kv_levels: list[Level]
+    drives: KVDrives | None
     prefill_chunk_tokens: int | None
     """None where a prompt is taken in one piece."""
 
@@ -54,6 +56,8 @@ class Runtime:
         if copies := self.plan.host_weight_nbytes:
             used, capacity = occupancy.get("host", (0, 0))
             occupancy["host"] = (used + copies, capacity + copies)
+        if self.drives:
+            occupancy["csd"] = (self.drives.used_nbytes, self.drives.capacity_nbytes)
         return occupancy
 
     def tier_usage(self) -> dict[str, dict[str, int]]:
@@ -75,11 +79,18 @@ class Runtime:
             host = usage.setdefault("host", {"capacity_bytes": 0, "peak_bytes": 0})
             host["capacity_bytes"] += copies
             host["peak_bytes"] += copies
+        if self.drives:
+            usage["csd"] = {
+                "capacity_bytes": self.drives.capacity_nbytes,
+                "peak_bytes": self.drives.peak_nbytes,
+            }
         return usage
 
     def close(self) -> None:
         """Idempotent. The links come first: they work in memory and files that the others give back."""
         self.engine.close()
+        if self.drives:
+            self.drives.close()
         if self.streamer:
             self.streamer.close()
         if self.experts:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from offload.config import RunConfig, load_config
 from offload.doctor import load_profile
+from offload.kv.open_drives import MakeTiming
 from offload.loader import load_model
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
@@ -31,6 +32,7 @@ def load(
     profile: HardwareProfile | None = None,
     timeline: Timeline | None = None,
     transfer: TransferConfig | None = None,
+    drive_timing: MakeTiming | None = None,
     progress: Callable[[int, int], None] | None = None,
     **budget: object,
 ) -> OffloadedModel:
@@ -62,6 +64,7 @@ def load(
             profile=profile,
             timeline=timeline,
             transfer=transfer,
+            drive_timing=drive_timing,
             progress=progress,
         )
     except BaseException:

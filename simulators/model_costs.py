@@ -14,7 +14,7 @@ _NBYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """Sizes of a decoder: attention with grouped heads, then gated feed-forward layers or a mixture of them."""
+    """Sizes of a decoder: attention with grouped heads, then feed-forward layers or a mixture of them."""
 
     layers: int
     hidden: int
@@ -27,6 +27,8 @@ class ModelShape:
     """1 of a dense model."""
     experts_per_token: int
     dtype: str
+    feed_forward_matrices: int = 3
+    """Of each expert: gate, up and down; 2 of a decoder without a gate (OPT)."""
 
     @property
     def kv_nbytes_per_token(self) -> int:
@@ -36,7 +38,7 @@ class ModelShape:
     def weights(self, experts: float) -> float:
         """Numbers in the layers and the head, where each layer counts ``experts`` of its experts."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        feed_forward = 3 * self.hidden * self.intermediate
+        feed_forward = self.feed_forward_matrices * self.hidden * self.intermediate
         return self.layers * (attention + experts * feed_forward) + self.hidden * self.vocabulary
 
     @property
@@ -73,6 +75,7 @@ def read_model_shape(path: Path) -> ModelShape:
     dtype = config.get("dtype", config.get("torch_dtype", "bfloat16"))
     if dtype not in _NBYTES:
         raise InvalidOptionError(f"{path}: 'dtype' is {dtype!r}; it must be one of {', '.join(_NBYTES)}")
+    is_ungated = "ffn_dim" in config
     width = "moe_intermediate_size" if experts > 1 and "moe_intermediate_size" in config else "intermediate_size"
     return ModelShape(
         layers=_size(config, "num_hidden_layers", path),
@@ -80,11 +83,12 @@ def read_model_shape(path: Path) -> ModelShape:
         heads=heads,
         kv_heads=_size(config, "num_key_value_heads", path, heads),
         head_dim=_size(config, "head_dim", path, hidden // heads),
-        intermediate=_size(config, width, path),
+        intermediate=_size(config, "ffn_dim" if is_ungated else width, path),
         vocabulary=_size(config, "vocab_size", path),
         experts=experts,
         experts_per_token=_size(config, "num_experts_per_tok", path, 1) if experts > 1 else 1,
         dtype=dtype,
+        feed_forward_matrices=2 if is_ungated else 3,
     )
 
 

@@ -12,7 +12,10 @@
         │   ├── TierBusyError           another process holds the directory
         │   ├── DiskFullError           the file system has no room                    (OSError)
         │   ├── TransferError           a read or a write failed or came up short      (OSError)
-        │   └── CorruptBlockError       bytes came back other than they left
+        │   ├── CorruptBlockError       bytes came back other than they left
+        │   ├── DriveFullError          a computing drive has no flash or no memory left
+        │   ├── DeviceGoneError         the process behind a computing drive died or does not answer
+        │   └── TokensLostError         tokens that a computing drive held only in its memory, or wrongly, are gone
         └── TransferCancelledError  somebody waited for a transfer that was cancelled
 
 Messages say what, the value and the cure in one line, because the command line prints them as they are. Numbers that a
@@ -110,6 +113,44 @@ class CorruptBlockError(TierError):
         self.block = block
         self.expected = expected
         self.found = found
+
+
+class DriveFullError(TierError):
+    """A computing drive has no room, not even after erasing all that is dead. ``wanted_nbytes``, ``available_nbytes``.
+
+    ``what`` is "flash" or "memory". The command that met it changed nothing.
+    """
+
+    def __init__(self, tier: str, *, what: str, wanted_nbytes: int, available_nbytes: int, cure: str) -> None:
+        super().__init__(
+            f"tier '{tier}': {wanted_nbytes:,} bytes of {what} wanted, {available_nbytes:,} left after reclaim; {cure}",
+            tier=tier,
+        )
+        self.what = what
+        self.wanted_nbytes = wanted_nbytes
+        self.available_nbytes = available_nbytes
+
+
+class DeviceGoneError(TierError):
+    """The process behind a computing drive died, or did not answer in time; what it held is gone with it."""
+
+
+class TokensLostError(TierError):
+    """A command goes on from tokens that the drive does not hold, as after its process died.
+
+    Attributes: ``sequence``, ``layer``, ``wanted_tokens`` (from where the command goes on), ``held_tokens``.
+    """
+
+    def __init__(self, tier: str, *, sequence: int, layer: int, wanted_tokens: int, held_tokens: int) -> None:
+        super().__init__(
+            f"tier '{tier}': sequence {sequence}, layer {layer}: the command goes on from token {wanted_tokens:,}, the "
+            f"drive holds {held_tokens:,}; write from token {held_tokens:,} again",
+            tier=tier,
+        )
+        self.sequence = sequence
+        self.layer = layer
+        self.wanted_tokens = wanted_tokens
+        self.held_tokens = held_tokens
 
 
 class TransferCancelledError(WorldError):

@@ -37,7 +37,7 @@ class NVMeTier(Tier):
         self.block_nbytes = block_nbytes
         self.directory = directory
         self._checksums = array("L", bytes(8 * num_slots))
-        self._made_directory = _make_directory(directory)
+        self._made_directory = make_directory(directory)
         self._lock = _lock_directory(directory, name)
         try:
             self._fd, self.fallback_reason = self._create_file()
@@ -114,7 +114,8 @@ class NVMeTier(Tier):
         os.close(self._lock)
 
 
-def _make_directory(directory: Path) -> bool:
+def make_directory(directory: Path) -> bool:
+    """Have a directory that only we may look into; whether it was made. Raises InvalidOptionError."""
     try:
         directory.mkdir(mode=0o700, parents=True)
     except FileExistsError:

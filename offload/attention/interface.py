@@ -1,19 +1,19 @@
 """Our attention function, registered with transformers under a name of its own."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from offload.attention.in_storage import attend_in_drives
 from offload.attention.latent import LatentHeads, take_latent_layer
-from offload.attention.mask import QueryMask, attend_visible
+from offload.attention.mask import QueryMask, attend_new, attend_visible
 from offload.attention.padding import Padding, padding_mask
 from offload.attention.partial import PartialAttention, add_sink, attend_all, merge
 from offload.attention.stored import KeysAndValues, StoredTokens
-from offload.kv.cache import TieredLayer
+from offload.kv.drive_layer import DriveLayer
 from offload.kv.store import Interval
 from offload.kv.table import BlockTable
+from offload.kv.tiered_layer import TieredLayer
 from tiers.errors import ModelError
 
 NAME = "offload_blockwise"
@@ -50,20 +50,21 @@ def blockwise_attention(
 
     query [batch, heads, queries, dim] -> [batch, queries, heads, value_dim].
 
-    ``key`` and ``value`` hold the new tokens; older ones are found through the mark that TieredLayer.update left on
-    them. Raises ModelError for attention of a kind that we do not follow.
+    ``key`` and ``value`` hold the new tokens; older ones are found through the mark that
+    the layer of the cache left on them. Raises ModelError for attention of a kind that we do not follow.
     """
     layer, stored = find_layer(module, key, value, sliding_window)
     check_followed(module, attention_mask, dropout, softcap, is_causal=is_causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    rows = [
-        _attend_row(query[row], key[row], value[row], attention_mask, layer, stored, row, scale, sliding_window)
-        for row in range(query.shape[0])
-    ]
+    if isinstance(layer, DriveLayer):
+        rows = attend_in_drives(query, key, value, attention_mask, layer, scale)
+    else:
+        rows = [
+            _attend_row(query[row], key[row], value[row], attention_mask, layer, stored, row, scale, sliding_window)
+            for row in range(query.shape[0])
+        ]
     if layer is not None:
-        layer.is_read = True
-        if layer.prefetcher is not None:
-            layer.prefetcher.advance(layer.index)
+        layer.after_attention()
     if s_aux is not None:
         rows = [add_sink(part, s_aux) for part in rows]
     outputs = [part.output.transpose(0, 1).to(query.dtype) for part in rows]
@@ -72,12 +73,12 @@ def blockwise_attention(
 
 def find_layer(
     module: nn.Module, key: Tensor, value: Tensor, sliding_window: int | None
-) -> tuple[TieredLayer | None, StoredTokens]:
+) -> tuple[TieredLayer | DriveLayer | None, StoredTokens]:
     """The layer of the cache that holds the older tokens, and how queries meet these; None where nothing is cached.
 
     Raises ModelError where it is not clear what a layer holds.
     """
-    layer: TieredLayer | None = getattr(key, "kv_layer", None)
+    layer: TieredLayer | DriveLayer | None = getattr(key, "kv_layer", None)
     if layer is not getattr(value, "kv_layer", None):
         raise ModelError(f"{type(module).__name__} changes keys or values on their way from the cache; not supported")
     stored: StoredTokens = _KEYS_AND_VALUES
@@ -136,7 +137,7 @@ def _attend_row(
             return _attend_blocks(query, table, layer, stored, oldest, end, None, scale)
         return _attend_run(query, table, layer, stored, oldest, end, scale)
     mask = QueryMask(start, window, None if is_solid or padding is None else padding.visible[row])
-    new = _attend_new(query, key, value, mask, begin, scale)
+    new = attend_new(query, key, value, mask, begin, scale)
     if start <= begin:
         return new
     oldest = begin if window is None else max(begin, start + 1 - window)
@@ -189,18 +190,3 @@ def _attend_blocks(
 
     store.visit(keys, spans, visit, in_order=hides)
     return stored.answer(merge(parts))
-
-
-def _attend_new(
-    query: Tensor, key: Tensor, value: Tensor, mask: QueryMask, begin: int, scale: float
-) -> PartialAttention:
-    """Keys that came with the queries; those of both that stand before position ``begin`` are padding."""
-    queries = query.shape[1]
-    padded = min(max(begin - mask.start, 0), queries)
-    nothing = PartialAttention.of_nothing(query[:, :padded], value.shape[-1])
-    if padded == queries:
-        return nothing
-    keys, values = key[:, padded:].transpose(0, 1), value[:, padded:].transpose(0, 1)
-    mask = replace(mask, start=mask.start + padded)
-    part = attend_visible(query[:, padded:], keys, values, scale, mask, mask.start)
-    return PartialAttention.side_by_side([nothing, part]) if padded else part

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from offload.attention.partial import PartialAttention
-from offload.kv.cache import TieredLayer
 from offload.kv.store import KVStore
+from offload.kv.tiered_layer import TieredLayer
 from tiers.errors import ModelError
 
 

@@ -1,6 +1,6 @@
 """Attention where not every query sees every key: windows, padding, and keys that come after their query."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -79,3 +79,18 @@ def attend_visible(
         else:
             parts.append(PartialAttention.of_nothing(some, values.shape[-1]))
     return PartialAttention.side_by_side(parts)
+
+
+def attend_new(
+    query: Tensor, key: Tensor, value: Tensor, mask: QueryMask, begin: int, scale: float
+) -> PartialAttention:
+    """Keys that came with the queries; those of both that stand before position ``begin`` are padding."""
+    queries = query.shape[1]
+    padded = min(max(begin - mask.start, 0), queries)
+    nothing = PartialAttention.of_nothing(query[:, :padded], value.shape[-1])
+    if padded == queries:
+        return nothing
+    keys, values = key[:, padded:].transpose(0, 1), value[:, padded:].transpose(0, 1)
+    mask = replace(mask, start=mask.start + padded)
+    part = attend_visible(query[:, padded:], keys, values, scale, mask, mask.start)
+    return PartialAttention.side_by_side([nothing, part]) if padded else part

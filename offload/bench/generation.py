@@ -13,6 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from offload.config import RunConfig
 from offload.doctor import load_profile
+from offload.kv.open_drives import MakeTiming
 from offload.loader import load_model
 from offload.meter import Reading, Stretch
 from offload.offloaded_model import OffloadedModel
@@ -138,6 +139,7 @@ def with_tiers(
     *,
     change: Callable[[Prospect, Plan], Plan] | None = None,
     block_tokens: int | None = None,
+    drive_timing: MakeTiming | None = None,
 ) -> tuple[T, Plan]:
     """Load ``model`` within a budget, use it, close it. ``change`` may set up a placement that no budget would give."""
     prospect = open_prospect(model, config, context_tokens=workload.context_tokens, block_tokens=block_tokens)
@@ -146,7 +148,7 @@ def with_tiers(
         plan = plan_for(prospect, config, workload, profile)
         if change:
             plan = change(prospect, plan)
-        offloaded = load_model(prospect, plan, config, workload, profile=profile)
+        offloaded = load_model(prospect, plan, config, workload, profile=profile, drive_timing=drive_timing)
     except BaseException:
         prospect.source.close()
         raise

@@ -102,6 +102,34 @@ def experts(
         answer.show(result, _tables)
 
 
+@bench_app.command()
+def csd(
+    *,
+    model: Annotated[str | None, typer.Option("--model", help="smollm2-135m if not given.", metavar="MODEL")] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A number of the drive, as channels=16.", metavar="NAME=VALUE"),
+    ] = None,
+    drive: Annotated[str, typer.Option("--drive", help="A published drive, or a .json file.", metavar="NAME")] = (
+        "instattention"
+    ),
+    whole: Annotated[bool, typer.Option("--frontier", help="The accuracy of every engine, at length.")] = False,
+    nvme_dir: options.NvmeDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Attention inside an emulated drive, and InstAttention's published figures."""
+    directory = options.drive_directory(nvme_dir)
+    with answering(as_json) as answer:
+        from offload.bench.csd import bench_csd
+        from offload.bench.csd_setup import settings_of
+
+        settings = settings_of(change or [])
+        path = runnable_model(model or "smollm2-135m", notice=say)
+        with progress_bar("bench csd") as progress:
+            result = bench_csd(path, directory, settings=settings, drive=drive, is_whole=whole, progress=progress)
+        answer.show(result, _tables)
+
+
 def _tables(data: Data) -> "Sequence[RenderableType]":
     from offload.render import bench_tables
 

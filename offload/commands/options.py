@@ -38,7 +38,11 @@ _SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
         "host_memory": _setting("--host-memory", "SIZE", "Most bytes to use of host RAM."),
         "nvme_dir": NvmeDir,
         "nvme_memory": _setting("--nvme-memory", "SIZE", "Most bytes to use on that drive."),
-        "csd": _setting("--csd", "N", "Computational drives to use."),
+        "csd": _setting("--csd", "N", "Emulated computational drives that keep the KV cache and attend to it."),
+        "attention": _setting(
+            "--attention", "HOW", "auto, in-storage or, at a loss, in-storage-sparse or -sparf: all need --csd."
+        ),
+        "compression": _setting("--compression", "SHARE", "Of the pages that sparse attention reads, such as 1/8."),
         "dtype": _setting("--dtype", "DTYPE", "auto, float32, bfloat16 or float16."),
         "experts": _setting("--experts", "PRECISION", "auto, or what experts must be kept in, such as int4."),
         "policy": _setting("--policy", "NAME", "Which expert has to leave the device."),

@@ -65,7 +65,10 @@ def test_keywords_may_be_python_values(tmp_path: Path) -> None:
         ("host_memory", "", "host_memory: '' is not a size"),
         ("nvme_dir", "", "nvme_dir: '' is not a directory"),
         ("nvme_dir", 7, "nvme_dir: 7 is not a directory"),
-        ("csd", 1, "csd: 1 computational drives asked for, but runs cannot use them yet; write 0"),
+        ("attention", "sparse", "attention: 'sparse' is no way to attend; write one of auto, in-storage,"),
+        ("attention", "in-storage", "attention 'in-storage' needs a computational drive, and csd is 0; set it to 1"),
+        ("compression", "2", "compression: '2' is no share; write for example 1/8"),
+        ("compression", "1/0", "compression: '1/0' is no share"),
         ("csd", "one", "csd: 'one' is not a count"),
         ("csd", -1, "csd: '-1' is not a count"),
         ("dtype", "int3", "dtype: 'int3' is not a data type"),
@@ -125,5 +128,5 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_config_made_by_hand_is_checked_too() -> None:
-    with pytest.raises(InvalidOptionError, match=r"^csd: 2 computational drives"):
-        RunConfig(csd=2)
+    with pytest.raises(InvalidOptionError, match=r"^batch: '0' is not a count"):
+        RunConfig(batch=0)

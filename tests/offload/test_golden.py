@@ -12,8 +12,8 @@ NEW_TOKENS = 6
 PROMPTS = (1, 15, 16, 17, 512, 4000)
 BATCHES = (1, 4)
 
-Kind = float | Literal["all resident", "with a host tier"]
-KINDS: tuple[Kind, ...] = ("all resident", 1.0, 1.1, 1.5, 2.5, "with a host tier")
+Kind = float | Literal["all resident", "with a host tier", "in two drives"]
+KINDS: tuple[Kind, ...] = ("all resident", "in two drives", 1.0, 1.1, 1.5, 2.5, "with a host tier")
 """A number is so many times the smallest budget there is."""
 
 
@@ -49,6 +49,8 @@ def real(smollm2: Path) -> Plain:
 def budget_of(path: Path, nvme_dir: Path, workload: dict[str, Any], kind: Kind) -> dict[str, Any]:
     if kind == "all resident":
         return {}
+    if kind == "in two drives":
+        return {"csd": 2, "nvme_dir": nvme_dir}
     least = smallest_budget(path, nvme_dir, **workload)
     if kind == "with a host tier":
         return {"device_memory": int(least * 1.2), "host_memory": "64KiB", "nvme_dir": nvme_dir}

@@ -1,0 +1,51 @@
+"""Attention where the older tokens are in drives that compute it: a decode step sends queries and gets outputs back.
+
+A prompt attends to itself on the device, exactly, while its keys and values go to the drives (InstAttention, HPCA 2025,
+section III). Only a prompt that comes in pieces has its older tokens read back.
+"""
+
+from torch import Tensor
+
+from offload.attention.mask import QueryMask, attend_new
+from offload.attention.padding import Padding
+from offload.attention.partial import PartialAttention, attend_all, merge
+from offload.kv.drive_layer import DriveLayer
+
+
+def attend_in_drives(
+    query: Tensor, key: Tensor, value: Tensor, padding: Padding | None, layer: DriveLayer, scale: float
+) -> list[PartialAttention]:
+    """One part for each row. query [batch, heads, queries, dim]; key and value [batch, kv_heads, queries, dim]."""
+    batch, _, queries, _ = query.shape
+    start = layer.num_tokens - queries
+    if queries == 1 and start and (padding is None or bool(padding.visible[:, start].all())):
+        output, logsumexp = layer.sequences.attend(
+            layer.index, query.squeeze(2), key.squeeze(2), value.squeeze(2), scale
+        )
+        return [PartialAttention(output[row].unsqueeze(1), logsumexp[row].unsqueeze(1)) for row in range(batch)]
+    return [
+        _attend_row(query[row], key[row].transpose(0, 1), value[row].transpose(0, 1), padding, layer, row, scale)
+        for row in range(batch)
+    ]
+
+
+def _attend_row(
+    query: Tensor, keys: Tensor, values: Tensor, padding: Padding | None, layer: DriveLayer, row: int, scale: float
+) -> PartialAttention:
+    """query [heads, queries, dim]; keys and values of the same tokens [queries, kv_heads, dim]."""
+    queries = query.shape[1]
+    start = layer.num_tokens - queries
+    visible = None if padding is None else padding.visible[row]
+    begin = 0 if padding is None else padding.first[row]
+    is_solid = padding is None or padding.is_solid[row]
+    mask = QueryMask(start, None, None if is_solid else visible)
+    parts = [attend_new(query, keys.transpose(0, 1), values.transpose(0, 1), mask, begin, scale)]
+    if layer.sequences.num_tokens(layer.index, row):
+        # Of what is padding the drives know nothing, so all queries see all that they hold.
+        old_keys, old_values = layer.sequences.read(layer.index, row)
+        parts.insert(0, attend_all(query, old_keys.to(query.dtype), old_values.to(query.dtype), scale))
+    if visible is not None:
+        seen = visible[start : start + queries]
+        keys, values = keys[seen], values[seen]
+    layer.sequences.write(layer.index, row, keys, values)
+    return merge(parts)

@@ -1,0 +1,60 @@
+"""Attention inside the drive: what it moves and how long it would take, beside the published figures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offload.bench.csd_attend import attend_rows
+from offload.bench.csd_frontier import VARIANTS, FrontierSizes, csd_frontier
+from offload.bench.csd_paper import bench_csd_paper
+from offload.bench.csd_run import RunSizes, run_rows
+from offload.bench.csd_setup import csd_setup
+from offload.bench.header import header
+from offload.bench.ticker import Progress
+
+_SOME = FrontierSizes(variants=("sparf", "group_mass"), compressions=(4, 8))
+
+
+def bench_csd(
+    model: Path,
+    nvme_dir: Path,
+    *,
+    settings: Mapping[str, object] | None = None,
+    drive: str = "instattention",
+    is_whole: bool = False,
+    sizes: RunSizes | None = None,
+    frontier: FrontierSizes | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Rows of four kinds: published cells, the engine's speed, runs of ``model`` on an emulated drive, its accuracy.
+
+    ``settings`` change numbers of ``drive`` (see ``csd_setup``). ``is_whole`` measures the accuracy of every engine at
+    every compression, which takes a quarter of an hour. Raises InvalidOptionError, and as ``offload.load``.
+    """
+    setup = csd_setup(settings, drive=drive)
+    chosen = FrontierSizes(variants=tuple(VARIANTS)) if is_whole else frontier or _SOME
+    parts = _Parts(progress, 4)
+    rows: list[dict[str, Any]] = [*bench_csd_paper(settings, drive=drive)["rows"], *attend_rows(seed=seed)]
+    parts.done()
+    rows += run_rows(model, nvme_dir, setup.drive, sizes)
+    parts.done()
+    rows += csd_frontier(model, sizes=chosen, seed=seed)["rows"]
+    parts.done()
+    return header(seed=seed, directory=nvme_dir) | {
+        "model": str(model.name),
+        "drive": setup.drive.name,
+        "settings": dict(settings or {}),
+        "rows": rows,
+    }
+
+
+class _Parts:
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._count = progress, total, 0
+        self.done()
+
+    def done(self) -> None:
+        self._count += 1
+        if self._progress:
+            self._progress(self._count, self._total)

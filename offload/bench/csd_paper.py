@@ -1,0 +1,123 @@
+"""InstAttention's published numbers beside those of the model, every cell with its error."""
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from offload.bench.csd_claims import BATCHES, crossing_rows, order_row, ratio_rows, share_rows
+from offload.bench.csd_setup import BEYOND, SYSTEMS, CsdFigures, CsdSetup, csd_setup, workload_of
+from offload.bench.csd_table import Row, flash_rows, table_rows
+from offload.bench.header import header
+from offload.bench.ticker import Progress, ticker
+from simulators.flash.makespan import exact_s
+from simulators.flash.operations import operation_times, queues_of
+from simulators.serving.kv_pages import pages_of
+
+
+def bench_csd_paper(
+    settings: Mapping[str, object] | None = None, *, drive: str = "instattention", progress: Progress | None = None
+) -> dict[str, Any]:
+    """Rows with ``name``, ``unit``, ``ours``, ``paper``, ``error`` and ``note``; see ``csd_setup`` for ``settings``.
+
+    A note says of a cell whether a constant was calibrated on it or whether it follows from the others. With other
+    settings than the published ones errors say how far these are from the paper's machine, and no more.
+    """
+    setup = csd_setup(settings, drive=drive)
+    figures = CsdFigures(setup)
+    tick = ticker(progress, total=5)
+    rows: list[dict[str, Any]] = []
+    for part in (
+        lambda: table_rows(setup),
+        lambda: ratio_rows(figures),
+        lambda: itertools.chain(share_rows(figures), crossing_rows(figures), [order_row(figures)]),
+        flash_rows,
+    ):
+        rows += [_row(row) for row in part()]
+        tick()
+    rows += [groups_row(figures), speed_row(setup)]
+    tick()
+    return header(seed=setup.selection.seed) | {
+        "drive": setup.drive.name,
+        "settings": dict(settings or {}),
+        "rows": rows,
+    }
+
+
+def csd_throughput(
+    settings: Mapping[str, object] | None = None,
+    *,
+    drive: str = "instattention",
+    model: str = "opt-13b",
+    batches: Sequence[int] = BATCHES,
+    systems: Sequence[str] = (*SYSTEMS, BEYOND),
+    drives: int = 1,
+    profile: str = "a6000",
+) -> list[dict[str, Any]]:
+    """Tokens per second of systems by batch size, for other drives, models and machines than the paper's.
+
+    ``ours`` is None where a system runs out of memory. InvalidOptionError for what is not known.
+    """
+    figures = CsdFigures(csd_setup(settings, drive=drive, profile=profile))
+    rows = []
+    for system, batch in itertools.product(systems, batches):
+        found = figures.time(system, batch, model=model, drives=drives)
+        rows.append(
+            {
+                "name": f"{model}, batch {batch}: {system}",
+                "unit": "tokens/s",
+                "ours": None if found is None else found.tokens_per_s,
+                "kv_share": None if found is None else found.kv_share,
+                "prefill_s": None if found is None else found.prefill_s,
+            }
+        )
+    return rows
+
+
+def groups_row(figures: CsdFigures) -> dict[str, Any]:
+    """What selecting whole pages is worth, which the paper does not."""
+    share = figures.setup.groups.share
+    return {
+        "name": "whole groups / SparF, batch 256",
+        "unit": "x",
+        "ours": float(figures.rate(BEYOND, 256) / figures.rate("SparF", 256)),
+        "note": f"{share:.3g} of the pages by summaries in the drive's memory, and no second copy of the keys",
+    }
+
+
+def speed_row(setup: CsdSetup) -> dict[str, Any]:
+    """How long the exact timing of a whole decode step takes: OPT-13B at batch 64, every page of every layer."""
+    workload = workload_of("opt-13b", 64)
+    pages = pages_of(setup.drive, workload.shape, workload.batch, 1, workload.tokens)
+    number = np.arange(pages.jobs * 2 * (workload.contexts(1)[0] // pages.tokens_per_group))
+    touched = pages.touched(number)
+    queues = queues_of(setup.drive, touched.channel, touched.die, np.zeros(len(number), np.uint8))
+    times = operation_times(setup.drive)
+    exact_s(queues, times)
+    start = time.perf_counter()
+    for _ in range(workload.shape.layers):
+        exact_s(queues, times)
+    seconds = time.perf_counter() - start
+    rate = queues.num_operations * workload.shape.layers / seconds / 1e6
+    return {
+        "name": "exact timing of one dense step, OPT-13B, batch 64",
+        "unit": "s",
+        "ours": seconds,
+        "limit": 2.0,
+        "ratio_to_limit": 2.0 / seconds,
+        "note": f"{rate:.0f} million pages a second",
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    name, unit, ours, paper, note = row
+    return {
+        "name": name,
+        "unit": unit,
+        "ours": float(ours),
+        "paper": paper,
+        "error": float(ours / paper - 1),
+        "note": note,
+    }

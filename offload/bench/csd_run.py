@@ -1,0 +1,113 @@
+"""A model that decodes with its KV cache in an emulated drive: bytes on the link, flash pages, modelled time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from offload.bench.generation import generate_timed, with_tiers
+from offload.config import RunConfig
+from offload.offloaded_model import OffloadedModel
+from offload.plan import Workload
+from offload.texts import help_tokens
+from simulators.flash.command_timing import CommandTiming
+from simulators.flash.drive import DriveParameters
+from tiers.csd.geometry import FlashGeometry
+from tiers.csd.timing import DriveTiming
+
+Row = dict[str, Any]
+
+WAYS = (("in-storage", 1.0), ("in-storage-sparse", 1 / 4), ("in-storage-sparse", 1 / 8), ("in-storage-sparf", 1 / 8))
+"""How to attend, and which share of the pages is enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSizes:
+    """``prompt`` tokens of a real text, then ``steps`` decoded greedily."""
+
+    prompt: int = 2048
+    steps: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """What the drive had done by then."""
+
+    modelled_s: float
+    pages: int
+    link_nbytes: int
+
+    @classmethod
+    def of(cls, model: OffloadedModel) -> "_Count":
+        drives = model.runtime.drives
+        assert drives is not None, "this benchmark runs on drives"
+        return cls(drives.modelled_s, drives.pages_read, drives.attend_nbytes)
+
+
+def run_rows(model: Path, nvme_dir: Path, drive: DriveParameters, sizes: RunSizes | None = None) -> Iterator[Row]:
+    """One row for each of ``WAYS``: tokens per second of the emulation here beside those of the model without a drive.
+
+    ``link_bytes`` per token and what q, k, v and the output of all layers take by themselves (``link_bytes_least``),
+    ``pages`` read of the flash per token, ``modelled_ms`` that ``drive`` would take for a token's attention,
+    ``attention_error`` as a run measures it, and whether the tokens are the same.
+    """
+    sizes = sizes or RunSizes()
+    prompt = help_tokens(model, sizes.prompt)
+    workload = Workload(1, len(prompt), sizes.steps + 2)
+    plain, _ = with_tiers(model, RunConfig(), workload, lambda loaded: generate_timed(loaded, prompt, sizes.steps + 2))
+    for attention, compression in WAYS:
+        config = RunConfig(csd=1, nvme_dir=nvme_dir, attention=attention, compression=compression)
+
+        def use(loaded: OffloadedModel) -> Row:
+            drives = loaded.runtime.drives
+            assert drives is not None, "this benchmark runs on drives"
+            generate_timed(loaded, prompt, sizes.steps + 2)
+            drives.measures_loss = False
+            counts, timed = [], plain
+            for new in (2, sizes.steps + 2):
+                before = _Count.of(loaded)
+                timed = generate_timed(loaded, prompt, new)
+                counts.append((before, _Count.of(loaded)))
+            rate = 1 / timed.step_s
+            return {
+                "unit": "tokens/s",
+                "ours": rate,
+                "peer": 1 / plain.step_s,
+                "peer_name": "KV cache on the device",
+                "ratio_to_peer": rate * plain.step_s,
+                "link_bytes": _per_token("link_nbytes", counts, sizes.steps),
+                "link_bytes_least": _least_bytes(loaded),
+                "pages": _per_token("pages", counts, sizes.steps),
+                "modelled_ms": 1e3 * _per_token("modelled_s", counts, sizes.steps),
+                "attention_error": drives.attention_error,
+                "same_tokens": timed.tokens == plain.tokens,
+            }
+
+        row, _ = with_tiers(model, config, workload, use, drive_timing=lambda geometry: _timing(drive, geometry))
+        share = "" if attention == "in-storage" else f" at {compression:.3g}"
+        yield {"name": f"{attention}{share}, {sizes.prompt} tokens", **row}
+
+
+def _timing(drive: DriveParameters, geometry: FlashGeometry) -> DriveTiming:
+    """``drive`` with pages as the model's heads want them, on as many dies as are emulated."""
+    return CommandTiming(
+        replace(
+            drive,
+            page_nbytes=geometry.page_nbytes,
+            channels=geometry.channels,
+            dies_per_channel=geometry.dies_per_channel,
+        )
+    )
+
+
+def _per_token(name: str, counts: list[tuple[_Count, _Count]], steps: int) -> float:
+    """What a longer generation took more than a short one."""
+    short, long = (getattr(after, name) - getattr(before, name) for before, after in counts)
+    return float((long - short) / steps)
+
+
+def _least_bytes(model: OffloadedModel) -> int:
+    """Query, output, key and value of one token in all layers, in the type of the model."""
+    layout, config = model.runtime.kv.layout, model.config
+    heads = 2 * config.num_attention_heads + 2 * layout.num_kv_heads
+    return int(config.num_hidden_layers * heads * layout.key_dim * model.dtype.itemsize)

@@ -1,0 +1,99 @@
+"""Emulated computational drives for one model: as large as its workload needs, with pages that suit its heads."""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from offload.config import RunConfig
+from offload.kv.drives import KVDrives
+from offload.kv.shape import AttentionShape
+from offload.plan import Workload
+from tiers.csd.commands import Config, Precision
+from tiers.csd.drive import ComputationalDrive
+from tiers.csd.drive_array import DriveArray
+from tiers.csd.engines.registry import EXACT, SPARSE, options_for
+from tiers.csd.geometry import FlashGeometry
+from tiers.csd.sizing import drive_for
+from tiers.csd.timing import DriveTiming
+from tiers.nvme_tier import make_directory
+from tiers.slots import ALIGNMENT
+
+MakeTiming = Callable[[FlashGeometry], DriveTiming]
+"""A model of time for a drive of that geometry."""
+
+_TASK = 0
+_MOST_PAGE_NBYTES = 64 * 2**10
+_SPARE = 1.25
+"""Flash for so many times the context of the workload: a conversation may go on."""
+
+_SPARF = "sparf"
+_ENGINES = {"auto": EXACT, "in-storage": EXACT, "in-storage-sparse": SPARSE, "in-storage-sparf": _SPARF}
+_TOKENS_PER_RANGE = 16
+"""Of a group's keys one range says enough for so many tokens; of wider groups several are kept."""
+_DIRECTORY = Path(".offload")
+
+
+def open_drives(
+    config: RunConfig,
+    attention: AttentionShape,
+    num_layers: int,
+    dtype: str,
+    workload: Workload,
+    make_timing: MakeTiming | None,
+) -> KVDrives:
+    """Start ``config.csd`` drives, with nameless images in ``config.nvme_dir`` or in ``.offload`` here.
+
+    ``dtype`` is that of the model ("F32"); pages of half-precision models are float16. ``make_timing`` gives what
+    says how long a real drive would take for what they do. Raises InvalidOptionError, DiskFullError, DeviceGoneError.
+    """
+    precision: Precision = "float32" if dtype == "F32" else "float16"
+    engine = _ENGINES[config.attention]
+    task = Config(
+        task=_TASK,
+        num_layers=num_layers,
+        kv_heads=attention.kv.heads,
+        heads_per_kv=attention.query // attention.key,
+        head_dim=attention.kv.key_dim,
+        dtype=precision,
+        link_dtype=precision,
+        max_tokens=workload.context_tokens,
+        key_copies=2 if engine == _SPARF else 1,  # the others do not look at channels
+        engine=engine,
+        engine_options=options_for(engine, config.compression),
+    )
+    page = FlashGeometry(page_nbytes=_page_nbytes(task))
+    if engine == SPARSE:
+        ranges = max(1, task.shape(page).tokens_per_group // _TOKENS_PER_RANGE)
+        task = replace(task, engine_options={**task.engine_options, "ranges": ranges})
+    of_one = replace(task, kv_heads=-(-task.kv_heads // config.csd))
+    tokens = round(_SPARE * workload.context_tokens)
+    geometry = drive_for(of_one, page, sequences=workload.batch, tokens=tokens)
+    timing = None if make_timing is None else make_timing(geometry)
+    directory = config.nvme_dir or _DIRECTORY
+    was_made = make_directory(directory)
+    try:
+        with ExitStack() as stack:
+            drives = [
+                stack.enter_context(
+                    ComputationalDrive(directory / f"{os.getpid()}.{name}", geometry, name=name, timing=timing)
+                )
+                for name in (f"csd{i}" for i in range(config.csd))
+            ]
+            opened = KVDrives(DriveArray(drives), task)
+            stack.pop_all()
+        return opened
+    finally:
+        if was_made:  # and not needed any more, since images have no name
+            with suppress(OSError):
+                directory.rmdir()
+
+
+def _page_nbytes(task: Config) -> int:
+    """The smallest page that holds whole tokens; 4 KiB where none does, and the drive says what is wrong."""
+    token_nbytes = task.head_dim * np.dtype(task.dtype).itemsize
+    sizes = range(ALIGNMENT, _MOST_PAGE_NBYTES + 1, ALIGNMENT)
+    return next((size for size in sizes if size % token_nbytes == 0), ALIGNMENT)

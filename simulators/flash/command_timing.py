@@ -1,0 +1,137 @@
+"""Seconds of the commands of an emulated drive, from the trace of what its flash did."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulators.flash.drive import DriveParameters
+from simulators.flash.engines import EngineWork
+from simulators.flash.makespan import Makespan, exact_s
+from simulators.flash.timing import FlashTiming, PagesTouched, Phase
+from tiers.errors import InvalidOptionError
+
+PROGRAMMED, ERASED = "program", "erase"
+"""Phases of a trace that are not read; erases have the numbers of blocks."""
+
+Numbers = NDArray[np.int64]
+
+
+class Geometry(Protocol):
+    """Of the emulated flash: page ``n + 1`` lies on the next channel, behind the last channel on the next die."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def dies_per_channel(self) -> int: ...
+    @property
+    def page_nbytes(self) -> int: ...
+
+
+class Heads(Protocol):
+    """Of the model, as the drive was configured."""
+
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def heads_per_kv(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+
+
+class Trace(Protocol):
+    """Physical pages by phase."""
+
+    @property
+    def phases(self) -> Mapping[str, Numbers]: ...
+
+
+class CarriedOut(Protocol):
+    """One command as the emulated drive carried it out; ``num_tokens`` of each sequence."""
+
+    @property
+    def config(self) -> Heads: ...
+    @property
+    def geometry(self) -> Geometry: ...
+    @property
+    def num_tokens(self) -> Sequence[int]: ...
+    @property
+    def sent_nbytes(self) -> int: ...
+    @property
+    def received_nbytes(self) -> int: ...
+    @property
+    def trace(self) -> Trace: ...
+
+
+class _Parts(NamedTuple):
+    read: dict[str, Numbers]
+    programmed: PagesTouched
+    erased: PagesTouched
+
+
+class CommandTiming:
+    """The timing that an emulated drive is given: a model of ``drive``, whose geometry has to be the emulated one's.
+
+    The trace says which pages were read, not which entries of them passed the filter: arithmetic is that of whole
+    pages, its upper bound. A first phase of several estimates a score for every token; the last one attends.
+    """
+
+    def __init__(self, drive: DriveParameters, makespan: Makespan = exact_s) -> None:
+        self._timing = FlashTiming(drive, makespan)
+
+    def attend_s(self, work: CarriedOut) -> float:
+        """From submission to completion; programs and erases of the background go before the reads of their dies."""
+        parts = self._parts(work)
+        phases = [
+            Phase(
+                self._touched(pages),
+                self._work(work, len(pages), is_first=not index, is_last=index + 1 == len(parts.read)),
+            )
+            for index, pages in enumerate(parts.read.values())
+        ]
+        jobs = max(1, work.config.kv_heads * len(work.num_tokens))
+        return self._timing.attend_s(
+            phases,
+            jobs=jobs,
+            nbytes_in=work.sent_nbytes,
+            nbytes_out=work.received_nbytes,
+            flushed=parts.programmed,
+            erased=parts.erased,
+        ).seconds
+
+    def write_s(self, work: CarriedOut) -> float:
+        """Bytes arrive while pages that are full already are programmed."""
+        parts = self._parts(work)
+        drive = self._timing.drive
+        programs_s = self._timing.write_s(parts.programmed, parts.erased)
+        return drive.firmware_s + max(drive.link_s(work.sent_nbytes + work.received_nbytes), programs_s)
+
+    def _parts(self, work: CarriedOut) -> _Parts:
+        drive, geometry = self._timing.drive, work.geometry
+        for name in ("channels", "dies_per_channel", "page_nbytes"):
+            if getattr(drive, name) != getattr(geometry, name):
+                raise InvalidOptionError(
+                    f"the emulated drive has {name} {getattr(geometry, name)}, the timing of '{drive.name}' has "
+                    f"{getattr(drive, name)}; give both the same"
+                )
+        phases = dict(work.trace.phases)
+        none = np.empty(0, np.int64)
+        # The number of an erase block names its die as that of a page does: both count dies first.
+        others = (self._touched(phases.pop(name, none)) for name in (PROGRAMMED, ERASED))
+        return _Parts(phases, *others)
+
+    def _touched(self, numbers: Numbers) -> PagesTouched:
+        drive = self._timing.drive
+        row, die = np.divmod(numbers, drive.num_dies)
+        return PagesTouched(die % drive.channels, die // drive.channels, row // drive.pages_per_sense)
+
+    def _work(self, work: CarriedOut, num_pages: int, *, is_first: bool, is_last: bool) -> EngineWork:
+        config, tokens = work.config, sum(work.num_tokens)
+        halves = num_pages * work.geometry.page_nbytes / 2
+        if is_last:
+            # Half of the pages are keys: each of their rows has one score.
+            tokens = tokens if is_first else int(halves / config.head_dim / 2 / config.kv_heads)
+            return EngineWork(2.0 * halves * config.heads_per_kv, config.kv_heads * config.heads_per_kv * tokens)
+        estimated = config.kv_heads * tokens
+        return EngineWork(2.0 * halves * config.heads_per_kv, config.heads_per_kv * estimated, estimated)

@@ -1,0 +1,175 @@
+"""Seconds of the commands of a computing drive, from the pages that they touch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from simulators.flash.drive import DriveParameters
+from simulators.flash.engines import EngineWork, engine_stations_s, pipeline_s
+from simulators.flash.makespan import Makespan, exact_s
+from simulators.flash.operations import (
+    OperationTimes,
+    erase_kind,
+    operation_times,
+    program_kinds,
+    queues_of,
+    read_kinds,
+)
+from tiers.errors import InvalidOptionError
+
+Places = NDArray[np.int64]
+_Asked = tuple[Places, Places, NDArray[np.uint8]]
+"""Channel, die and kind of operations."""
+
+
+@dataclass(frozen=True, slots=True)
+class PagesTouched:
+    """Where pages lie, one entry per page in the order of their use: channel, die of the channel, row of the die.
+
+    Pages of one row lie on the planes of a die: those that a die is asked for one after the other are sensed together,
+    up to ``pages_per_sense`` of them. Without rows every page has a sense of its own.
+    """
+
+    channel: ArrayLike
+    die: ArrayLike
+    row: ArrayLike | None = None
+
+    @property
+    def num_pages(self) -> int:
+        """How many."""
+        return np.asarray(self.channel).size
+
+    @staticmethod
+    def joined(parts: Sequence["PagesTouched"]) -> "PagesTouched":
+        """One after the other; with rows only where all have them."""
+        rows = [part.row for part in parts if part.row is not None]
+        return PagesTouched(
+            np.concatenate([part.channel for part in parts]),
+            np.concatenate([part.die for part in parts]),
+            np.concatenate(rows) if len(rows) == len(parts) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Pages that can be asked for together, and the arithmetic on them; the next phase depends on its result."""
+
+    pages: PagesTouched
+    work: EngineWork = field(default_factory=EngineWork)
+
+
+@dataclass(frozen=True, slots=True)
+class AttendTime:
+    """``seconds`` of a command, and how long each station was busy."""
+
+    seconds: float
+    stations_s: dict[str, float]
+
+
+class FlashTiming:
+    """Times of one drive. ``makespan`` is the fidelity: ``exact_s`` or ``closed_form_s``. Holds no state."""
+
+    def __init__(self, drive: DriveParameters, makespan: Makespan = exact_s) -> None:
+        self.drive = drive
+        self._makespan = makespan
+        self._times: OperationTimes = operation_times(drive)
+
+    def read_s(self, pages: PagesTouched) -> float:
+        """Until the last page has passed the filter of its channel."""
+        return self._run_s(*self._senses(pages))
+
+    def write_s(self, pages: PagesTouched, erased: PagesTouched | None = None) -> float:
+        """Programs of pages that wait in the device's memory, a die's pages together; then erases of blocks."""
+        return self._together_s(self._background(pages, erased))
+
+    def erase_s(self, blocks: PagesTouched) -> float:
+        """A block for each place."""
+        return self._run_s(*self._erases(blocks))
+
+    def link_s(self, nbytes: float) -> float:
+        """Between host or GPU and the drive."""
+        return self.drive.link_s(nbytes)
+
+    def attend_s(
+        self,
+        phases: Sequence[Phase],
+        *,
+        jobs: int = 1,
+        nbytes_in: float = 0.0,
+        nbytes_out: float = 0.0,
+        flushed: PagesTouched | None = None,
+        erased: PagesTouched | None = None,
+    ) -> AttendTime:
+        """Attention over ``phases``, each with the pages and the arithmetic of all heads and sequences together.
+
+        ``jobs`` of them (KV heads x sequences) are alike and independent: while one waits for its top-k another reads.
+        With one, its phases follow each other. ``flushed`` are pages of full groups that are programmed meanwhile,
+        ``erased`` has the place of a page for each block erased: both go before the reads of their dies. Returned bytes
+        follow at the end, those sent come first.
+        """
+        if jobs < 1:
+            raise InvalidOptionError(f"an attend command of {jobs} jobs; there has to be at least 1")
+        work = sum((phase.work for phase in phases), EngineWork())
+        stations = {"flash": self._flash_s(phases, jobs, self._background(flushed, erased))} | engine_stations_s(
+            self.drive, work
+        )
+        link_s = self.link_s(nbytes_in) + self.link_s(nbytes_out)
+        seconds = self.drive.firmware_s + link_s + pipeline_s(stations, jobs)
+        return AttendTime(seconds, {"submit": self.drive.firmware_s, **stations, "link": link_s})
+
+    def _flash_s(self, phases: Sequence[Phase], jobs: int, background: list[_Asked]) -> float:
+        senses = [self._senses(phase.pages) for phase in phases]
+        if jobs == 1 and len(senses) > 1:
+            first, *later = senses
+            return self._together_s([*background, first]) + sum(self._run_s(*part) for part in later)
+        return self._together_s([*background, *senses])
+
+    def _background(self, flushed: PagesTouched | None, erased: PagesTouched | None) -> list[_Asked]:
+        programs = [] if flushed is None else [self._programs(flushed)]
+        return programs if erased is None else [*programs, self._erases(erased)]
+
+    def _together_s(self, parts: Sequence[_Asked]) -> float:
+        if not parts:
+            return 0.0
+        channel, die, kinds = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return self._run_s(channel, die, kinds)
+
+    def _run_s(self, channel: Places, die: Places, kinds: NDArray[np.uint8]) -> float:
+        return self._makespan(queues_of(self.drive, channel, die, kinds), self._times)
+
+    def _senses(self, pages: PagesTouched) -> _Asked:
+        channel, die = np.asarray(pages.channel, np.int64), np.asarray(pages.die, np.int64)
+        if pages.row is None or self.drive.pages_per_sense == 1:
+            return channel, die, np.zeros(channel.shape, np.uint8)
+        number = channel * self.drive.dies_per_channel + die
+        order = np.argsort(number, kind="stable")
+        starts = _starts(self.drive.pages_per_sense, number[order], np.asarray(pages.row, np.int64)[order])
+        first = order[starts]
+        return channel[first], die[first], read_kinds(np.diff(starts, append=len(order)))
+
+    def _programs(self, pages: PagesTouched) -> _Asked:
+        """A die's pages in their order, ``pages_per_program`` at a time; the last program may be of fewer."""
+        channel, die = np.asarray(pages.channel, np.int64), np.asarray(pages.die, np.int64)
+        number = channel * self.drive.dies_per_channel + die
+        order = np.argsort(number, kind="stable")
+        starts = _starts(self.drive.pages_per_program, number[order])
+        first = order[starts]
+        return channel[first], die[first], program_kinds(self.drive, np.diff(starts, append=len(order)))
+
+    def _erases(self, blocks: PagesTouched) -> _Asked:
+        channel, die = np.asarray(blocks.channel, np.int64), np.asarray(blocks.die, np.int64)
+        return channel, die, np.full(channel.shape, erase_kind(self.drive), np.uint8)
+
+
+def _starts(most: int, *coordinates: Places) -> Places:
+    """Where runs of equal coordinates start, runs longer than ``most`` being cut."""
+    length = len(coordinates[0])
+    is_new = np.zeros(length, bool)
+    is_new[:1] = True
+    for values in coordinates:
+        is_new[1:] |= values[1:] != values[:-1]
+    runs = np.flatnonzero(is_new)
+    within = np.arange(length) - np.repeat(runs, np.diff(runs, append=length))
+    return np.flatnonzero(within % most == 0)

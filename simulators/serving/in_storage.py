@@ -1,0 +1,88 @@
+"""InstAttention: attention inside drives, each with the cache of its share of the heads; weights stay on the GPU."""
+
+from dataclasses import dataclass
+
+from simulators.flash.drive import DriveParameters
+from simulators.flash.engines import pipeline_s
+from simulators.flash.makespan import Makespan, exact_s
+from simulators.flash.timing import AttendTime, FlashTiming, Phase
+from simulators.serving.base import Host, ServingTime, Workload
+from simulators.serving.gpu import prefill_s, weights_s
+from simulators.serving.kv_pages import KVPages, flushed_per_step, pages_of
+from simulators.serving.selection import Selection, WholeGroups
+from simulators.serving.software import SoftwareCosts
+
+_CONTEXTS = 4
+_VECTOR_NBYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class InStorage:
+    """Dense attention, or sparse where there is a ``selection``, on ``drives`` drives of a kind.
+
+    A ``selection`` of tokens is SparF's, with a second copy of the keys by channels; one of whole groups needs none.
+    """
+
+    drive: DriveParameters
+    software: SoftwareCosts
+    drives: int = 1
+    selection: Selection | WholeGroups | None = None
+    makespan: Makespan = exact_s
+
+    def time(self, workload: Workload, host: Host) -> ServingTime:
+        """See ServingSystem. Layers are alike, so that one of them is timed."""
+        shape = workload.shape
+        # Without a channel copy, of which only full spans are read, time is linear in the length.
+        contexts = workload.contexts(_CONTEXTS if self._is_twice else 1)
+        attend_s = sum(self.attend(workload, tokens).seconds for tokens in contexts) / len(contexts)
+        submit_s = self.software.submit_s * workload.batch * self.drives
+        kv_s = workload.new_tokens * shape.layers * (submit_s + attend_s)
+        gpu_s = weights_s(workload, host, workload.batch)
+        other_s = workload.new_tokens * (gpu_s + shape.layers * self.software.layer_overhead_s)
+        return ServingTime(workload, self.prefill_s(workload, host), kv_s + other_s, kv_s)
+
+    def attend(self, workload: Workload, tokens: int) -> AttendTime:
+        """One layer of a decode step with ``tokens`` in the cache: q, k, v go to a drive, the output comes back.
+
+        All drives do the same at the same time. Pages that fill up are programmed in the background of the reads.
+        """
+        pages = self._pages(workload)
+        vector_nbytes = workload.batch * workload.shape.head_dim * _VECTOR_NBYTES / self.drives
+        sent = (workload.shape.heads + 2 * workload.shape.kv_heads) * vector_nbytes
+        return FlashTiming(self.drive, self.makespan).attend_s(
+            self._phases(pages, tokens),
+            jobs=pages.jobs,
+            nbytes_in=sent,
+            nbytes_out=workload.shape.heads * vector_nbytes,
+            flushed=pages.written(flushed_per_step(pages, is_twice=self._is_twice)),
+        )
+
+    def prefill_s(self, workload: Workload, host: Host) -> float:
+        """Layer by layer: the keys and values of one go to the drives while the GPU computes the next."""
+        layers = workload.shape.layers
+        compute_s = prefill_s(workload, host, workload.batch, workload.prompt_tokens) / layers
+        return pipeline_s({"gpu": layers * compute_s, "drive": layers * self.layer_write_s(workload)}, layers)
+
+    def layer_write_s(self, workload: Workload) -> float:
+        """A layer of the prompts: over the link once, programmed with the second copy of the keys; both at a time."""
+        pages = self._pages(workload)
+        nbytes = workload.kv_nbytes(workload.prompt_tokens) / (workload.shape.layers * self.drives)
+        per_job = pages.num_pages(workload.prompt_tokens, channel_copy=self._is_twice)
+        programs_s = FlashTiming(self.drive, self.makespan).write_s(pages.written(per_job))
+        return max(programs_s, self.drive.link_s(nbytes))
+
+    @property
+    def _is_twice(self) -> bool:
+        return not isinstance(self.selection, WholeGroups | None)
+
+    def _phases(self, pages: KVPages, tokens: int) -> list[Phase]:
+        match self.selection:
+            case None:
+                return pages.dense(tokens)
+            case WholeGroups():
+                return pages.whole_groups(tokens, self.selection)
+            case _:
+                return pages.sparse(tokens, self.selection)
+
+    def _pages(self, workload: Workload) -> KVPages:
+        return pages_of(self.drive, workload.shape, workload.batch, self.drives, workload.tokens)

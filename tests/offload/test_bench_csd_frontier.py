@@ -1,0 +1,80 @@
+"""The frontier of the drive's engines, on a model small enough for a test."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from offload.bench.csd_attend import attend_rows
+from offload.bench.csd_decode import EngineModel
+from offload.bench.csd_frontier import VARIANTS, FrontierSizes, csd_frontier
+from offload.bench.needles import hide_needles
+from offload.texts import help_tokens
+from offload.tokens import load_tokenizer
+from tiers.csd.engines.dense import DenseEngine
+from tiers.csd.engines.group_mass import GroupMassEngine
+from tiers.errors import InvalidOptionError
+
+
+def test_decode_in_pages_is_the_models_own(tiny_llama: Path) -> None:
+    """Exact engines over halves: the logits of the model, within what halves allow, and the same greedy tokens."""
+    tokens = help_tokens(tiny_llama, 60)
+    model = EngineModel(tiny_llama, tokens_per_group=8, channels_per_page=4)
+    context, cache = model.prefill(tokens[:50])
+    found = model.decode(context, DenseEngine(), tokens[50:])
+    with torch.inference_mode():
+        expected = AutoModelForCausalLM.from_pretrained(tiny_llama)(torch.tensor([tokens])).logits[0, 50:]
+    torch.testing.assert_close(found.logits, expected, atol=5e-2, rtol=0)
+    assert found.tokens == tuple(expected.argmax(-1).tolist())
+    assert found.tally.relative_error == 0
+    assert found.tally.bytes_read == 1
+    # A prefill in two parts is one prefill, and what follows greedily are the tokens that were put first.
+    cache.crop(-20)
+    again, _ = model.prefill(tokens[:50], cache)
+    free = model.decode(again, GroupMassEngine(1.0), tokens[50:51], new_tokens=3)
+    assert len(free.tokens) == 4
+    assert free.tokens[0] == found.tokens[0]
+    assert free.tally.relative_error < 1e-4
+
+
+def test_rows_say_what_was_read_and_what_it_cost(tiny_llama: Path) -> None:
+    told: list[tuple[int, int]] = []
+    sizes = FrontierSizes(tokens=512, steps=3, needles=2, tokens_per_group=8, channels_per_page=4, compressions=(1, 8))
+    result = csd_frontier(tiny_llama, progress=lambda done, total: told.append((done, total)), sizes=sizes)
+    rows = {row["name"]: row for row in result["rows"]}
+    assert len(rows) == 2 * len(VARIANTS)
+    assert told[-1] == (3 * 2 * len(VARIANTS), 3 * 2 * len(VARIANTS))
+    for name in VARIANTS:
+        everything, some = rows[f"{name} at 1/1"], rows[f"{name} at 1/8"]
+        assert everything["ours"] < 1e-3
+        assert everything["top1"] == everything["needles"] == 1
+        assert some["ours"] > everything["ours"]
+        assert some["bytes_read"] < everything["bytes_read"]
+        assert some["kl"] >= everything["kl"]
+    assert rows["group_mass at 1/8"]["bytes_read"] == pytest.approx(1 / 8, abs=0.01)
+    assert rows["group_mass at 1/8"]["bytes_with_summaries"] == pytest.approx(1 / 8 + 3 / 16, abs=0.01)
+    assert rows["sparf at 1/1"]["bytes_read"] == pytest.approx(1.5, abs=0.05)  # keys are there twice
+
+
+def test_needles_are_in_the_text_once(tiny_llama: Path) -> None:
+    tokenizer, text = load_tokenizer(tiny_llama), help_tokens(tiny_llama, 2000)
+    tokens, needles = hide_needles(tokenizer, text, 5, seed=3)
+    assert len(tokens) == len(text)
+    whole = str(tokenizer.decode(tokens))
+    for needle in needles:
+        assert whole.count(str(tokenizer.decode([*needle.question, *needle.answer]))) == 1
+    assert hide_needles(tokenizer, text, 5, seed=3) == (tokens, needles)
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_more_needles_than_there_are(tiny_llama: Path, count: int) -> None:
+    with pytest.raises(InvalidOptionError, match=f"needles is {count}; it has to be between 1 and 8"):
+        hide_needles(load_tokenizer(tiny_llama), list(range(100)), count, seed=0)
+
+
+def test_attend_is_timed_beside_torch() -> None:
+    rows = attend_rows(num_tokens=64, rounds=1)
+    assert [row["unit"] for row in rows] == ["ms", "ms"]
+    for row in rows:
+        assert row["ratio_to_peer"] == row["peer"] / row["ours"] > 0

@@ -1,0 +1,138 @@
+"""Models whose keys and values live in computational drives: the same tokens, few bytes, and clear refusals."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import offload
+from offload.kv.drives import KVDrives
+from offload.offloaded_model import OffloadedModel
+from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model
+from tests.tiers.kit import open_fds
+from tiers.errors import DeviceGoneError, InvalidOptionError, ModelError
+
+NEW = 6
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gemma3_text": {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gpt_oss": {
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+}
+
+
+def drives_of(model: OffloadedModel) -> KVDrives:
+    assert model.runtime.drives is not None
+    return model.runtime.drives
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"), request.param, **FAMILIES[request.param])
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"), "llama")
+
+
+@pytest.mark.parametrize("csd", [1, 2])
+def test_the_same_tokens_with_padding_and_a_prompt_in_pieces(checkpoint: Path, tmp_path: Path, csd: int) -> None:
+    inputs = make_inputs(70, (0, 9, 69))
+    expected = generate(plain_model(checkpoint), inputs, NEW)
+    with loaded(checkpoint, prompt_tokens=70, new_tokens=NEW, batch=3, csd=csd, nvme_dir=tmp_path / "d") as model:
+        assert generate(model, inputs, NEW) == expected
+        assert generate(model, inputs, NEW, prefill_chunk_size=32) == expected
+        assert not drives_of(model).used_nbytes
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_step_sends_a_token_and_gets_its_attention(llama: Path, tmp_path: Path) -> None:
+    with loaded(llama, prompt_tokens=40, new_tokens=NEW, batch=2, csd=1, nvme_dir=tmp_path) as model:
+        drives, config = drives_of(model), model.config
+        moved = []
+        for new in (2, 3):
+            before = drives.links()
+            generate(model, make_inputs(40, (0, 0)), new)
+            moved.append({name: nbytes - before[name][0] for name, (nbytes, _) in drives.links().items()})
+    head = config.hidden_size // config.num_attention_heads * 4 * 2 * config.num_hidden_layers
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    headers = config.num_hidden_layers * (64 + 32 + 2 * 8)
+    assert moved[1]["device->csd"] - moved[0]["device->csd"] == (heads + 2 * kv_heads) * head + headers
+    logsumexp = 4 * 2 * heads * config.num_hidden_layers
+    assert moved[1]["csd->device"] - moved[0]["csd->device"] == heads * head + logsumexp
+
+
+def test_half_precision_keeps_to_its_tolerance(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "model", "llama", dtype=torch.bfloat16)
+    inputs = make_inputs(50)
+    plain = plain_model(path, torch.bfloat16)
+    with torch.inference_mode(), loaded(path, prompt_tokens=50, new_tokens=2, csd=1, nvme_dir=tmp_path) as model:
+        expected, ours = plain(**inputs, use_cache=True), model(**inputs)
+        step = {"input_ids": torch.tensor([[5]]), "use_cache": True}
+        wanted = plain(**step, past_key_values=expected.past_key_values).logits
+        found = model(**step, past_key_values=ours.past_key_values).logits
+        assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
+
+
+def test_a_drive_that_dies_fails_the_request_and_leaves_nothing(llama: Path, tmp_path: Path) -> None:
+    fds = open_fds()
+    with loaded(llama, prompt_tokens=40, new_tokens=NEW, csd=1, nvme_dir=tmp_path) as model:
+        cache = model.new_cache()
+        model(**make_inputs(40), past_key_values=cache)
+        os.kill(drives_of(model).pids[0], signal.SIGKILL)
+        with pytest.raises(DeviceGoneError, match="csd0"):
+            model(input_ids=torch.tensor([[5]]), past_key_values=cache)
+    assert open_fds() <= fds
+
+
+def test_what_drives_cannot_do_is_refused(llama: Path, tmp_path: Path) -> None:
+    with loaded(llama, prompt_tokens=40, new_tokens=NEW, csd=1, nvme_dir=tmp_path) as model:
+        with pytest.raises(InvalidOptionError, match=r"cannot be (copied|reordered).*without --csd"):
+            generate(model, make_inputs(40), num_beams=2)
+        cache = model.new_cache()
+        model(**make_inputs(40), past_key_values=cache)
+        with pytest.raises(InvalidOptionError, match="cannot be rolled back"):
+            cache.crop(20)
+        cache.close()
+
+
+@pytest.mark.parametrize("attention", ["in-storage-sparse", "in-storage-sparf"])
+def test_sparse_attention_tells_what_it_missed(llama: Path, tmp_path: Path, attention: str) -> None:
+    """All of it read is exact; a part of it is not, and how far off it was is measured."""
+    inputs = make_inputs(400)
+    errors = []
+    for compression in ("1", "1/4"):
+        drives = {"csd": 1, "attention": attention, "compression": compression, "nvme_dir": tmp_path}
+        with loaded(llama, prompt_tokens=400, new_tokens=NEW, **drives) as model:
+            generate(model, inputs, NEW)
+            errors.append(drives_of(model).attention_error or 0.0)
+    assert errors[0] < 1e-5
+    assert 1e-3 < errors[1] < 1
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "said"),
+    [
+        ("deepseek_v3", {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}, "latents"),
+        ("mistral", {"sliding_window": 16}, "every layer has a sliding window"),
+    ],
+)
+def test_models_that_drives_are_no_use_for(tmp_path: Path, family: str, changes: dict[str, Any], said: str) -> None:
+    path = save_model(tmp_path / "model", family, **changes)
+    with pytest.raises(ModelError, match=said):
+        offload.load(path, csd=1, nvme_dir=tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+
+
+def test_more_drives_than_heads(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="2 KV heads cannot be split over 5 drives"):
+        offload.load(llama, csd=5, nvme_dir=tmp_path / "d")
+    assert not (tmp_path / "d").exists()

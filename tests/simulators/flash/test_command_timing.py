@@ -1,0 +1,86 @@
+"""An emulated drive's commands, timed by the pages of their traces."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from simulators.flash.command_timing import CommandTiming
+from simulators.flash.drive import DriveParameters
+from tiers.errors import InvalidOptionError
+
+DRIVE = DriveParameters(dies_per_channel=4)
+
+
+@dataclass(frozen=True)
+class _Heads:
+    kv_heads: int = 2
+    heads_per_kv: int = 1
+    head_dim: int = 128
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    channels: int = 8
+    dies_per_channel: int = 4
+    page_nbytes: int = 4096
+
+
+@dataclass(frozen=True)
+class _Trace:
+    phases: dict[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class _Work:
+    trace: _Trace
+    config: _Heads = field(default_factory=_Heads)
+    geometry: _Geometry = field(default_factory=_Geometry)
+    num_tokens: tuple[int, ...] = (512,)
+    sent_nbytes: int = 1536
+    received_nbytes: int = 512
+
+
+def _work(**phases: NDArray[np.int64]) -> _Work:
+    return _Work(_Trace(phases))
+
+
+def test_an_attend_takes_what_its_pages_take() -> None:
+    timing = CommandTiming(DRIVE)
+    few, many = (timing.attend_s(_work(attend=np.arange(count))) for count in (32, 128))
+    # One page of every die, then four; the rest is the same.
+    assert many - few == pytest.approx(3 * (DRIVE.read_s + DRIVE.page_transfer_s), rel=0.15)
+    same_die = timing.attend_s(_work(attend=np.arange(32) * 32))
+    assert same_die > few + 31 * DRIVE.read_s
+
+
+def test_background_work_goes_before_the_reads_of_its_dies() -> None:
+    timing, pages = CommandTiming(DRIVE), np.arange(64)
+    plain = timing.attend_s(_work(attend=pages))
+    programs = timing.attend_s(_work(attend=pages, program=np.array([1000])))
+    erases = timing.attend_s(_work(attend=pages, erase=np.array([7])))
+    assert programs == pytest.approx(plain + DRIVE.program_s, rel=0.1)
+    assert erases == pytest.approx(plain + DRIVE.erase_s, rel=0.1)
+
+
+def test_phases_of_a_selection_depend_on_each_other() -> None:
+    work = _work(channels=np.arange(8), tokens=np.arange(8, 16))
+    alone = CommandTiming(DRIVE).attend_s(replace(work, config=_Heads(kv_heads=1)))
+    heads = CommandTiming(DRIVE).attend_s(work)
+    assert alone > 2 * DRIVE.read_s
+    assert heads < alone
+
+
+def test_a_write_takes_its_programs_or_its_bytes() -> None:
+    timing = CommandTiming(DRIVE)
+    assert timing.write_s(_work(program=np.arange(32))) > DRIVE.program_s
+    waits = timing.write_s(replace(_work(), sent_nbytes=7_000_000))
+    assert waits == pytest.approx(DRIVE.firmware_s + DRIVE.link_latency_s + 1e-3, rel=0.01)
+    assert timing.attend_s(replace(_work(), num_tokens=())) > 0
+
+
+def test_another_geometry_is_refused() -> None:
+    timing = CommandTiming(replace(DRIVE, channels=4))
+    with pytest.raises(InvalidOptionError, match="the emulated drive has channels 8, the timing of 'default' has 4"):
+        timing.attend_s(_work(attend=np.arange(4)))

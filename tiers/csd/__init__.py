@@ -1,0 +1,1 @@
+"""A drive that computes: what attention engines read, and the engines."""

@@ -1,0 +1,110 @@
+"""The drive's side of the wire: headers and data into commands, completions into replies."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiers.csd.address import ADDRESS
+from tiers.csd.commands import (
+    Attend,
+    Attended,
+    Command,
+    Completion,
+    Config,
+    Configured,
+    Health,
+    Identify,
+    Inspect,
+    ReadKV,
+    Reclaim,
+    Reclaimed,
+    TokensRead,
+    WriteKV,
+    Written,
+)
+from tiers.csd.wire import DESCRIPTOR, HAS_TOKEN, IN_FULL, Opcode, Submission, arrays_in, config_from
+
+ConfigOf = Callable[[int], Config]
+"""The configuration of a task; raises InvalidOptionError."""
+
+
+def decode(header: Submission, data: memoryview, config_of: ConfigOf) -> Command:
+    """In the drive: the command behind a header. Its arrays look at ``data``."""
+    match Opcode(header.opcode):
+        case Opcode.WRITE_KV:
+            task, sequence, layer = _unpacked(header.address)
+            config = config_of(task)
+            shape = (config.kv_heads, header.num_items, config.head_dim)
+            keys, values = arrays_in(data, [(shape, config.dtype), (shape, config.dtype)])
+            return WriteKV(task, sequence, layer, header.start, keys, values)
+        case Opcode.ATTEND:
+            return _decode_attend(header, data, config_of)
+        case Opcode.READ_KV:
+            task, sequence, layer = _unpacked(header.address)
+            return ReadKV(task, sequence, layer, header.start, header.num_items)
+        case opcode:
+            return _SMALL[opcode](json.loads(bytes(data)) if data.nbytes else {})
+
+
+def encode_completion(completion: Completion, reply: memoryview) -> tuple[int, int, int]:
+    """In the drive: fill ``reply``; returns the two numbers of the header, and how many bytes were filled."""
+    match completion:
+        case Written():
+            return completion.num_tokens, completion.num_flushed, 0
+        case Configured():
+            return completion.tokens_per_group, completion.channels_per_page, 0
+        case Reclaimed():
+            return completion.num_pages, 0, 0
+        case Attended():
+            return 0, 0, _fill(reply, completion.output, completion.logsumexp)
+        case TokensRead():
+            return 0, 0, _fill(reply, completion.keys, completion.values)
+        case _:
+            return 0, 0, fill_json(reply, asdict(completion))
+
+
+def fill_json(reply: memoryview, fields: dict[str, Any]) -> int:
+    """Write ``fields`` and return how many bytes that took."""
+    data = json.dumps(fields).encode()
+    reply[: len(data)] = data
+    return len(data)
+
+
+_SMALL: dict[Opcode, Callable[[dict[str, Any]], Command]] = {
+    Opcode.CONFIG: config_from,
+    Opcode.RECLAIM: lambda fields: Reclaim(fields["task"], tuple(fields["sequences"])),
+    Opcode.INSPECT: lambda fields: Inspect(**fields),
+    Opcode.IDENTIFY: lambda _: Identify(),
+    Opcode.HEALTH: lambda _: Health(),
+}
+
+
+def _fill(reply: memoryview, *parts: NDArray[Any]) -> int:
+    nbytes = 0
+    for part in parts:
+        reply[nbytes : nbytes + part.nbytes] = part.reshape(-1).data.cast("B")
+        nbytes += part.nbytes
+    return nbytes
+
+
+def _decode_attend(header: Submission, data: memoryview, config_of: ConfigOf) -> Attend:
+    task, _, layer = _unpacked(header.address)
+    config, batch = config_of(task), header.num_items
+    of_token = ((batch, config.kv_heads, config.head_dim), config.dtype)
+    descriptor_nbytes = batch * DESCRIPTOR.itemsize
+    descriptors = np.frombuffer(data[:descriptor_nbytes], DESCRIPTOR)
+    query_shape = (batch, config.kv_heads * config.heads_per_kv, config.head_dim)
+    token = [of_token, of_token] if header.flags & HAS_TOKEN else []
+    query, *pair = arrays_in(data[descriptor_nbytes:], [(query_shape, config.link_dtype), *token])
+    keys, values = pair or (None, None)
+    sequences, starts = (descriptors[name].astype(np.int64) for name in ("sequence", "start"))
+    return Attend(task, layer, sequences, starts, query, keys, values, bool(header.flags & IN_FULL))
+
+
+def _unpacked(address: int) -> tuple[int, int, int]:
+    fields = ADDRESS.unpack(np.array([address], np.uint64))
+    return int(fields["task"][0]), int(fields["sequence"][0]), int(fields["layer"][0])

@@ -1,0 +1,1 @@
+"""Attention inside the drive: engines over pages."""

@@ -1,0 +1,174 @@
+"""The host's side of the wire: commands into headers and data, replies into completions."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiers.csd.address import ADDRESS
+from tiers.csd.commands import (
+    Attend,
+    Attended,
+    Command,
+    Completion,
+    Config,
+    Configured,
+    DriveHealth,
+    DriveIdentity,
+    Health,
+    Identify,
+    Inspect,
+    ReadKV,
+    Reclaim,
+    Reclaimed,
+    SequenceState,
+    TokensRead,
+    WriteKV,
+    Written,
+)
+from tiers.csd.geometry import FlashGeometry
+from tiers.csd.pages import PageKind
+from tiers.csd.wire import (
+    DESCRIPTOR,
+    HAS_TOKEN,
+    IN_FULL,
+    JSON_REPLY_NBYTES,
+    WANTS_TRACE,
+    CompletionHeader,
+    Encoded,
+    Opcode,
+    arrays_in,
+)
+from tiers.errors import InvalidOptionError
+
+
+def encode(command: Command, config: Config | None, *, wants_trace: bool = False) -> Encoded:
+    """``config`` of the command's task, for the commands that carry arrays. InvalidOptionError for wrong shapes."""
+    trace = WANTS_TRACE if wants_trace else 0
+    match command:
+        case WriteKV():
+            config = _known(config, command.task)
+            n = command.keys.shape[1] if command.keys.ndim == 3 else 0
+            keys, values = (
+                _array(name, part, (config.kv_heads, n, config.head_dim), config.dtype)
+                for name, part in (("keys", command.keys), ("values", command.values))
+            )
+            address = _address(command.task, command.sequence, command.layer)
+            return Encoded(
+                Opcode.WRITE_KV, (keys, values), JSON_REPLY_NBYTES, address, n, _unsigned(command.start), trace
+            )
+        case Attend():
+            return _encode_attend(command, _known(config, command.task), trace)
+        case ReadKV():
+            config = _known(config, command.task)
+            nbytes = 2 * config.kv_heads * command.num_tokens * config.head_dim * np.dtype(config.dtype).itemsize
+            address = _address(command.task, command.sequence, command.layer)
+            count, start = _unsigned(command.num_tokens), _unsigned(command.start)
+            return Encoded(Opcode.READ_KV, (), max(nbytes, JSON_REPLY_NBYTES), address, count, start, trace)
+        case _:
+            fields = asdict(command)
+            return Encoded(_SMALL[type(command)], (_json(fields),) if fields else (), JSON_REPLY_NBYTES)
+
+
+def decode_completion(
+    command: Command, config: Config | None, header: CompletionHeader, reply: bytearray
+) -> Completion:
+    """On the host: what ``command`` was answered."""
+    match command:
+        case WriteKV():
+            return Written(header.first, header.second)
+        case Attend():
+            config = _known(config, command.task)
+            batch, heads = command.query.shape[:2]
+            shapes = [((batch, heads, config.head_dim), config.link_dtype), ((batch, heads), "float32")]
+            output, logsumexp = arrays_in(memoryview(reply), shapes)
+            return Attended(output, logsumexp)
+        case ReadKV():
+            config = _known(config, command.task)
+            shape = (config.kv_heads, command.num_tokens, config.head_dim)
+            keys, values = arrays_in(memoryview(reply), [(shape, config.dtype)] * 2)
+            return TokensRead(keys, values)
+        case Config():
+            return Configured(header.first, header.second)
+        case Reclaim():
+            return Reclaimed(header.first)
+        case _:
+            return _REPORTS[type(command)](json.loads(reply))
+
+
+def _identity(fields: dict[str, Any]) -> DriveIdentity:
+    geometry, engines = FlashGeometry(**fields.pop("geometry")), tuple(fields.pop("engines"))
+    return DriveIdentity(geometry=geometry, engines=engines, **fields)
+
+
+_SMALL: dict[type[Command], Opcode] = {
+    Config: Opcode.CONFIG,
+    Reclaim: Opcode.RECLAIM,
+    Inspect: Opcode.INSPECT,
+    Identify: Opcode.IDENTIFY,
+    Health: Opcode.HEALTH,
+}
+_REPORTS: dict[type[Command], Callable[[dict[str, Any]], Completion]] = {
+    Identify: _identity,
+    Health: lambda fields: DriveHealth(**fields),
+    Inspect: lambda fields: SequenceState(tuple(fields["num_tokens"]), tuple(fields["num_flushed"])),
+}
+
+
+def _encode_attend(command: Attend, config: Config, trace: int) -> Encoded:
+    batch = len(command.sequences)
+    if batch == 0 or len(command.starts) != batch:
+        raise InvalidOptionError(f"attend: {batch} sequences and {len(command.starts)} starts; name each once")
+    if (command.keys is None) != (command.values is None):
+        raise InvalidOptionError("attend: keys and values of the new tokens come together or not at all")
+    descriptors = np.empty(batch, DESCRIPTOR)
+    descriptors["sequence"], descriptors["start"] = command.sequences, command.starts
+    heads = config.kv_heads * config.heads_per_kv
+    query = _array("query", command.query, (batch, heads, config.head_dim), config.link_dtype)
+    of_token = (batch, config.kv_heads, config.head_dim)
+    pairs = (("keys", command.keys), ("values", command.values))
+    token = [_array(name, part, of_token, config.dtype) for name, part in pairs if part is not None]
+    return Encoded(
+        Opcode.ATTEND,
+        (descriptors, query, *token),
+        # What did not go well is said in JSON.
+        max(query.nbytes + 4 * batch * heads, JSON_REPLY_NBYTES),
+        _address(command.task, 0, command.layer),
+        count=batch,
+        flags=trace | (HAS_TOKEN if token else 0) | (IN_FULL if command.in_full else 0),
+        descriptor_nbytes=descriptors.nbytes,
+    )
+
+
+def _array(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    if array.shape != shape:
+        raise InvalidOptionError(f"{name} have shape {array.shape}; the task of the drive takes {shape}")
+    return array.astype(dtype, copy=False)
+
+
+def _known(config: Config | None, task: int) -> Config:
+    if config is None:
+        raise InvalidOptionError(f"task {task} is not configured; send its configuration first")
+    return config
+
+
+def _address(task: int, sequence: int, layer: int) -> int:
+    ADDRESS.check(task=task, sequence=sequence, layer=layer)
+    nothing = np.zeros((), np.int64)
+    packed = ADDRESS.pack(
+        task=task, sequence=sequence, layer=layer, kind=PageKind.KEY_GROUP, head=nothing, page=nothing
+    )
+    return int(packed)
+
+
+def _unsigned(start: int) -> int:
+    if not 0 <= start < 1 << 32:
+        raise InvalidOptionError(f"start {start} is no number of tokens")
+    return start
+
+
+def _json(fields: dict[str, Any]) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(fields).encode(), np.uint8)

@@ -1,0 +1,201 @@
+"""One layer of one sequence inside the drive: tokens that wait in memory, and those in flash.
+
+Keys and values of new tokens wait in *buffers* until a group of them fills a page in every head. Groups are then
+programmed together, those of all heads side by side, when the drive has nothing else to do or the next token wants
+the room. Pages of the channel index take many more tokens. Their keys stay in memory as well while that is less than
+half full (a *wide* buffer); otherwise they are read back from the token index when a span is complete, and until then
+a reader gets the channels of these tokens from their groups.
+"""
+
+import numpy as np
+
+from tiers.csd.engines.base import GroupSummary
+from tiers.csd.ftl import FlashTranslation
+from tiers.csd.layout import Bytes, channel_pages, group_pages, groups_in
+from tiers.csd.memory import DeviceMemory
+from tiers.csd.page_table import LayerKey
+from tiers.csd.pages import Floats, Halves, KVShape, PageKind
+from tiers.csd.sizing import buffer_nbytes
+
+
+class StoredLayer:
+    """Appended to by ``append``, read through ``LayerPages``. A call that raises has changed nothing."""
+
+    def __init__(
+        self,
+        key: LayerKey,
+        shape: KVShape,
+        *,
+        key_copies: int,
+        flash: FlashTranslation,
+        memory: DeviceMemory,
+        summary: GroupSummary,
+    ) -> None:
+        """A layer without tokens, or with those that ``flash`` already maps. Raises DriveFullError."""
+        self.key, self.shape, self.key_copies = key, shape, key_copies
+        self.flash = flash
+        self._memory, self._summary = memory, summary
+        self._token_nbytes = shape.head_dim * np.dtype(shape.dtype).itemsize * shape.kv_heads
+        narrow = buffer_nbytes(shape)
+        wide = narrow + (shape.tokens_per_span - shape.tokens_per_group) * self._token_nbytes
+        self.is_wide = key_copies == 2 and memory.leaves_half(wide)
+        self._reserved_nbytes = 0
+        self._reserve(wide if self.is_wide else narrow)
+        key_capacity = shape.tokens_per_span if self.is_wide else shape.tokens_per_group
+        # Rows beyond the last token are zero, so that a group that is not full can be handed out as it is.
+        self.keys: Halves = np.zeros((shape.kv_heads, key_capacity, shape.head_dim), shape.dtype)
+        self.values: Halves = np.zeros((shape.kv_heads, shape.tokens_per_group, shape.head_dim), shape.dtype)
+        self.value_sum: Floats = np.zeros((shape.kv_heads, shape.head_dim), np.float32)
+        self._summaries: Halves = np.zeros((shape.kv_heads, 0, summary.vectors, shape.head_dim), shape.dtype)
+        self.num_tokens = self.num_flushed = self.key_start = 0
+        if key in flash.tables.tokens:
+            self._take_over()
+        else:
+            flash.add_layer(key, shape)
+
+    @property
+    def num_in_channel_index(self) -> int:
+        """Tokens, from the first, whose keys are in the channel index."""
+        return self.flash.tables.channels[self.key].num_pages // self.shape.pages_per_span * self.shape.tokens_per_span
+
+    @property
+    def num_full_groups(self) -> int:
+        """Of all tokens."""
+        return self.num_tokens // self.shape.tokens_per_group
+
+    @property
+    def has_full_group(self) -> bool:
+        """Whether ``flush`` would program something."""
+        return self.num_tokens - self.num_flushed >= self.shape.tokens_per_group
+
+    def summaries(self, kv_head: int) -> Halves:
+        """[full groups, vectors, head_dim]."""
+        return self._summaries[kv_head, : self.num_full_groups]
+
+    def pages_for(self, num_tokens: int) -> int:
+        """At most so many pages are programmed when so many tokens come."""
+        groups = (self.num_tokens + num_tokens - self.num_flushed) // self.shape.tokens_per_group
+        if self.key_copies == 1:
+            return 2 * groups * self.shape.kv_heads
+        end = self.num_flushed + groups * self.shape.tokens_per_group
+        spans = (end - self.num_in_channel_index) // self.shape.tokens_per_span
+        return (2 * groups + spans * self.shape.pages_per_span) * self.shape.kv_heads
+
+    def memory_for(self, num_tokens: int) -> int:
+        """Bytes of the drive's memory that so many tokens more will take."""
+        filled = (self.num_tokens + num_tokens) // self.shape.tokens_per_group - self.num_full_groups
+        return filled * self._summary.vectors * self._token_nbytes
+
+    def append(self, keys: Halves, values: Halves) -> None:
+        """``keys`` and ``values`` [kv_heads, n, head_dim] of the next n tokens.
+
+        Few tokens go to the buffers. Where they do not fit, everything that fills groups goes to flash at once. Raises
+        DriveFullError, TransferError, CorruptBlockError.
+        """
+        n, held = keys.shape[1], self.num_tokens - self.num_flushed
+        summaries_nbytes = self.memory_for(n)
+        self._reserve(summaries_nbytes)
+        try:
+            if held + n > self.shape.tokens_per_group:
+                held_keys = self.keys[:, : self.num_tokens - self.key_start]
+                all_keys = np.concatenate([held_keys, keys], axis=1, dtype=self.keys.dtype)
+                all_values = np.concatenate([self.values[:, :held], values], axis=1, dtype=self.values.dtype)
+                old = (self.key_start, self.num_flushed)
+                self._store(all_keys, all_values, self.num_tokens + n)
+            else:
+                first = self.num_tokens - self.key_start
+                self.keys[:, first : first + n] = keys
+                self.values[:, held : held + n] = values
+                all_keys, all_values, old = self.keys, self.values, (self.key_start, self.num_flushed)
+        except BaseException:
+            self._release(summaries_nbytes)
+            raise
+        self.num_tokens += n
+        self.value_sum += values.astype(self.values.dtype).sum(axis=1, dtype=np.float32)
+        self._summarise(all_keys, old[0], all_values, old[1])
+
+    def flush(self) -> None:
+        """Program the group that is full, if there is one; raises as ``append``."""
+        if self.has_full_group:
+            keys = self.keys[:, : self.num_tokens - self.key_start]
+            self._store(keys, self.values[:, : self.num_tokens - self.num_flushed], self.num_tokens)
+
+    def forget(self) -> None:
+        """Give the memory back; the pages are the caller's to finish."""
+        self._release(self._reserved_nbytes)
+
+    def _store(self, keys: Halves, values: Halves, end: int) -> None:
+        """Program all full groups up to token ``end``; ``keys`` start at key_start, ``values`` at num_flushed."""
+        shape, start = self.shape, self.num_flushed
+        stop = end // shape.tokens_per_group * shape.tokens_per_group
+        offset = self.key_start
+        parts: list[tuple[PageKind, Bytes]] = [
+            (PageKind.KEY_GROUP, group_pages(shape, keys[:, start - offset : stop - offset])),
+            (PageKind.VALUE_GROUP, group_pages(shape, values[:, : stop - start])),
+        ]
+        first = self.num_in_channel_index
+        last = stop // shape.tokens_per_span * shape.tokens_per_span if self.key_copies == 2 else 0
+        if last > first:
+            spans = keys[:, max(first, offset) - offset : last - offset]
+            if first < offset:
+                spans = np.concatenate([self._read_keys(first, min(offset, last)), spans], axis=1)
+            parts.append((PageKind.KEY_CHANNELS, channel_pages(shape, spans)))
+        self.flash.append(self.key, parts)
+        self.num_flushed = stop
+        self.key_start = max(offset, last) if self.is_wide else stop
+        self._refill(self.keys, keys[:, self.key_start - offset :])
+        self._refill(self.values, values[:, stop - start :])
+
+    def _read_keys(self, first: int, last: int) -> Halves:
+        """Keys [kv_heads, last - first, head_dim] from the token index; both are multiples of the group."""
+        shape = self.shape
+        groups = np.arange(first // shape.tokens_per_group, last // shape.tokens_per_group)
+        read = [
+            groups_in(shape, self.flash.read(self.key, PageKind.KEY_GROUP, head, groups))
+            for head in range(shape.kv_heads)
+        ]
+        return np.stack(read).reshape(shape.kv_heads, last - first, shape.head_dim)
+
+    def _take_over(self) -> None:
+        """Start from what is in flash: sums and summaries of it are made again."""
+        shape, tables = self.shape, self.flash.tables
+        num_groups = tables.of(self.key, PageKind.KEY_GROUP).num_pages
+        self.num_tokens = self.num_flushed = self.key_start = num_groups * shape.tokens_per_group
+        self._reserve(num_groups * self._summary.vectors * self._token_nbytes)
+        self._summaries = np.zeros((shape.kv_heads, num_groups, self._summary.vectors, shape.head_dim), shape.dtype)
+        groups = np.arange(num_groups)
+        for head in range(shape.kv_heads):
+            keys = groups_in(shape, self.flash.read(self.key, PageKind.KEY_GROUP, head, groups))
+            values = groups_in(shape, self.flash.read(self.key, PageKind.VALUE_GROUP, head, groups))
+            self.value_sum[head] = values.sum(axis=(0, 1), dtype=np.float32)
+            if self._summary.vectors:
+                self._summaries[head] = self._summary(keys, values)
+
+    def _summarise(self, keys: Halves, key_start: int, values: Halves, value_start: int) -> None:
+        """Of groups that became full: ``keys`` and ``values`` hold the tokens from these on."""
+        shape, full = self.shape, self.num_full_groups
+        first = value_start // shape.tokens_per_group
+        if not self._summary.vectors or full <= first:
+            return
+        if full > self._summaries.shape[1]:
+            grown = np.zeros((shape.kv_heads, 2 * full, *self._summaries.shape[2:]), shape.dtype)
+            grown[:, : self._summaries.shape[1]] = self._summaries
+            self._summaries = grown
+        start, stop = first * shape.tokens_per_group, full * shape.tokens_per_group
+        grouped = (full - first, shape.tokens_per_group, shape.head_dim)
+        for head in range(shape.kv_heads):
+            of_keys = keys[head, start - key_start : stop - key_start].reshape(grouped)
+            of_values = values[head, start - value_start : stop - value_start].reshape(grouped)
+            self._summaries[head, first:full] = self._summary(of_keys, of_values)
+
+    def _refill(self, buffer: Halves, rest: Halves) -> None:
+        buffer[:, : rest.shape[1]] = rest
+        buffer[:, rest.shape[1] :] = 0
+
+    def _reserve(self, nbytes: int) -> None:
+        self._memory.reserve(nbytes)
+        self._reserved_nbytes += nbytes
+
+    def _release(self, nbytes: int) -> None:
+        self._memory.release(nbytes)
+        self._reserved_nbytes -= nbytes
