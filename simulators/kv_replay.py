@@ -1,17 +1,18 @@
 """Replays requests through the memory manager that ships, in virtual time.
 
 For each request: the blocks of its prompt that some level holds are loaded, the others are computed and stored; then
-its answer is generated. One request after the other has the device; loads, write-backs and computation overlap as the
-links and the manager allow. A block counts as a hit on any level, wherever in the prefix it is.
+its answer is generated. One request after the other has the device, whenever it came (``kv_serving`` keeps to the times
+of the trace); loads, write-backs and computation overlap as the links and the manager allow. A block counts as a hit on
+any level, wherever in the prefix it is.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from prefetch.load_gate import Gate, blocks_to_recompute
-from simulators.kv_trace.base import KeyTable, KVTrace
+from simulators.kv_trace.base import KeyTable, KVTrace, Request
 from simulators.modelled_mover import ModelledMover
 from tiers.block import BlockKey
 from tiers.errors import BudgetError
@@ -29,6 +30,10 @@ class ServingCosts(Protocol):
         """One request's share of the time in which ``tokens`` of it are generated, the first at this context."""
         ...
 
+    def step_s(self, num_requests: int, context_tokens: float) -> float:
+        """One token for each of some requests side by side, which have this context on average."""
+        ...
+
 
 class FreeOfCost:
     """For counting hits: computing takes no time."""
@@ -41,12 +46,19 @@ class FreeOfCost:
         """None."""
         return 0.0
 
+    def step_s(self, num_requests: int, context_tokens: float) -> float:
+        """None."""
+        return 0.0
+
 
 class ReplayObserver(Protocol):
     """Somebody who looks on."""
 
-    def request_ended(self, keys: Sequence[BlockKey], held: Sequence[BlockKey]) -> None:
-        """A request that asked for ``keys``, of which some level had ``held``, has just got its last token."""
+    def prompt_computed(self, keys: Sequence[BlockKey], held: Sequence[BlockKey]) -> None:
+        """A request that asked for ``keys``, of which some level had ``held``, has just got its first token.
+
+        In the order of the trace, which requests side by side do not keep to their ends.
+        """
         ...
 
 
@@ -71,7 +83,9 @@ class KVReplayResult:
     """Seconds in which the device waited for blocks."""
     link_nbytes: dict[str, int] = field(default_factory=dict)
     ttft_s: list[float] = field(default_factory=list)
-    """Of each request, from the moment at which it has the device to its first token."""
+    """Of each request, from the moment at which it came to its first token."""
+    queue_s: list[float] = field(default_factory=list)
+    """Of these, the time until it had the device. None where a request comes as soon as the one before is done."""
 
     @property
     def hit_ratio(self) -> float:
@@ -99,19 +113,60 @@ def replay_requests(
     ``gate`` says what becomes of blocks below the device. ``table`` saves the making of keys where the same trace is
     replayed more than once. Raises TraceError, and BudgetError where the device does not hold the prompt of a request.
     """
-    costs, table = costs or FreeOfCost(), table or KeyTable()
-    result = KVReplayResult()
-    clock = mover.clock
-    start_s, start_stall_s = clock.now_s, mover.stall_s
-    num_slots, stats = manager.levels[0].pool.num_slots, manager.stats
-    start_hits = stats.hits
+    costs = costs or FreeOfCost()
+    replay = PromptReplay(manager, mover, costs, trace.block_tokens, gate, table or KeyTable(), observer)
     for request in trace.requests:
-        keys = table.keys(request.blocks)
+        replay.prefill(request, mover.clock.now_s)
+        decode_s = costs.decode_s(request.output_tokens, request.input_tokens)
+        mover.clock.advance(decode_s)
+        replay.result.compute_s += decode_s
+    return replay.finish()
+
+
+class PromptReplay:
+    """What becomes of prompts, one after the other; ``result`` counts it."""
+
+    def __init__(
+        self,
+        manager: TieredMemoryManager,
+        mover: ModelledMover,
+        costs: ServingCosts,
+        block_tokens: int,
+        gate: Gate,
+        table: KeyTable,
+        observer: ReplayObserver | None = None,
+    ) -> None:
+        self.result = KVReplayResult()
+        self._manager = manager
+        self._mover = mover
+        self._costs = costs
+        self._block_tokens = block_tokens
+        self._gate = gate
+        self._table = table
+        self._observer = observer
+        self._start_s, self._start_stall_s = mover.clock.now_s, mover.stall_s
+        self._start_hits = manager.stats.hits
+
+    def keys(self, request: Request) -> list[BlockKey]:
+        """The blocks of its prompt; BudgetError if the device could not hold them."""
+        keys = self._table.keys(request.blocks)
+        num_slots = self._manager.levels[0].pool.num_slots
         if len(keys) > num_slots:
-            raise _too_large(len(keys), num_slots, result.num_requests, manager)
+            raise _too_large(len(keys), num_slots, len(self.result.queue_s), self._manager)
+        return keys
+
+    def prefill(
+        self, request: Request, came_s: float, meanwhile: Callable[[], object] = lambda: None
+    ) -> list[BlockKey]:
+        """Load and compute a prompt, up to the first token of the answer. Its blocks are on the device, not pinned.
+
+        ``meanwhile`` is called when the slots of all its blocks are taken and the computing begins.
+        """
+        manager, clock, costs, result = self._manager, self._mover.clock, self._costs, self.result
+        keys = self.keys(request)
+        result.queue_s.append(clock.now_s - came_s)
         held = manager.held(keys)
-        asked_s = clock.now_s
-        again = [] if gate is Gate.LOAD else _again(gate, keys, held, trace.block_tokens, manager, mover, costs)
+        again = [] if self._gate is Gate.LOAD else self._again(keys, held)
         loaded = _others(held, again)
         manager.prepare_load(loaded)
         if again:
@@ -123,62 +178,58 @@ def replay_requests(
         if again:
             # While the others are on their way.
             manager.prepare_again(again)
-            tokens = len(again) * trace.block_tokens
-            prefill_s = costs.prefill_s(tokens, keys.index(again[0]) * trace.block_tokens)
+            tokens = len(again) * self._block_tokens
+            prefill_s = costs.prefill_s(tokens, keys.index(again[0]) * self._block_tokens)
             clock.advance(prefill_s)
             result.recomputed += len(again)
         manager.complete_load(loaded)
         manager.prepare_store(new)
-        new_tokens = min(request.input_tokens, len(new) * trace.block_tokens)
+        meanwhile()
+        new_tokens = min(request.input_tokens, len(new) * self._block_tokens)
         rest_s = costs.prefill_s(new_tokens, request.input_tokens - new_tokens)
         clock.advance(rest_s)
-        prefill_s += rest_s
         # All that was computed stays open until here: made, and not used besides.
         manager.complete_store(again)
         manager.complete_store(new)
         manager.release(loaded)
-        result.ttft_s.append(clock.now_s - asked_s)
-        decode_s = costs.decode_s(request.output_tokens, request.input_tokens)
-        clock.advance(decode_s)
+        result.ttft_s.append(clock.now_s - came_s)
         result.num_requests += 1
         result.accesses += len(keys)
         result.hits += len(held)
         result.prefix_hits += len(held) if keys[: len(held)] == held else _num_alike(keys, held)
         result.output_tokens += request.output_tokens
-        result.compute_s += prefill_s + decode_s
-        if observer is not None:
-            observer.request_ended(keys, held)
-    result.device_hits = stats.hits - start_hits
-    result.elapsed_s = clock.now_s - start_s
-    result.stall_s = mover.stall_s - start_stall_s
-    result.link_nbytes = {name: use.nbytes for name, use in mover.links.items()}
-    return result
+        result.compute_s += prefill_s + rest_s
+        if self._observer is not None:
+            self._observer.prompt_computed(keys, held)
+        return keys
 
+    def finish(self) -> KVReplayResult:
+        """The result of all of them."""
+        result = self.result
+        result.device_hits = self._manager.stats.hits - self._start_hits
+        result.elapsed_s = self._mover.clock.now_s - self._start_s
+        result.stall_s = self._mover.stall_s - self._start_stall_s
+        result.link_nbytes = {name: use.nbytes for name, use in self._mover.links.items()}
+        return result
 
-def _again(
-    gate: Gate,
-    keys: list[BlockKey],
-    held: list[BlockKey],
-    block_tokens: int,
-    manager: TieredMemoryManager,
-    mover: ModelledMover,
-    costs: ServingCosts,
-) -> list[BlockKey]:
-    """The blocks below the device that are to be computed rather than loaded."""
-    below = manager.missing(held)
-    if not below or gate is Gate.RECOMPUTE:
-        return below
-    context = keys.index(below[0]) * block_tokens
-    names = [level.tier.name for level in manager.levels]
-    sources = manager.sources(below)
-    nbytes = manager.levels[0].tier.block_nbytes
+    def _again(self, keys: list[BlockKey], held: list[BlockKey]) -> list[BlockKey]:
+        """The blocks below the device that are to be computed rather than loaded."""
+        manager, block_tokens = self._manager, self._block_tokens
+        below = manager.missing(held)
+        if not below or self._gate is Gate.RECOMPUTE:
+            return below
+        context = keys.index(below[0]) * block_tokens
+        names = [level.tier.name for level in manager.levels]
+        sources = manager.sources(below)
+        nbytes = manager.levels[0].tier.block_nbytes
 
-    def load_s(first: int) -> float:
-        counts = Counter(sources[first:])
-        return max((mover.seconds(names[source], names[0], n, n * nbytes) for source, n in counts.items()), default=0.0)
+        def load_s(first: int) -> float:
+            counts = Counter(sources[first:])
+            seconds = (self._mover.seconds(names[source], names[0], n, n * nbytes) for source, n in counts.items())
+            return max(seconds, default=0.0)
 
-    n = blocks_to_recompute(len(below), lambda n: costs.prefill_s(n * block_tokens, context), load_s)
-    return below[:n]
+        n = blocks_to_recompute(len(below), lambda n: self._costs.prefill_s(n * block_tokens, context), load_s)
+        return below[:n]
 
 
 def _others(keys: list[BlockKey], held: list[BlockKey]) -> list[BlockKey]:

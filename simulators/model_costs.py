@@ -109,12 +109,14 @@ class RooflineCosts:
         return max(self._compute_s(flops), self._read_s(self.shape.nbytes_read(new_tokens)))
 
     def decode_s(self, tokens: int, context_tokens: int) -> float:
-        """See ServingCosts: a step of the batch reads the weights once, and the keys and values of each request."""
-        context = context_tokens + tokens / 2
-        kv_nbytes = self.batch * context * self.shape.kv_nbytes_per_token
-        step_flops = self.batch * (2.0 * self.shape.active_weights + self.shape.attention_flops(1, int(context)))
-        step_s = max(self._compute_s(step_flops), self._read_s(self.shape.nbytes_read(self.batch) + kv_nbytes))
-        return tokens * step_s / self.batch
+        """See ServingCosts: in a batch whose other requests are like this one."""
+        return tokens * self.step_s(self.batch, context_tokens + tokens / 2) / self.batch
+
+    def step_s(self, num_requests: int, context_tokens: float) -> float:
+        """See ServingCosts: the weights are read once, and the keys and values of each request."""
+        kv_nbytes = num_requests * context_tokens * self.shape.kv_nbytes_per_token
+        flops = num_requests * (2.0 * self.shape.active_weights + self.shape.attention_flops(1, int(context_tokens)))
+        return max(self._compute_s(flops), self._read_s(self.shape.nbytes_read(num_requests) + kv_nbytes))
 
     def _compute_s(self, flops: float) -> float:
         return flops / (self.profile.flops_per_s(self.shape.dtype) * self.profile.flops_share)

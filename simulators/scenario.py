@@ -13,6 +13,7 @@ from simulators.belady import ideal_hits
 from simulators.gap import GapFinder
 from simulators.host_path import HostMemory, HostPaths, Storage
 from simulators.kv_replay import KVReplayResult, ReplayObserver, replay_requests
+from simulators.kv_serving import Arrivals, serve_requests
 from simulators.kv_trace.base import KeyTable, KVTrace
 from simulators.link_costs import capacities_of, routes_of
 from simulators.model_costs import ModelShape, RooflineCosts
@@ -32,7 +33,7 @@ BOUND = "belady"
 """The row of what no policy can beat: as many slots as all tiers have, all on the device, and the future known."""
 
 PERCENTILES = (0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 99.9, 100)
-"""Of the time to the first token, enough to draw its distribution."""
+"""Of the times to the first token and in the queue, enough to draw their distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,18 @@ class Scenario:
     policies: Sequence[str]
     gate: Gate = Gate.LOAD
     batch: int = 1
+    arrivals: Arrivals = Arrivals.CLOSED
+    speed: float = 1.0
+    """How many times as fast as recorded requests come, where they come when the trace says."""
     storage: Storage | None = None
     host_memory: HostMemory | None = None
     price: PriceTerms = field(default_factory=PriceTerms)
 
     def __post_init__(self) -> None:
+        if self.speed != 1.0 and self.arrivals is Arrivals.CLOSED:
+            raise InvalidOptionError(
+                f"speed: {self.speed:g} is of no use where arrivals are closed; add arrivals: trace"
+            )
         HostPaths(self.profile, self.storage, self.host_memory)
         if self.price.given and self.profile.price is None:
             message = f"price: the profile '{self.profile.name}' has no prices; add 'price' to it, or leave price out"
@@ -162,18 +170,29 @@ class Experiment:
         self, manager: TieredMemoryManager, mover: ModelledMover, observer: ReplayObserver | None = None
     ) -> KVReplayResult:
         scenario = self._scenario
-        return replay_requests(
-            KVTrace(scenario.trace.format, scenario.trace.block_tokens, iter(self._requests)),
+        trace = KVTrace(scenario.trace.format, scenario.trace.block_tokens, iter(self._requests))
+        costs = RooflineCosts(scenario.shape, scenario.profile, scenario.batch)
+        if scenario.arrivals is Arrivals.CLOSED:
+            return replay_requests(
+                trace, manager, mover, costs, gate=scenario.gate, table=self._table, observer=observer
+            )
+        return serve_requests(
+            trace,
             manager,
             mover,
-            RooflineCosts(scenario.shape, scenario.profile, scenario.batch),
+            costs,
+            batch=scenario.batch,
+            speed=scenario.speed,
             gate=scenario.gate,
             table=self._table,
             observer=observer,
         )
 
     def _row(self, name: str, result: KVReplayResult, mover: ModelledMover) -> dict[str, Any]:
-        times = dict(zip(PERCENTILES, np.percentile(result.ttft_s, PERCENTILES).tolist(), strict=True))
+        times, queue = (
+            dict(zip(PERCENTILES, np.percentile(seconds, PERCENTILES).tolist(), strict=True))
+            for seconds in (result.ttft_s, result.queue_s)
+        )
         return {
             "policy": name,
             "hit_ratio": result.hit_ratio,
@@ -184,6 +203,10 @@ class Experiment:
             "ttft_p90_s": times[90],
             "ttft_p99_s": times[99],
             "ttft_percentiles_s": {str(percent): seconds for percent, seconds in times.items()},
+            "queue_s": queue[50],
+            "queue_p90_s": queue[90],
+            "queue_p99_s": queue[99],
+            "queue_percentiles_s": {str(percent): seconds for percent, seconds in queue.items()},
             "bytes": sum(result.link_nbytes.values()),
             "links": result.link_nbytes,
             "stall_s": result.stall_s,

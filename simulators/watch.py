@@ -55,7 +55,7 @@ class WatchedMover(ModelledMover):
 
 
 class ReplayWatch:
-    """Sees the levels after each request, and which blocks it found."""
+    """Sees the levels after each prompt, and which blocks it found."""
 
     def __init__(self, manager: TieredMemoryManager, clock: WatchedClock) -> None:
         self.found: list[bool] = []
@@ -64,8 +64,8 @@ class ReplayWatch:
         self._clock = clock
         self._evictions = self._write_backs = 0
 
-    def request_ended(self, keys: Sequence[BlockKey], held: Sequence[BlockKey]) -> None:
-        """One that asked for ``keys``, of which some level had ``held``."""
+    def prompt_computed(self, keys: Sequence[BlockKey], held: Sequence[BlockKey]) -> None:
+        """One of a request that asked for ``keys``, of which some level had ``held``."""
         there = set(held)
         self.found += [key in there for key in keys]
         activity, now, stats = self._clock.activity, self._clock.now_s, self._manager.stats

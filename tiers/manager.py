@@ -18,7 +18,7 @@ from tiers.errors import WorldError
 from tiers.eviction.base import Expected
 from tiers.link import Priority
 from tiers.placement import Placement
-from tiers.residency import Entry, Level, LookupResult, ManagerStats, Mover, PendingTransfer
+from tiers.residency import Level, LookupResult, ManagerStats, Mover, PendingTransfer
 from tiers.tier import Tier
 
 
@@ -38,52 +38,48 @@ class TieredMemoryManager:
         self.backing = backing
         self.stats = ManagerStats()
         self._placement = Placement(mover, levels, backing, self.stats, is_cache)
-        self._entries = self._placement.entries
 
     def adopt(self, slots: Mapping[BlockKey, int]) -> None:
         """Announce the blocks of the backing tier and their slots there."""
         assert self.backing is not None, "no backing tier to adopt blocks from"
-        for key, slot in slots.items():
-            assert key not in self._entries, "a block is adopted once"
-            self._entries[key] = Entry([None] * len(self.levels) + [slot])
+        assert self._placement.backed.keys().isdisjoint(slots), "a block is adopted once"
+        self._placement.backed.update(slots)
 
     def stage(self, keys: Sequence[BlockKey], index: int = 1) -> list[int]:
         """Slots of a level below for copies of backed blocks, from where they are brought sooner than from the backing.
 
         The caller fills them before anything else is asked of these blocks. Raises TierFullError.
         """
-        slots = self._placement.allocate(index, len(keys))
         level = self.levels[index]
-        for key, slot in zip(keys, slots, strict=True):
-            entry = self._entries[key]
-            assert entry.slots[-1] is not None, "only blocks that the backing tier holds are staged"
-            assert entry.slots[index] is None, "a block is staged once"
-            entry.slots[index] = slot
-            level.pool.publish(slot)
-            level.policy.insert(key)
+        assert all(key in self._placement.backed for key in keys), "only blocks that the backing tier holds are staged"
+        assert level.slots.keys().isdisjoint(keys), "a block is staged once"
+        slots = self._placement.allocate(index, keys)
+        level.slots.update(zip(keys, slots, strict=True))
+        level.pool.publish_all(slots)
+        level.policy.insert_all(keys)
         return slots
 
     def lookup(self, key: BlockKey) -> LookupResult:
         """Where a block stands; changes nothing. One that is open is there for its owner alone."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return LookupResult.MISS
-        if entry.arrival is not None:
-            is_done = entry.arrival.is_done  # before the error: it may come between the two
-            if entry.arrival.error is not None:
+        arrival = self._placement.arrivals.get(key)
+        if arrival is not None:
+            is_done = arrival.is_done  # before the error: it may come between the two
+            if arrival.error is not None:
                 return LookupResult.BELOW
             return LookupResult.HIT if is_done else LookupResult.PENDING
-        return LookupResult.BELOW if entry.slots[0] is None else LookupResult.HIT
+        if key in self.levels[0].slots:
+            return LookupResult.HIT
+        return LookupResult.MISS if self._placement.unknown({key}) else LookupResult.BELOW
 
     def held(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
         """The blocks that any level holds: what there is to load."""
-        entries = self._entries
-        return [key for key in keys if key in entries]
+        return list(self._placement.held(list(keys)))
 
     def missing(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
         """The blocks that a level below holds and that are not on their way to level 0: what there is to prefetch."""
-        entries = self._entries
-        return [key for key in keys if (entry := entries.get(key)) is not None and entry.is_below]
+        here, arrivals = self.levels[0].slots, self._placement.arrivals
+        failed = [key for key, transfer in arrivals.items() if transfer.error is not None]
+        return list(self._placement.held([key for key in keys if key not in here or key in failed]))
 
     @property
     def room(self) -> int:
@@ -91,38 +87,41 @@ class TieredMemoryManager:
         level = self.levels[0]
         return level.pool.num_free + max(0, len(level.policy) - len(self._placement.pinned))
 
+    def room_besides(self, keys: Iterable[BlockKey]) -> int:
+        """As ``room``, were these blocks pinned as well."""
+        here, pinned = self.levels[0].slots, self._placement.pinned
+        return self.room - sum(1 for key in keys if key in here and key not in pinned)
+
     def prepare_load(self, keys: Sequence[BlockKey]) -> None:
         """Pin blocks for use and start bringing those that are not on level 0. All or nothing.
 
         A key that is named twice is pinned twice. Raises TierFullError if level 0 cannot hold them, KeyError for a
         block that was never stored, and what stopped a block that had to make room: TransferError.
         """
-        placement = self._placement
-        wanted = [(key, self._entries[key]) for key in keys]
-        self._forget_failures(wanted)
+        placement, here = self._placement, self.levels[0].slots
+        self._forget_failures(keys)
         missing: dict[BlockKey, None] = {}
-        present: list[tuple[BlockKey, Entry]] = []
-        for key, entry in wanted:
-            if entry.slots[0] is None and key not in missing:
+        present: list[BlockKey] = []
+        for key in keys:
+            if key not in here and key not in missing:
                 missing[key] = None
             else:
-                present.append((key, entry))
-                placement.pin(key, entry)
+                present.append(key)
+                placement.pin(key)
         if missing:
             try:
                 placement.fetch(list(missing), Priority.DEMAND)
             except BaseException:
-                for key, entry in present:
-                    placement.unpin(key, entry)
+                for key in present:
+                    placement.unpin(key)
                 raise
-        stats, policy = self.stats, self.levels[0].policy
+        stats, policy, arrivals = self.stats, self.levels[0].policy, placement.arrivals
+        num_pending = sum(1 for key in present if key in arrivals and not arrivals[key].is_done) if arrivals else 0
         stats.misses += len(missing)
-        for key, entry in present:
-            placement.unclaim(key, entry)
-            if entry.arrival is not None and not entry.arrival.is_done:
-                stats.pending_hits += 1
-            else:
-                stats.hits += 1
+        stats.pending_hits += num_pending
+        stats.hits += len(present) - num_pending
+        for key in present:
+            placement.unclaim(key)
             policy.touch(key)
 
     def complete_load(self, keys: Sequence[BlockKey]) -> list[int]:
@@ -131,18 +130,17 @@ class TieredMemoryManager:
         They stay pinned until ``release``. If one of them cannot be brought, all of these pins are dropped and the
         error that stopped it is raised: TransferError, CorruptBlockError.
         """
+        placement, here = self._placement, self.levels[0].slots
         slots: list[int] = []
         try:
             for key in keys:
-                entry = self._entries[key]
-                assert entry.pins > 0, "complete_load without prepare_load"
-                if entry.slots[0] is None:
-                    self._fetch_again(key, entry)
-                if entry.arrival is not None:
-                    self._placement.land(key, entry)
-                slot = entry.slots[0]
-                assert slot is not None
-                slots.append(slot)
+                assert key in placement.pinned, "complete_load without prepare_load"
+                if key not in here:  # its transfer has failed in the hands of another reader
+                    placement.fetch([key], Priority.DEMAND)
+                    placement.unpin(key)
+                if key in placement.arrivals:
+                    placement.land(key)
+                slots.append(here[key])
         except BaseException:
             self.release(keys)
             raise
@@ -151,7 +149,15 @@ class TieredMemoryManager:
     def release(self, keys: Iterable[BlockKey]) -> None:
         """The caller is done with blocks that it loaded: they may be evicted."""
         for key in keys:
-            self._placement.unpin(key, self._entries[key])
+            self._placement.unpin(key)
+
+    def hold(self, keys: Iterable[BlockKey]) -> None:
+        """One more pin for blocks on level 0, for whoever goes on using what it loaded or stored; counts as no use."""
+        here, arrivals = self.levels[0].slots, self._placement.arrivals
+        for key in keys:
+            assert key in here, "only blocks on level 0 are held there"
+            assert key not in arrivals, "a block on its way is loaded first"
+            self._placement.pin(key)
 
     def prefetch(self, keys: Sequence[BlockKey], *, is_guess: bool = False) -> list[BlockKey]:
         """Start bringing blocks that will be needed; returns those that could be started or are on level 0 already.
@@ -160,18 +166,19 @@ class TieredMemoryManager:
         the first keys for which there is room. Blocks that may not be needed (``is_guess``) come after all others.
         Raises KeyError for a block that was never stored.
         """
-        entries = {key: self._entries[key] for key in keys}
-        self._forget_failures(entries.items())
-        wanted = [key for key, entry in entries.items() if entry.slots[0] is None]
+        here = self.levels[0].slots
+        self._forget_failures(keys)
+        wanted = [key for key in dict.fromkeys(keys) if key not in here]
+        for unknown in self._placement.unknown(set(wanted)):
+            raise KeyError(unknown)
         if len(wanted) > self.levels[0].pool.num_free:
             wanted = wanted[: self.room]
         if wanted:
             # Nobody needs these blocks yet: whoever does will meet the error, if it is still there.
             with suppress(WorldError):
                 self._placement.fetch(wanted, Priority.GUESS if is_guess else Priority.PREFETCH)
-                for key in wanted:
-                    entries[key].is_prefetched = True
-        return [key for key in keys if entries[key].slots[0] is not None]
+                self._placement.claims.update(wanted)
+        return [key for key in keys if key in here]
 
     def forecast(self, step: int, expected: Iterable[tuple[BlockKey, Expected]]) -> None:
         """Tell the policy of level 0 what is expected from ``step`` on; see EvictionPolicy."""
@@ -183,10 +190,9 @@ class TieredMemoryManager:
         What has not come yet of a guess does not come any more.
         """
         for key in keys:
-            entry = self._entries.get(key)
-            if entry is not None and entry.is_prefetched:
-                self._placement.unclaim(key, entry)
-                self._placement.call_off(key, entry)
+            if key in self._placement.claims:
+                self._placement.unclaim(key)
+                self._placement.call_off(key)
 
     def prepare_store(self, keys: Sequence[BlockKey], prefer: int | None = None) -> list[int]:
         """Slots on level 0 for new blocks, pinned and for the caller alone to write. All or nothing.
@@ -194,15 +200,16 @@ class TieredMemoryManager:
         ``prefer`` is the first slot that would suit the caller. Raises TierFullError, and what stopped a block that had
         to make room: TransferError.
         """
-        assert len(set(keys)) == len(keys), "a block is stored once"
-        assert self._entries.keys().isdisjoint(keys), "a block is stored once"
-        slots = self._placement.allocate(0, len(keys), prefer)
-        self._placement.num_unbacked += len(keys)
-        insert, below = self.levels[0].policy.insert, [None] * len(self.levels)
-        for key, slot in zip(keys, slots, strict=True):
-            self._entries[key] = Entry([slot, *below], pins=1, is_open=True)
-            insert(key)
-        self._placement.pinned.update(dict.fromkeys(keys))
+        placement, level = self._placement, self.levels[0]
+        new = dict.fromkeys(keys, 1)
+        assert len(new) == len(keys), "a block is stored once"
+        assert len(placement.unknown(set(new))) == len(keys), "a block is stored once"
+        placement.has_stored = True
+        slots = placement.allocate(0, keys, prefer)
+        level.slots.update(zip(keys, slots, strict=True))
+        level.policy.insert_all(new)
+        placement.pinned.update(new)
+        placement.opened.update(new)
         return slots
 
     def prepare_again(self, keys: Sequence[BlockKey]) -> list[int]:
@@ -210,97 +217,84 @@ class TieredMemoryManager:
 
         The copies below stay. All or nothing; raises what ``prepare_store`` does.
         """
-        placement = self._placement
-        blocks = [(key, self._entries[key]) for key in keys]
-        assert all(entry.slots[0] is None for _, entry in blocks), "a block that is there is not made again"
-        for key, entry in blocks:
-            placement.pin(key, entry)  # before room is made: no policy may choose their copies below
-        try:
-            slots = placement.allocate(0, len(keys))
-        except BaseException:
-            for key, entry in blocks:
-                placement.unpin(key, entry)
-            raise
-        for (key, entry), slot in zip(blocks, slots, strict=True):
-            entry.slots[0], entry.is_open = slot, True
-            self.levels[0].policy.insert(key)
-        return slots
+        assert self.levels[0].slots.keys().isdisjoint(keys), "a block that is there is not made again"
+        assert not self._placement.unknown(set(keys)), "a block that nobody holds is not made again"
+        return self._placement.make_again(keys)
 
     def sources(self, keys: Iterable[BlockKey]) -> list[int]:
         """The level from which each of these blocks would be loaded; all of them are below level 0."""
-        return [self._entries[key].highest_copy()[0] for key in keys]
+        return [self._placement.highest_copy(key)[0] for key in keys]
 
     def complete_store(self, keys: Sequence[BlockKey]) -> None:
         """Blocks are wholly written: they may be read by others and leave level 0.
 
         When level 0 runs short they are copied down at once, so that evicting them later costs nothing.
         """
-        pool, unpin = self.levels[0].pool, self._placement.unpin
-        blocks = [(key, self._entries[key]) for key in keys]
-        for key, entry in blocks:
-            slot = entry.slots[0]
-            assert entry.is_open, "complete_store without prepare_store"
-            assert slot is not None
-            entry.is_open = False
-            pool.publish(slot)
-            unpin(key, entry)
-        if len(self.levels) > 1 and pool.num_free < 2 * len(keys):
+        placement, level = self._placement, self.levels[0]
+        done = set(keys)
+        assert done <= placement.opened, "complete_store without prepare_store"
+        placement.opened -= done
+        level.pool.publish_all([level.slots[key] for key in keys])
+        for key in keys:
+            placement.unpin(key)
+        if len(self.levels) > 1 and level.pool.num_free < 2 * len(keys):
             with suppress(WorldError):  # nothing is lost: whoever needs the room will be told
-                self._placement.copy_down(0, [block for block in blocks if block[1].is_only_on(0)])
+                placement.copy_ahead(done)
 
     def reopen(self, key: BlockKey) -> int:
         """Make a stored block writable again, as by ``prepare_store``: on level 0, pinned, and without copies below."""
-        entry = self._entries[key]
-        assert entry.slots[-1] is None, "a block of the backing tier is read only"
-        assert not entry.is_open, "a block is reopened once"
+        placement = self._placement
+        assert key not in placement.backed, "a block of the backing tier is read only"
+        assert key not in placement.opened, "a block is reopened once"
         self.prepare_load([key])
         (slot,) = self.complete_load([key])
-        self._placement.settle(key, entry)
+        placement.settle([key])
         for index in range(1, len(self.levels)):
-            self._placement.drop_copy(index, key, entry)
+            placement.drop_copy(index, key)
         self.levels[0].pool.reopen(slot)
-        entry.is_open = True
+        placement.opened.add(key)
         return slot
 
     def share(self, keys: Iterable[BlockKey]) -> None:
         """One more owner for each block."""
+        shares = self._placement.shares
         for key in keys:
-            self._entries[key].references += 1
+            shares[key] = shares.get(key, 0) + 1
 
     def is_shared(self, key: BlockKey) -> bool:
-        return self._entries[key].references > 1
+        return key in self._placement.shares
 
     def discard(self, keys: Iterable[BlockKey]) -> None:
         """One owner fewer for each block; without owners it is forgotten on every level, without write-back."""
+        placement, shares = self._placement, self._placement.shares
         for key in keys:
-            entry = self._entries[key]
-            if entry.references > 1:
-                entry.references -= 1
+            if key in shares:
+                shares[key] -= 1
+                if not shares[key]:
+                    del shares[key]
                 continue
-            assert entry.pins == entry.is_prefetched + entry.is_open, "discarded while somebody reads it"
-            self._placement.unclaim(key, entry)
-            if entry.is_open:
-                self._placement.unpin(key, entry)
-            self._placement.settle(key, entry)
+            pins = (key in placement.claims) + (key in placement.opened)
+            assert placement.pinned.get(key, 0) == pins, "discarded while somebody reads it"
+            placement.unclaim(key)
+            if key in placement.opened:
+                placement.opened.remove(key)
+                placement.unpin(key)
+            placement.settle([key])
             for index in range(len(self.levels)):
-                self._placement.drop_copy(index, key, entry)
-            self._placement.num_unbacked -= entry.slots[-1] is None
-            del self._entries[key]
+                placement.drop_copy(index, key)
+            placement.backed.pop(key, None)
 
     def check(self) -> None:
         """Raise AssertionError if the books of any level do not add up."""
         self._placement.check()
 
-    def _forget_failures(self, wanted: Iterable[tuple[BlockKey, Entry]]) -> None:
+    def _forget_failures(self, keys: Iterable[BlockKey]) -> None:
         """A prefetch that failed is no reason not to try again."""
-        for key, entry in wanted:
-            if entry.arrival is not None and entry.arrival.error is not None:
-                self._placement.abandon(key, entry)
-
-    def _fetch_again(self, key: BlockKey, entry: Entry) -> None:
-        """For a reader whose transfer has failed in the hands of another reader."""
-        self._placement.fetch([key], Priority.DEMAND)
-        self._placement.unpin(key, entry)
+        arrivals = self._placement.arrivals
+        if arrivals:
+            for key in keys:
+                if key in arrivals and arrivals[key].error is not None:
+                    self._placement.abandon(key)
 
 
 __all__ = ["Level", "LookupResult", "ManagerStats", "Mover", "PendingTransfer", "TieredMemoryManager"]

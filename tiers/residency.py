@@ -1,7 +1,11 @@
-"""What the memory manager knows: levels, the answers it gives, its counters, and one entry for every block."""
+"""What the memory manager knows: the levels and the copies there, the answers it gives, and its counters.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+There is no object for a block. What nearly all blocks have, a slot on some level, is a number in that level's dict;
+what few have at a time, such as pins, lies in dicts and sets of ``Room``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol, TypeVar
 
@@ -51,13 +55,32 @@ class LookupResult(Enum):
     """It can be used now."""
 
 
+@dataclass(slots=True, eq=False)
+class Landing:
+    """Copies on their way to a level below. They come, or fail, together."""
+
+    transfer: PendingTransfer
+    source: int
+    """The level from which they come."""
+    slots: Mapping[BlockKey, int]
+    """Where each of them comes to lie."""
+
+
 @dataclass(slots=True)
 class Level:
-    """One tier under management: its slots and the policy that says which block has to leave."""
+    """One tier under management: its slots, which block is in which of them, and the policy that says which leaves."""
 
     tier: Tier
     pool: BlockPool
     policy: EvictionPolicy[BlockKey]
+    slots: dict[BlockKey, int] = field(default_factory=dict)
+    """Of every copy on the level, complete or not."""
+    landings: list[Landing] = field(default_factory=list)
+    """Copies on their way down to the level, in the order in which they set out."""
+    leaving: dict[BlockKey, None] = field(default_factory=dict)
+    """Copies that the policy gave up ahead of time, in this order: of use until their slots are wanted."""
+    most_at_once: int = 0
+    """The most blocks that came down to the level at once so far."""
 
 
 @dataclass(slots=True)
@@ -81,49 +104,3 @@ class ManagerStats:
     def hit_ratio(self) -> float:
         """Share of blocks for which no demand transfer had to be started."""
         return (self.hits + self.pending_hits) / self.accesses if self.accesses else 1.0
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """What is known of one block. ``slots[level]`` is its slot there; the level below the last is the backing tier."""
-
-    slots: list[int | None]
-    arrival: PendingTransfer | None = None
-    """The transfer that brings it to level 0."""
-    departure: tuple[PendingTransfer, int] | None = None
-    """The transfer that copies it down, and the level to which."""
-    pins: int = 0
-    references: int = 1
-    is_prefetched: bool = False
-    """Holds one pin until it is used for the first time."""
-    is_open: bool = False
-    """Between prepare_store and complete_store: being written by its owner."""
-
-    @property
-    def is_below(self) -> bool:
-        """Whether it is neither on level 0 nor on its way there."""
-        return self.slots[0] is None or (self.arrival is not None and self.arrival.error is not None)
-
-    def has_other_copy(self, index: int) -> bool:
-        """Whether a level other than ``index`` holds it, or will as soon as a transfer has ended."""
-        here = self.slots[index] is not None
-        return len(self.slots) - self.slots.count(None) > here
-
-    def is_only_on(self, index: int) -> bool:
-        """Whether the copy on a level is there, and is the only one."""
-        return self.slots.count(None) == len(self.slots) - 1 and self.slots[index] is not None
-
-    def highest_copy(self) -> tuple[int, int]:
-        """The level from which it is best fetched to level 0, and its slot there."""
-        for index, slot in enumerate(self.slots):
-            if index and slot is not None:
-                # A copy on its way down has its source above it until it has arrived.
-                assert self.departure is None or self.is_readable(index), "the only copy below has not arrived"
-                return index, slot
-        raise AssertionError("a block without any copy")
-
-    def is_readable(self, index: int) -> bool:
-        """Whether the bytes of its copy on a level are complete as far as the books know."""
-        if index == 0:
-            return self.arrival is None and not self.is_open
-        return self.departure is None or self.departure[1] != index

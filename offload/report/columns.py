@@ -6,9 +6,9 @@ from offload.report.results import Row
 
 _KNOWN = (
     *("hit_ratio", "device_hit_ratio", "belady_gap", "tokens_per_s", "ttft_s", "ttft_p90_s", "ttft_p99_s"),
-    *("batch", "bytes", "stall_s", "elapsed_s"),
+    *("batch", "speed", "bytes", "stall_s", "elapsed_s"),
 )
-_FOR_TABLES = ("prefix_hit_ratio", "tokens_per_s_without_stall", "recomputed")
+_FOR_TABLES = ("prefix_hit_ratio", "tokens_per_s_without_stall", "recomputed", "queue_p90_s")
 _UNITS = (("_per_s", "per second"), ("_s", "seconds"), ("_j", "joules"), ("_w", "watts"), ("_bytes", "bytes"))
 
 

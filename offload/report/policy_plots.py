@@ -62,7 +62,7 @@ def _work(rows: Sequence[Row]) -> list[Plot]:
     plots = [Plot("Bytes per link", "What the policy made the links move.", _link_bars(rows, names))]
     if all("elapsed_s" in row for row in rows):
         busy = [_minus(row["elapsed_s"], row["stall_s"]) for row in rows]
-        time = {"at work": busy, "waiting for blocks (stall)": [row["stall_s"] for row in rows]}
+        time = {"all others": busy, "waiting for blocks (stall)": [row["stall_s"] for row in rows]}
         reading = "Virtual seconds for the whole workload: those in which the device waits for blocks, and all others."
         plots.append(Plot("Where the time goes", reading, bars(names, time, "seconds", stacked=True)))
     else:

@@ -103,7 +103,7 @@ def _check_rows(path: Path, kind: Kind, rows: list[Row]) -> None:
         check_values(path, f"{where}.", row, texts, numbers)
         if kind is Kind.BENCH:
             continue
-        check_values(path, f"{where}.", row, (), tuple({"batch", "elapsed_s"} & row.keys()))
+        check_values(path, f"{where}.", row, (), tuple({"batch", "speed", "elapsed_s"} & row.keys()))
         for key in ("ttft_percentiles_s", "links", "tiers"):
             check_numbers(path, f"{where}.{key}", row.get(key, {}))
         for percent in row.get("ttft_percentiles_s", {}):

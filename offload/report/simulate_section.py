@@ -14,12 +14,14 @@ from offload.report.sweep_plots import axis_name, axis_text, sweep_plots, varyin
 from offload.sizes import format_size
 from simulators.scenario import BOUND
 
+_SETTINGS = ("gate", "batch", "arrivals", "speed")
+
 
 def simulate_section(result: Result) -> Section:
     """Of one file."""
     rows = result.rows
     axes = varying(rows)
-    facts = facts_of(result, ("scenario", "command", "seed", "workload", "hardware", "model", "tiers", "gate", "batch"))
+    facts = facts_of(result, ("scenario", "command", "seed", "workload", "hardware", "model", "tiers", *_SETTINGS))
     facts |= _settings_of_rows(rows)
     wanted = result.data.get("cells", len(rows))
     if wanted != len(rows):
@@ -53,7 +55,7 @@ def _finding(rows: Sequence[Row], axes: Sequence[str]) -> str:
 def _settings_of_rows(rows: Sequence[Row]) -> dict[str, str]:
     """Of a sweep, whose rows say in which setting they are: all values of each."""
     facts = {}
-    for key in ("hardware", "model", "gate", "batch"):
+    for key in ("hardware", "model", *_SETTINGS):
         if all(key in row for row in rows):
             facts[key] = " or ".join(dict.fromkeys(str(row[key]) for row in rows))
     levels = dict.fromkeys(level for row in rows for level in row.get("tiers", {}))

@@ -12,7 +12,7 @@ from simulators.scenario import BOUND
 
 _Series = Mapping[str, tuple[list[float | str], list[float | None]]]
 
-_NAMED = ("hardware", "model", "gate")
+_NAMED = ("hardware", "model", "gate", "arrivals", "storage", "host_memory")
 _GIB = 2**30
 
 _METRICS: Sequence[tuple[str, str, str, str, float]] = (
@@ -47,7 +47,8 @@ _METRICS: Sequence[tuple[str, str, str, str, float]] = (
 def varying(rows: Sequence[Row]) -> list[str]:
     """What differs from row to row besides the policy: ``hardware``, ``tiers.host``, ..."""
     levels = dict.fromkeys(level for row in rows for level in row.get("tiers", {}))
-    axes = ["hardware", "model", *(f"tiers.{level}" for level in levels), "gate", "batch"]
+    axes = ["hardware", "model", *(f"tiers.{level}" for level in levels)]
+    axes += ["gate", "batch", "arrivals", "speed", "storage", "host_memory"]
     return [axis for axis in axes if len({axis_text(row, axis) for row in rows}) > 1]
 
 

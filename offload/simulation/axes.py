@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tiers.errors import InvalidOptionError
 
-SWEPT = ("hardware", "model", "gate", "batch", "storage", "host_memory")
+SWEPT = ("hardware", "model", "gate", "batch", "arrivals", "speed", "storage", "host_memory")
 """Keys that may hold a list; so may every level below ``tiers``."""
 
 Axes = Mapping[str, list[object]]

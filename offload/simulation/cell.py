@@ -11,6 +11,7 @@ from typing import Any
 import offload
 from offload.simulation.facts import setting_facts
 from offload.simulation.scenario_file import near, read_scenario
+from simulators.kv_serving import Arrivals
 from simulators.kv_trace.formats import find_trace
 from simulators.scenario import BOUND, Scenario
 from tiers.eviction.registry import find_policy
@@ -23,7 +24,7 @@ class Cell:
     settings: Mapping[str, Any]
     """Those of a scenario without lists."""
     head: Mapping[str, Any]
-    """``hardware``, ``model``, ``tiers``, ``gate``, ``batch`` and ``policy``, and what else the scenario asks for."""
+    """What ``setting_facts`` gives, and ``policy``."""
     fingerprint: str
     """Of everything that the row depends on: settings, profile, model, trace, and the source of the policy."""
 
@@ -43,7 +44,8 @@ class Cell:
 
 def cell_key(row: Mapping[str, Any]) -> str:
     """The same of a cell's head and of its row."""
-    told = [row[name] for name in ("hardware", "model", "tiers", "gate", "batch", "policy")]
+    row = {"arrivals": Arrivals.CLOSED.value, "speed": 1.0, **row}  # which older files do not name
+    told = [row[name] for name in ("hardware", "model", "tiers", "gate", "batch", "arrivals", "speed", "policy")]
     return json.dumps([*told, *(row.get(name) for name in ("storage", "host_memory", "price"))])
 
 

@@ -24,7 +24,7 @@ def scenario_facts(path: Path, settings: Mapping[str, Any], *, is_sweep: bool = 
 
 
 def setting_facts(settings: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
-    """Keys ``hardware`` and ``model`` as the scenario names them, ``tiers`` (bytes), ``gate`` and ``batch``.
+    """Keys ``hardware`` and ``model`` as the scenario names them, ``tiers`` (bytes), and all that has a default.
 
     Besides them ``storage``, ``host_memory`` and ``price``, where the scenario says anything of them.
     """
@@ -35,5 +35,7 @@ def setting_facts(settings: Mapping[str, Any], scenario: Scenario) -> dict[str, 
         "tiers": dict(scenario.tiers),
         "gate": scenario.gate.value,
         "batch": scenario.batch,
+        "arrivals": scenario.arrivals.value,
+        "speed": scenario.speed,
         **asked,
     }

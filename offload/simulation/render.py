@@ -11,8 +11,9 @@ from offload.report.sweep_plots import axis_text
 from offload.sizes import format_size
 
 _LEGEND = (
-    "hits: blocks of prompts that some tier held. near: that were on the device already. TTFT: seconds from when a "
-    "request has the device, median and 99th percentile. stall: seconds of waiting. gap: to what no policy beats."
+    "hits: blocks of prompts that some tier held. near: that were on the device already. TTFT: seconds until the first "
+    "token, those in the queue included, median and 99th percentile. stall: seconds in which the device waited. "
+    "gap: to what no policy beats."
 )
 
 
@@ -55,15 +56,16 @@ def _figure(value: float | None) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = plain_table("policy", "hits", "near", "tokens/s", "TTFT", "p99", "moved", "stall", "gap")
+    table = plain_table("policy", "hits", "near", "tokens/s", "queue", "TTFT", "p99", "moved", "stall", "gap")
     for row in rows:
         table.add_row(
             row["policy"],
             f"{row['hit_ratio']:.1%}",
             f"{row['device_hit_ratio']:.1%}",
             f"{row['tokens_per_s']:,.1f}",
-            f"{row['ttft_s']:.2f}",
-            f"{row['ttft_p99_s']:.1f}",
+            f"{row['queue_s']:,.1f}",
+            f"{row['ttft_s']:,.2f}",
+            f"{row['ttft_p99_s']:,.1f}",
             format_size(row["bytes"]),
             f"{row['stall_s']:,.0f}",
             f"{row['belady_gap']:.1%}",

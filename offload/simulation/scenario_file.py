@@ -4,6 +4,7 @@ import difflib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from offload.sizes import parse_size
 from prefetch.load_gate import Gate
 from simulators import scenario as simulated
 from simulators.host_path import HostMemory, Storage
+from simulators.kv_serving import Arrivals
 from simulators.kv_trace.base import KVTrace
 from simulators.kv_trace.formats import open_kv_trace
 from simulators.kv_trace.generate import ChatWorkload, SharedPrefixWorkload, Workload, ZipfWorkload
@@ -27,10 +29,11 @@ SHIPPED = Path(simulated.__file__).parent / "scenarios"
 
 _KEYS = (
     *("hardware", "model", "workload", "tiers", "policies", "policy"),
-    *("gate", "batch", "storage", "host_memory", "price"),
+    *("gate", "batch", "arrivals", "speed", "storage", "host_memory", "price"),
 )
+_LEAST_SPEED = 1e-6
 _PRICE_KEYS = ("usd_per_kwh", "years", "utilisation")
-_Choice = TypeVar("_Choice", Gate, Storage, HostMemory)
+_Choice = TypeVar("_Choice", bound=Enum)
 _WORKLOADS: dict[str, type[ZipfWorkload | SharedPrefixWorkload | ChatWorkload]] = {
     "zipf": ZipfWorkload,
     "shared_prefixes": SharedPrefixWorkload,
@@ -77,6 +80,8 @@ def _read(settings: Mapping[str, object], folder: Path) -> Scenario:
         policies=_read_policies(settings),
         gate=_read_choice("gate", settings.get("gate", Gate.LOAD.value), Gate),
         batch=int(_number("batch", settings.get("batch", 1), is_whole=True)),
+        arrivals=_read_choice("arrivals", settings.get("arrivals", Arrivals.CLOSED.value), Arrivals),
+        speed=_number("speed", settings.get("speed", 1.0), is_whole=False, least=_LEAST_SPEED),
         storage=_read_choice("storage", settings["storage"], Storage) if "storage" in settings else None,
         host_memory=_read_choice("host_memory", settings["host_memory"], HostMemory)
         if "host_memory" in settings

@@ -19,7 +19,7 @@ _STEPS, _MOST_STEPS = 32, 10_000
 _TOLD = 16
 
 Choice = Mapping[str, Any]
-"""A value for each axis, by its name: a text, bytes of a tier, or a batch."""
+"""A value for each axis, by its name: a text, bytes of a tier, a batch, or a speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,11 @@ def read_space(settings: Mapping[str, Any]) -> Space:
     tiers = settings.get("tiers")
     if not isinstance(tiers, Mapping):
         raise InvalidOptionError("tiers: is missing or no mapping; write one 'level: size' a line below it")
-    axes = [_axis(key, settings[key], is_number=key == "batch") for key in SWEPT if key in settings]
+    axes = [
+        _speeds(settings[key]) if key == "speed" else _axis(key, settings[key], is_number=key == "batch")
+        for key in SWEPT
+        if key in settings
+    ]
     axes += [_axis(f"tiers.{level}", value, is_size=True) for level, value in tiers.items()]
     axes.append(_axis(POLICY, settings.get("policies", settings.get("policy", "lru"))))
     space = Space(settings, tuple(axes))
@@ -134,6 +138,17 @@ def _axis(name: str, given: object, *, is_size: bool = False, is_number: bool = 
         return Axis(name, tuple(dict.fromkeys(_text(name, value) for value in values)), is_ordered=False)
     read = {_whole(name, value, is_size=is_size) for value in values}
     return Axis(name, tuple(sorted(read)), is_ordered=True)
+
+
+def _speeds(given: object) -> Axis:
+    """No whole numbers, so no range of them."""
+    values: list[Any] = given if isinstance(given, list) else [given]
+    for value in values:
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise InvalidOptionError(f"speed: {value!r} is no number above 0; write one, or a list of them")
+    if not values:
+        raise InvalidOptionError("speed: the list is empty; write one value or more")
+    return Axis("speed", tuple(sorted({float(value) for value in values})), is_ordered=True)
 
 
 def _range(name: str, given: Mapping[Any, object], *, is_size: bool) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ def access(policy: Policy, key: Hashable) -> bool:
         policy.touch(key)
         return True
     if len(policy) == policy.capacity:
+        policy.announce([key])
         policy.evict(1)
     policy.insert(key)
     return False
@@ -82,10 +83,20 @@ class EvictionMachine(RuleBasedStateMachine):
             self.twin.touch(key)
             return
         if len(self.resident) == CAPACITY:
+            self.policy.announce([key])
+            self.twin.announce([key])
             self.evict(1, set())
         self.policy.insert(key, cost)
         self.twin.insert(key, cost)
         self.resident.add(key)
+
+    @rule(keys=st.lists(SOME_KEY, max_size=3, unique=True))
+    def insert_all(self, keys: list[int]) -> None:
+        new = [key for key in keys if key not in self.resident][: CAPACITY - len(self.resident)]
+        self.policy.insert_all(new, 2.0)
+        for key in new:
+            self.twin.insert(key, 2.0)
+        self.resident.update(new)
 
     @rule(n=st.integers(0, CAPACITY + 1), protected=SOME_KEYS)
     def evict(self, n: int, protected: set[int]) -> None:
@@ -112,6 +123,9 @@ class EvictionMachine(RuleBasedStateMachine):
         for call in wrong_calls:
             with pytest.raises(KeyError):
                 call(key)
+        if key in self.resident:
+            with pytest.raises(KeyError):
+                self.policy.insert_all([key])
 
     @invariant()
     def same_keys(self) -> None:

@@ -51,6 +51,9 @@ class OneSecondAToken:
     def decode_s(self, tokens: int, context_tokens: int) -> float:
         return float(tokens)
 
+    def step_s(self, num_requests: int, context_tokens: float) -> float:
+        return 1.0
+
 
 def test_three_requests() -> None:
     """The device holds three blocks, the host two. Of the first request's three one is forgotten."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulators.machine_costs import HostProfile, PowerProfile, PriceProfile, SharedProfile
@@ -54,6 +54,7 @@ PROFILES = st.builds(
 Damage = Callable[[dict[str, Any]], object]
 
 
+@settings(deadline=None)
 @given(profile=PROFILES)
 def test_a_profile_survives_its_file(tmp_path_factory: pytest.TempPathFactory, profile: HardwareProfile) -> None:
     path = tmp_path_factory.mktemp("profile") / "profile.json"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.tiers.kit import BLOCK_NBYTES, content, key
+from tiers.block import BlockKey, KVBlockKey
 from tiers.device_tier import DeviceTier
 from tiers.errors import WorldError
 from tiers.eviction.registry import make_policy
@@ -101,24 +102,29 @@ class House:
         assert self.open(*indices) == [content(index) for index in indices]
         self.release(*indices)
 
+    def numbers_of(self, keys: Iterable[BlockKey]) -> list[int]:
+        """Of blocks, for example those that are held."""
+        return [one.block for one in keys if isinstance(one, KVBlockKey)]
+
     def where(self, index: int) -> str:
         """The levels that hold a block, for example ``"device nvme"``."""
-        return " ".join(level.tier.name for level in self.levels if key(index) in level.policy)
+        return " ".join(level.tier.name for level in self.levels if key(index) in level.slots)
 
     def plan_of(self, indices: Iterable[int]) -> list[str]:
         return [self.where(index) for index in indices]
 
     def settle(self, *indices: int) -> None:
         """Wait until nothing moves for these blocks any more; what failed is for the manager to find out."""
-        for index in indices:
-            entry = self.manager._entries[key(index)]
-            transfers = [entry.arrival, entry.departure[0] if entry.departure else None]
-            for transfer in transfers:
-                try:
-                    if transfer is not None:
-                        self.engine.wait(transfer)  # type: ignore[arg-type]  # it comes from this very engine
-                except WorldError:
-                    continue
+        keys = {key(index) for index in indices}
+        arrivals = self.manager._placement.arrivals
+        transfers = [arrivals[one] for one in keys if one in arrivals]
+        landings = [landing for level in self.levels for landing in level.landings]
+        transfers += [landing.transfer for landing in landings if not keys.isdisjoint(landing.slots)]
+        for transfer in transfers:
+            try:
+                self.engine.wait(transfer)  # type: ignore[arg-type]  # it comes from this very engine
+            except WorldError:
+                continue
 
     def free_slots(self) -> list[int]:
         return [level.pool.num_free for level in self.levels]
@@ -126,12 +132,10 @@ class House:
     def books(self) -> Sequence[object]:
         """All that a call which fails must leave as it was."""
         placement = self.manager._placement
-        entries = {
-            name: (tuple(entry.slots), entry.pins, entry.references, entry.is_prefetched, entry.is_open)
-            for name, entry in placement.entries.items()
-        }
+        copies = [dict(level.slots) for level in self.levels]
+        uses = (dict(placement.pinned), dict(placement.shares), set(placement.claims), set(placement.opened))
         stats = self.manager.stats
-        return entries, dict(placement.pinned), self.free_slots(), (stats.hits, stats.pending_hits, stats.misses)
+        return copies, uses, self.free_slots(), (stats.hits, stats.pending_hits, stats.misses)
 
     def close(self) -> None:
         for tier in self.tiers.values():

@@ -186,8 +186,9 @@ class ManagerMachine(RuleBasedStateMachine):
     def nobody_is_pinned_without_a_reason(self) -> None:
         uses = Counter(itertools.chain(*self.prepared, *self.held))
         for index in self.contents:
-            entry = self.manager._entries[key(index)]
-            assert entry.pins == uses[index] + entry.is_prefetched + entry.is_open
+            books, name = self.manager._placement, key(index)
+            pins = uses[index] + (name in books.claims) + (name in books.opened)
+            assert books.pinned.get(name, 0) == pins
 
     @invariant()
     def everybody_is_somewhere(self) -> None:
@@ -197,30 +198,27 @@ class ManagerMachine(RuleBasedStateMachine):
         for index in itertools.chain(*self.held, self.open):
             assert self.manager.lookup(key(index)) is LookupResult.HIT
         assert self.manager.lookup(key(999)) is LookupResult.MISS
-        assert set(self.manager._entries) == set(_keys(self.contents))
+        held = {name for slots in self.manager._placement.copies() for name in slots}
+        assert held == set(_keys(self.contents))
 
     @invariant()
     def what_is_held_does_not_change(self) -> None:
         for index in itertools.chain(*self.held, self.open):
-            slot = self.manager._entries[key(index)].slots[0]
-            assert slot is not None
+            slot = self.manager.levels[0].slots[key(index)]
             assert self.house.device.view(slot) == self.contents[index]
 
     def can_make_room(self, besides: int) -> bool:
         """Whether a block could leave the device for ``besides``: it has a copy below, or there is room for one."""
         device, *lower = range(len(LEVELS))
-        placement = self.manager._placement
-        entries = {name: entry for name, entry in placement.entries.items() if name != key(besides)}
+        copies = self.manager._placement.copies()
+        others = set(itertools.chain(*copies)).difference(self.manager._placement.pinned, [key(besides)])
+        num_copies = Counter(itertools.chain(*copies))
         can_drop = [
-            any(
-                entry.slots[level] is not None and not entry.pins and entry.has_other_copy(level)
-                for entry in entries.values()
-            )
-            for level in range(len(LEVELS))
+            any(name in copies[level] and num_copies[name] > 1 for name in others) for level in range(len(LEVELS))
         ]
         if self.house.levels[device].pool.num_free or can_drop[device]:
             return True
-        can_leave = any(entry.slots[device] is not None and not entry.pins for entry in entries.values())
+        can_leave = not others.isdisjoint(copies[device])
         return can_leave and any(self.house.levels[level].pool.num_free or can_drop[level] for level in lower)
 
     # The end: everything can be read and given back.
@@ -245,7 +243,7 @@ class ManagerMachine(RuleBasedStateMachine):
             for _ in range(owners):
                 self.manager.discard([key(index)])
         self.manager.check()
-        assert not self.manager._entries
+        assert not any(self.manager._placement.copies())
         self.wait_for_stragglers()
         assert self.house.free_slots() == list(LEVELS.values())
 

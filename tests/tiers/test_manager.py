@@ -208,9 +208,9 @@ def test_the_hit_ratio_of_nothing_is_perfect() -> None:
         (lambda house: house.levels[0].pool.allocate(1), "level 0: 2 blocks, 0 stranded, 3 slots used"),
         (lambda house: house.levels[0].policy.remove(key(0)), "level 0: policy knows 1 of 2 blocks"),
         (lambda house: house.levels[0].pool.reopen(0), r"level 0: KVBlockKey\(.*block=0\) in slot 0"),
-        (lambda house: setattr(house.manager._entries[key(1)], "pins", 1), "pins 1"),
-        (lambda house: house.manager._placement.pinned.update({key(9): None}), "a block that is gone is pinned"),
-        (lambda house: house.manager._entries[key(1)].slots.__setitem__(0, 0), "level 0: two blocks in one slot"),
+        (lambda house: house.manager._placement.claims.add(key(1)), "pins 0, wanted by 1"),
+        (lambda house: house.manager._placement.pinned.update({key(9): 1}), "a block that is gone is pinned"),
+        (lambda house: house.levels[0].slots.__setitem__(key(1), 0), "level 0: two blocks in one slot"),
     ],
 )
 def test_check_finds_what_does_not_add_up(tmp_path: Path, damage: Callable[[House], object], message: str) -> None:

@@ -43,7 +43,7 @@ class FaultyManagerMachine(ManagerMachine):
     def wait_for_stragglers(self) -> None:
         self.house.faulty.release()
         self.house.engine.close()
-        self.manager._placement._reclaim()
+        self.manager._placement.reclaim()
 
 
 def run(machine: type[ManagerMachine], directory: Path, policies: Sequence[str], max_examples: int) -> None:

@@ -1,7 +1,8 @@
 """Adaptive replacement cache (Megiddo and Modha, FAST 2003)."""
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from itertools import islice
 
 from tiers.eviction.base import EvictionPolicy, K
 from tiers.eviction.choose import can_spare
@@ -14,8 +15,9 @@ class ARCPolicy(EvictionPolicy[K]):
     The paper's T1 is ``_recent`` (used once), T2 ``_frequent``, B1 and B2 the ghosts of both, p ``recent_target``: how
     many slots the keys that were used once should have. A full tier has up to ``capacity`` ghosts besides its keys.
 
-    Room is made here before it is known for which key. So a ghost that comes back moves the target for the next
-    eviction and not for its own, and the paper's tie-break for a returning B2 key has no counterpart.
+    The paper looks at the ghosts before it makes room (figure 4): a key that comes back moves the target for its own
+    eviction. So it is here for keys that are announced. Where room is made for many at once, each counts as there for
+    those after it, but makes no room for them. Of others the ghosts are seen only when they are inserted.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -26,11 +28,17 @@ class ARCPolicy(EvictionPolicy[K]):
         self._frequent: Ring[K] = Ring()
         self._recent_ghosts: OrderedDict[K, None] = OrderedDict()
         self._frequent_ghosts: OrderedDict[K, None] = OrderedDict()
+        self._announced: Sequence[K] = ()
+        self._recalled: dict[K, bool] = {}
+        """Keys for which room was made, and whether each was a ghost."""
 
     def insert(self, key: K, cost: float = 1.0) -> None:
         if key in self._nodes:
             raise KeyError(key)
-        ring = self._frequent if self._recall(key) else self._recent
+        is_known = self._recalled.pop(key, None)
+        if is_known is None:
+            is_known = self._recall(key) is not None
+        ring = self._frequent if is_known else self._recent
         node = self._nodes[key] = Node(key)
         ring.append(node)
         self._forget_old_ghosts()
@@ -43,19 +51,39 @@ class ARCPolicy(EvictionPolicy[K]):
     def remove(self, key: K) -> None:
         self._nodes.pop(key).unlink()
 
+    def announce(self, keys: Sequence[K]) -> None:
+        """See EvictionPolicy."""
+        self._announced = keys
+
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
         if not can_spare(self._nodes, n, protected):
             return []
+        coming, self._announced, self._recalled = self._announced, (), {}
+        num_recent = 0
+        for key in coming[: max(0, len(coming) - n)]:  # these have slots
+            num_recent += self._expect(key) is None
+        without = iter(coming[max(0, len(coming) - n) :])
         victims: list[K] = []
         recent = OldestFirst(self._recent, protected)
         frequent = OldestFirst(self._frequent, protected)
         while len(victims) < n:
-            first, then = (recent, frequent) if self._recent.size > self.recent_target else (frequent, recent)
+            size = self._recent.size + num_recent
+            ghosts = None
+            for key in islice(without, 1):
+                ghosts = self._expect(key)
+                num_recent += ghosts is None
+            is_tie = ghosts is self._frequent_ghosts and size == self.recent_target
+            first, then = (recent, frequent) if size > self.recent_target or is_tie else (frequent, recent)
             node = first.peek() or then.peek()
             assert node is not None
             self._make_ghost(node)
             victims.append(node.key)
         return victims
+
+    def _expect(self, key: K) -> OrderedDict[K, None] | None:
+        ghosts = self._recall(key)
+        self._recalled[key] = ghosts is not None
+        return ghosts
 
     def __contains__(self, key: object) -> bool:
         return key in self._nodes
@@ -69,18 +97,18 @@ class ARCPolicy(EvictionPolicy[K]):
         del self._nodes[node.key]
         ghosts[node.key] = None
 
-    def _recall(self, key: K) -> bool:
-        """Whether ``key`` was a ghost. If so the target moves towards the list that should have kept it."""
+    def _recall(self, key: K) -> OrderedDict[K, None] | None:
+        """The ghosts of which ``key`` was one. If so the target moves towards the list that should have kept it."""
         num_recent, num_frequent = len(self._recent_ghosts), len(self._frequent_ghosts)
         if key in self._recent_ghosts:
             del self._recent_ghosts[key]
             self.recent_target = min(self.recent_target + max(1.0, num_frequent / num_recent), float(self.capacity))
-        elif key in self._frequent_ghosts:
+            return self._recent_ghosts
+        if key in self._frequent_ghosts:
             del self._frequent_ghosts[key]
             self.recent_target = max(self.recent_target - max(1.0, num_recent / num_frequent), 0.0)
-        else:
-            return False
-        return True
+            return self._frequent_ghosts
+        return None
 
     def _forget_old_ghosts(self) -> None:
         """Hold T1 + B1 to the capacity and all four lists to twice of it."""

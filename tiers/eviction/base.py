@@ -1,7 +1,7 @@
 """The seam of eviction: which block has to leave. Pure bookkeeping over keys; reads no clock, touches no bytes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -35,6 +35,11 @@ class EvictionPolicy(ABC, Generic[K]):
         ``cost`` is what bringing it back would take, in seconds or any one unit.
         """
 
+    def insert_all(self, keys: Collection[K], cost: float = 1.0) -> None:
+        """As ``insert``, of many, one after the other; KeyError if one of them was resident."""
+        for key in keys:
+            self.insert(key, cost)
+
     @abstractmethod
     def touch(self, key: K) -> None:
         """A resident key was used; KeyError if it is not resident."""
@@ -42,6 +47,12 @@ class EvictionPolicy(ABC, Generic[K]):
     @abstractmethod
     def remove(self, key: K) -> None:
         """A key left for a reason other than ``evict`` and leaves no ghost; KeyError if it is not resident."""
+
+    def announce(self, keys: Sequence[K]) -> None:
+        """The next ``evict`` makes room for these keys, which are inserted then, in this order; few policies care.
+
+        Some of them may have slots already. Changes nothing by itself; what was announced before is forgotten.
+        """
 
     @abstractmethod
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:

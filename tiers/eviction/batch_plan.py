@@ -57,6 +57,12 @@ class BatchPlanPolicy(EvictionPolicy[K]):
             raise KeyError(key)
         self._use(key)
 
+    def insert_ahead(self, key: K, cost: float = 1.0) -> None:
+        """See EvictionPolicy: none of the uses in the plan."""
+        if key in self:
+            raise KeyError(key)
+        self._expect(key)
+
     def touch(self, key: K) -> None:
         if self._next.pop(key, None) is None:
             del self._unplanned[key]

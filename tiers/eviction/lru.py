@@ -1,6 +1,7 @@
 """Least recently used."""
 
 from collections.abc import Collection
+from itertools import filterfalse
 
 from tiers.eviction.base import EvictionPolicy, K
 from tiers.eviction.choose import queues_can_spare
@@ -26,6 +27,15 @@ class LRUPolicy(EvictionPolicy[K]):
             raise KeyError(key)
         self._young[key] = None
 
+    def insert_all(self, keys: Collection[K], cost: float = 1.0) -> None:
+        new = dict.fromkeys(keys)
+        num_before = len(self._young)
+        if len(new) < len(keys) or not self._old.keys().isdisjoint(new):
+            raise KeyError("a key is there twice")
+        self._young.update(new)
+        if len(self._young) < num_before + len(new):
+            raise KeyError("a key was there")
+
     def touch(self, key: K) -> None:
         young = self._young
         if key in young:
@@ -43,7 +53,7 @@ class LRUPolicy(EvictionPolicy[K]):
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
         if not queues_can_spare((self._young, self._old), n, protected):
             return []
-        old, queue = self._old, self._queue
+        old, queue, take = self._old, self._queue, self._old.pop
         victims: list[K] = []
         passed_over: list[K] = []
         while n:
@@ -51,15 +61,16 @@ class LRUPolicy(EvictionPolicy[K]):
                 queue += reversed(self._young)
                 old.update(self._young)
                 self._young = {}
-            key = queue.pop()
-            if key not in old:
-                continue
-            if key in protected:
-                passed_over.append(key)
-                continue
-            del old[key]
-            victims.append(key)
-            n -= 1
+            next_ones = queue[: -n - 1 : -1]
+            del queue[-n:]
+            there = [key for key in next_ones if take(key, key) is None]
+            chosen = list(filterfalse(protected.__contains__, there))
+            if len(chosen) < len(there):
+                stay = list(filter(protected.__contains__, there))
+                old.update(dict.fromkeys(stay))
+                passed_over += stay
+            victims += chosen
+            n -= len(chosen)
         if passed_over:
             queue += reversed(passed_over)
         return victims

@@ -17,6 +17,11 @@ class S3FIFOPolicy(EvictionPolicy[K]):
     A key leaves the small queue for the main one if it was used more than once since its arrival, else it is evicted
     and remembered as a ghost; a ghost that returns goes to the main queue at once. The main queue gives a used key
     another round per use. As many ghosts are kept as the main queue has slots.
+
+    Room is made before the ghosts are looked at, as in the paper's algorithm 1 (insert: evict while the cache is full,
+    then see whether the key is a ghost), and newcomers pass the small queue from the first one on. libCacheSim looks
+    first, and lets newcomers into the main queue until the cache is full for the first time. On Mooncake's trace that
+    is worth from 14 % more hits to 10 % fewer, depending on the number of slots.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,6 +77,14 @@ class _Defaults:
 
     def forecast(self, step: int, expected: object) -> None:
         """Nothing."""
+
+    def announce(self, keys: object) -> None:
+        """Nothing."""
+
+    def insert_all(self, keys: Iterable[Any], cost: float = 1.0) -> None:
+        """One after the other."""
+        for key in keys:
+            self.insert(key, cost)  # type: ignore[attr-defined]  # of the class beside this one
 
     def insert_ahead(self, key: Any, cost: float = 1.0) -> None:
         """A use."""

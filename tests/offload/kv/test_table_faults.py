@@ -1,13 +1,15 @@
 """What is left of a row where there is no room, or where it is interrupted."""
 
-from typing import Any
+from collections.abc import Collection
 from unittest.mock import patch
 
 import pytest
 
 from offload.kv.table import BlockTable
 from tests.offload.kv.kit import BLOCK, check, open_store, tokens, used_slots
+from tiers.block import BlockKey
 from tiers.errors import TierFullError
+from tiers.placement import Placement
 
 
 def test_no_room_half_way_keeps_what_fitted_and_gives_it_back() -> None:
@@ -64,17 +66,17 @@ def test_interrupted_while_blocks_are_given_back(act: str, calls: int) -> None:
     with open_store(3, host=20) as store:
         table = BlockTable(store, 0)
         table.append(*tokens(0, 18))
-        wait, count = store.manager.mover.wait, 0
+        settle, count = Placement.settle, 0
 
-        def interrupted(transfer: Any) -> None:
+        def interrupted(placement: Placement, keys: Collection[BlockKey], at: int | None = None) -> None:
             nonlocal count
             count += 1
             if count == calls:
                 raise KeyboardInterrupt
-            wait(transfer)
+            settle(placement, keys, at)
 
         arguments = {"clear": (), "crop": (0,), "drop_before": (16,)}[act]
-        with patch.object(store.manager.mover, "wait", interrupted), pytest.raises(KeyboardInterrupt):
+        with patch.object(Placement, "settle", interrupted), pytest.raises(KeyboardInterrupt):
             getattr(table, act)(*arguments)
         check(store, table, list(range(table.num_tokens)), first=table.num_dropped * BLOCK)
         table.append(*tokens(table.num_tokens, 3))

@@ -46,6 +46,20 @@ def test_rows_of_a_scenario(tmp_path: Path) -> None:
     assert run_scenario(load_scenario(path)) == rows
 
 
+def test_requests_that_come_when_the_trace_says(tmp_path: Path) -> None:
+    """Sixty in a minute are no trouble; a hundred times as fast they wait for each other."""
+    rows = {}
+    for speed in (0.5, 100.0):
+        path = write(tmp_path, {**GOOD, "policies": ["lru"], "batch": 4, "arrivals": "trace", "speed": speed})
+        rows[speed], _ = run_scenario(load_scenario(path))
+        assert list(rows[speed]["queue_percentiles_s"].values()) == sorted(rows[speed]["queue_percentiles_s"].values())
+    assert rows[0.5]["queue_s"] == pytest.approx(0, abs=0.1)
+    assert rows[100.0]["queue_s"] > 1
+    assert rows[100.0]["ttft_p99_s"] >= rows[100.0]["queue_p99_s"] > rows[0.5]["ttft_p99_s"]
+    closed, _ = run_scenario(load_scenario(write(tmp_path, {**GOOD, "policies": ["lru"]})))
+    assert closed["queue_p99_s"] == 0
+
+
 def test_the_sooner_way_is_never_later(tmp_path: Path) -> None:
     """On a small drive and a fast device: to compute again is sooner for some blocks, and never for the worse."""
     settings = {**GOOD, "hardware": "h100", "model": "smollm2-135m", "policy": "lru"}
@@ -132,6 +146,10 @@ def test_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path, monkeypatch
         ({"model": 7}, "model: 7 is no name; write one"),
         ({"gate": "sonner"}, "gate: 'sonner' is unknown; did you mean 'sooner'?"),
         ({"batch": 0}, "batch: 0 is no whole number from 1 up"),
+        ({"arrivals": "tarce"}, "arrivals: 'tarce' is unknown; did you mean 'trace'?"),
+        ({"arrivals": True}, "arrivals: True is unknown; known are closed, trace"),
+        ({"arrivals": "trace", "speed": 0}, "speed: 0 is no number from 1e-06 up"),
+        ({"speed": 2.0}, "speed: 2 is of no use where arrivals are closed; add arrivals: trace"),
         ({"storage": "gsd"}, "storage: 'gsd' is unknown; did you mean 'gds'?"),
         ({"storage": True}, "storage: True is unknown; known are gds, bounce"),
         ({"host_memory": "paged"}, "host_memory: 'paged' is unknown; did you mean 'pageable'?"),

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from offload.simulation.axes import axes_of, combinations
+from offload.simulation.cell import cell_key
 from offload.simulation.scenario_file import load_scenario
 from offload.simulation.simulate import simulate_one, simulate_sweep
 from offload.simulation.sweep import read_sweep
@@ -101,6 +102,31 @@ def test_paths_through_the_host_are_swept_too(tmp_path: Path) -> None:
         *(("bounce", memory) for memory in ("pinned", "pageable")),
     ]
     assert len({row["stall_s"] for row in rows}) == 2
+
+
+def test_all_that_a_scenario_can_say_tells_cells_apart(tmp_path: Path) -> None:
+    """Also those that an older file, whose rows say nothing of arrivals, does not name."""
+    only = {"hardware": "t4", "policies": ["lru"], "tiers": {"device": "400MiB", "host": "200MiB"}}
+    said: list[dict[str, Any]] = [
+        {},
+        {"storage": "gds"},
+        {"host_memory": "pageable"},
+        {"price": {"years": 2}},
+        {"arrivals": "trace"},
+        {"arrivals": "trace", "speed": 2},
+    ]
+    cells = [read_sweep(write(tmp_path, **only, **one)).cells[0] for one in said]
+    assert len({cell.key for cell in cells}) == len({cell.fingerprint for cell in cells}) == len(said)
+    older = {key: value for key, value in cells[0].head.items() if key not in ("arrivals", "speed")}
+    assert cell_key(older) == cells[0].key
+
+
+def test_arrivals_are_swept_too(tmp_path: Path) -> None:
+    change = {"hardware": "t4", "policies": ["lru"], "arrivals": "trace", "speed": [0.01, 1000]}
+    rows = simulate_sweep(write(tmp_path, **change), None, ignore)["rows"]
+    slow, fast = ([row["queue_p99_s"] for row in rows if row["speed"] == speed] for speed in (0.01, 1000))
+    assert len(slow) == len(fast) == 4
+    assert max(slow) < min(fast)
 
 
 def test_rows_of_another_sweep_are_not_lost(tmp_path: Path) -> None:

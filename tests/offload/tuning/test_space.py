@@ -43,6 +43,15 @@ def test_a_choice_is_a_scenario_without_lists() -> None:
     assert scenario["tiers"] == {"device": HOT["tiers"]["device"], "host": HOT["tiers"]["host"]["min"]}
 
 
+def test_requests_that_come_when_the_trace_says() -> None:
+    read = space(arrivals="trace", speed=[2, 0.5])
+    assert values(read)["speed"] == (0.5, 2.0)
+    assert [read.scenario(choice)["arrivals"] for choice in read.choices()][:1] == ["trace"]
+    choice = read.nearest({axis.name: axis.values[0] for axis in read.axes} | {"speed": 1.9})
+    assert choice is not None
+    assert read.scenario(choice)["speed"] == 2.0
+
+
 def test_the_nearest_to_what_another_search_chose() -> None:
     read = space(tiers={"device": "1GiB", "host": ["2GiB", "8GiB"]}, policies=["lru", "arc"])
     other = {"hardware": "h100", "model": "big", "tiers.device": 7, "tiers.host": 6 * GIB, "policy": "arc"}
@@ -76,6 +85,9 @@ def test_the_task_that_ships_can_be_read() -> None:
         ({"tiers": 7}, "tiers: is missing or no mapping"),
         ({"hardware": {"min": 1, "max": 2}}, "hardware: a range is for sizes and batch; write a list of names"),
         ({"hardware": [1]}, "hardware: 1 is no name; write one"),
+        ({"speed": [1, "fast"]}, "speed: 'fast' is no number above 0; write one, or a list of them"),
+        ({"speed": {"min": 1, "max": 2}}, "speed: {'min': 1, 'max': 2} is no number above 0"),
+        ({"speed": []}, "speed: the list is empty"),
         ({"batch": [0, 1]}, "batch: 0 is no whole number from 1 up"),
         ({"batch": {"min": 1, "max": True}}, "batch.max: True is no whole number from 1 up"),
     ],

@@ -1,0 +1,221 @@
+"""What the memory manager has written down: where every copy is, who is pinned, and what is on its way.
+
+A block exists as long as there is a copy of it. Only few blocks are pinned, open, shared or moving at a time: for each
+of these there is a dict or a set, and no object for a block.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import filterfalse
+from typing import Any
+
+from tiers.block import BlockKey
+from tiers.errors import WorldError
+from tiers.residency import Landing, Level, ManagerStats, Mover, PendingTransfer
+from tiers.tier import Tier
+
+
+@dataclass(slots=True)
+class Books:
+    """All of it. ``backing`` is a read-only tier below the last level."""
+
+    mover: Mover[Any]
+    levels: Sequence[Level]
+    backing: Tier | None
+    stats: ManagerStats
+    is_cache: bool = False
+    """Whether the last copy of a block may be dropped."""
+    has_stored: bool = False
+    """Whether there ever were blocks that the backing tier does not hold."""
+    backed: dict[BlockKey, int] = field(default_factory=dict)
+    """Slots on the backing tier."""
+    pinned: dict[BlockKey, int] = field(default_factory=dict)
+    """How often each block is pinned that is: those that a policy must not choose."""
+    claims: set[BlockKey] = field(default_factory=set)
+    """Blocks that were prefetched, each of which holds a pin until it is used for the first time."""
+    opened: set[BlockKey] = field(default_factory=set)
+    """Blocks between prepare_store and complete_store: being written by their owners."""
+    shares: dict[BlockKey, int] = field(default_factory=dict)
+    """Owners besides the first one, where there are any."""
+    arrivals: dict[BlockKey, PendingTransfer] = field(default_factory=dict)
+    """The transfers that bring blocks to level 0."""
+    # Level and slot that a transfer may still write to although nobody waits for it any more.
+    _stranded: list[tuple[PendingTransfer, int, int]] = field(default_factory=list)
+
+    def pin(self, key: BlockKey) -> None:
+        self.pinned[key] = self.pinned.get(key, 0) + 1
+
+    def unpin(self, key: BlockKey) -> None:
+        pins = self.pinned.pop(key, 0)
+        assert pins > 0, "released more often than loaded"
+        if pins > 1:
+            self.pinned[key] = pins - 1
+
+    def unclaim(self, key: BlockKey) -> None:
+        """Drop the pin of a prefetch, if there is one."""
+        if key in self.claims:
+            self.claims.remove(key)
+            self.unpin(key)
+
+    def copies(self) -> list[dict[BlockKey, int]]:
+        """The slots on every level, and on the backing tier."""
+        return [*[level.slots for level in self.levels], self.backed]
+
+    def held(self, keys: Sequence[BlockKey]) -> Sequence[BlockKey]:
+        """Those of which there is a copy."""
+        unknown = self.unknown(set(keys))
+        return list(filterfalse(unknown.__contains__, keys)) if unknown else keys
+
+    def unknown(self, keys: set[BlockKey]) -> set[BlockKey]:
+        """Those of which there is none. A set, which need not hash its keys again to find them in a dict."""
+        for slots in self.copies():
+            keys = keys.difference(slots) if slots else keys
+        return keys
+
+    def highest_copy(self, key: BlockKey) -> tuple[int, int]:
+        """The level below level 0 from which a block is best fetched, and its slot there. KeyError if there is none."""
+        for index, level in enumerate(self.levels):
+            slot = level.slots.get(key)
+            if index and slot is not None:
+                # A copy on its way down has its source above it until it has arrived.
+                assert level.pool.is_resident(slot), "the only copy below has not arrived"
+                return index, slot
+        return len(self.levels), self.backed[key]
+
+    def last_copies(self, index: int, keys: Iterable[BlockKey]) -> set[BlockKey]:
+        """Those of the keys that no other level holds than ``index``."""
+        last = set(keys)
+        for other, slots in enumerate(self.copies()):
+            if other != index and slots and last:
+                last = last.difference(slots)
+        return last
+
+    def land(self, key: BlockKey) -> None:
+        """Wait for a block on its way up and make it readable; on failure it is as if it had never set out."""
+        try:
+            self.mover.wait(self.arrivals[key])
+        except WorldError:
+            self.abandon(key)
+            raise
+        del self.arrivals[key]
+        self.levels[0].pool.publish(self.levels[0].slots[key])
+
+    def abandon(self, key: BlockKey) -> None:
+        """Undo a fetch that failed; the copy from which it came is still there."""
+        self.unclaim(key)
+        self.drop_copy(0, key, self.arrivals.pop(key))
+
+    def land_below(self, index: int, landing: Landing) -> None:
+        """Wait for copies on their way down to a level, and let them count; those that failed are dropped."""
+        level = self.levels[index]
+        try:
+            self.mover.wait(landing.transfer)
+        except WorldError:
+            level.landings.remove(landing)
+            for key in landing.slots:
+                self.drop_copy(index, key, landing.transfer)
+            raise
+        level.landings.remove(landing)
+        level.pool.publish_all(landing.slots.values())
+
+    def settle(self, keys: Collection[BlockKey], at: int | None = None) -> None:
+        """Wait for whatever is under way for blocks, or only for what reads or fills their copies on level ``at``.
+
+        What fails leaves no copy behind; nobody had asked for it.
+        """
+        if self.arrivals:
+            for key in keys:
+                if key in self.arrivals:
+                    with suppress(WorldError):
+                        self.land(key)
+        for index, level in enumerate(self.levels):
+            landings = [one for one in level.landings if at is None or at in (index, one.source)]
+            if landings:
+                resident, slots = level.pool.is_resident, level.slots
+                moving = {key for key in keys if key in slots and not resident(slots[key])}
+                for landing in landings if moving else ():
+                    if not landing.slots.keys().isdisjoint(moving):
+                        with suppress(WorldError):
+                            self.land_below(index, landing)
+
+    def reclaim(self) -> None:
+        """Take note of what has ended: copies below that have come, and slots that nobody writes to any more."""
+        for index, level in enumerate(self.levels):
+            while level.landings and _has_ended(level.landings[0].transfer):
+                with suppress(WorldError):
+                    self.land_below(index, level.landings[0])
+        if self._stranded:
+            stranded, self._stranded = self._stranded, []
+            for transfer, index, slot in stranded:
+                if transfer.is_done:
+                    self.levels[index].pool.free(slot)
+                else:
+                    self._stranded.append((transfer, index, slot))
+
+    def drop_copy(self, index: int, key: BlockKey, filled_by: PendingTransfer | None = None) -> None:
+        """Forget the copy on a level, if there is one; its slot is free once ``filled_by`` no longer writes to it."""
+        level = self.levels[index]
+        slot = level.slots.pop(key, None)
+        if slot is None:
+            return
+        if key in level.leaving:
+            del level.leaving[key]
+        elif key in level.policy:  # a victim has left it already
+            level.policy.remove(key)
+        if filled_by is None or filled_by.is_done:
+            level.pool.free(slot)
+        else:
+            self._stranded.append((filled_by, index, slot))
+
+    def check(self) -> None:
+        """Raise AssertionError if the books of any level do not add up."""
+        for index in range(len(self.levels)):
+            self._check_level(index)
+        known = {key for slots in self.copies() for key in slots}
+        assert known.issuperset(self.pinned), "a block that is gone is pinned"
+        assert known.issuperset(self.shares), "a block that is gone has owners"
+        for key, pins in self.pinned.items():
+            assert pins > 0, f"{key}: pins {pins}"
+        for key in {*self.claims, *self.opened}:
+            pins, claims = self.pinned.get(key, 0), (key in self.claims) + (key in self.opened)
+            assert pins >= claims, f"{key}: pins {pins}, wanted by {claims}"
+
+    def _check_level(self, index: int) -> None:
+        level = self.levels[index]
+        level.pool.check()
+        here, used = level.slots, level.pool.num_used
+        stranded = [slot for _, at, slot in self._stranded if at == index]
+        slots = {*here.values(), *stranded}
+        known = len(level.policy) + len(level.leaving)
+        assert len(slots) == len(here) + len(stranded), f"level {index}: two blocks in one slot"
+        assert len(slots) == used, f"level {index}: {len(here)} blocks, {len(stranded)} stranded, {used} slots used"
+        assert known == len(here), f"level {index}: policy knows {known} of {len(here)} blocks"
+        moving = {key for landing in level.landings for key in landing.slots}
+        moving |= {*self.arrivals, *self.opened} if index == 0 else set()
+        for key, slot in here.items():
+            assert (key in level.policy) != (key in level.leaving), f"level {index}: policy does not know {key}"
+            assert level.pool.is_resident(slot) == (key not in moving), f"level {index}: {key} in slot {slot}"
+
+
+def _has_ended(transfer: PendingTransfer) -> bool:
+    return transfer.is_done or transfer.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class LastCopies(Collection[BlockKey]):
+    """Pinned blocks, and those that no level but ``index`` holds. Asked rather than listed, since they may be many."""
+
+    books: Books
+    index: int
+
+    def __contains__(self, key: object) -> bool:
+        if key in self.books.pinned:
+            return True
+        return not any(key in slots for other, slots in enumerate(self.books.copies()) if other != self.index)
+
+    def __iter__(self) -> Iterator[BlockKey]:
+        return (key for key in self.books.levels[self.index].slots if key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
