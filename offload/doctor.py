@@ -1,24 +1,29 @@
-"""Finds and measures what this machine has: compute, memory, a drive, GPU-direct storage. Takes about ten seconds."""
+"""Finds and measures what this machine has: compute, memory, a drive, GPU-direct storage. Takes half a minute."""
 
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from offload.device import has_own_memory
 from offload.disk_speed import FILL_NBYTES, Pattern, file_nbytes, lay_down, measure, read_latency_s
 from offload.gpu_storage import Finding, probe_cupy, probe_gds, probe_kvikio
 from offload.machine import ComputeSpeed, find_device, measure_compute
-from simulators.profile import DEFAULT, DEFAULT_CUDA, HardwareProfile, LinkProfile, read_profile, write_profile
+from simulators.profile import DEFAULT, DEFAULT_CUDA, HardwareProfile, LinkProfile
+from simulators.profile_file import read_profile, write_profile
 from tiers.errors import InvalidOptionError
 from tiers.nvme_tier import NVMeTier
+
+if TYPE_CHECKING:
+    from offload.speed.runtime import Effort
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
 
 _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
 _SIZES = (64 * _KIB, _MIB)
-_STEPS = 8
+_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +70,25 @@ class Report:
                 for name, link in profile.links.items()
             },
             "kernels": None if profile.kernels is None else dict(profile.kernels),
+            "runtime": None if profile.runtime is None else asdict(profile.runtime),
             "profile": str(self.profile_path),
         }
 
 
 def examine(
-    nvme_dir: Path | None, *, progress: Progress | None = None, file_bytes: int | None = None, seconds: float = 0.7
+    nvme_dir: Path | None,
+    *,
+    progress: Progress | None = None,
+    file_bytes: int | None = None,
+    seconds: float = 0.7,
+    effort: "Effort | None" = None,
 ) -> Report:
     """Measure this machine and write its profile, which ``load_profile`` then returns.
 
     The drive is measured in a file of ``file_bytes`` (as much as is sensible if not given) below ``nvme_dir``, each
     number for ``seconds``; the file has no name and is gone with the process. Without a directory the profile has the
-    default's drive. Raises InvalidOptionError (directory not writable), DiskFullError, TierBusyError, TransferError.
+    default's drive. ``effort`` is what goes into measuring the runtime itself. Raises InvalidOptionError (directory not
+    writable), DiskFullError, TierBusyError, TransferError.
     """
     steps = _Steps(progress)
     path = _make_profile_path()
@@ -87,6 +99,11 @@ def examine(
 
     kernels = asdict(measure_kernels(seconds / 18)) if compute.device == "cpu" else None
     profile = replace(_make_profile(compute, drive, nvme_dir), kernels=kernels)
+    steps.done(8)
+    if compute.device == "cpu":
+        from offload.speed.runtime import Effort, measure_runtime
+
+        profile = replace(profile, runtime=measure_runtime(profile, nvme_dir, effort or Effort()))
     write_profile(profile, path)
     steps.done(_STEPS)
     return Report(

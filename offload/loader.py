@@ -76,7 +76,7 @@ def load_model(
     streamer: WeightStreamer | None = None
     experts: ExpertStore | None = None
     try:
-        blocks = _nvme_blocks(prospect, plan, config, workload)
+        blocks = nvme_blocks(prospect, plan, config, workload)
         levels = make_kv_levels(plan, layout, config.nvme_dir, blocks, device=config.device)
         model = _build(prospect, torch_device(config.device))
         groups = {group.key.name: group for group in prospect.source.groups}
@@ -244,7 +244,7 @@ def _kv_layout(prospect: Prospect) -> KVLayout:
     return layout
 
 
-def _nvme_blocks(prospect: Prospect, plan: Plan, config: RunConfig, workload: Workload) -> int:
+def nvme_blocks(prospect: Prospect, plan: Plan, config: RunConfig, workload: Workload) -> int:
     """Slots of the drive tier: what the plan needs, and as much of the model's whole context as is reasonable.
 
     A conversation may grow beyond what was planned for, up to the budget or, without one, half of the free space.

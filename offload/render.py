@@ -16,6 +16,7 @@ _ROW_COLUMNS: Final = {
     "peer": "peer",
     "limit": "limit",
     "paper": "paper",
+    "measured": "measured",
     "ratio_to_peer": "to peer",
     "ratio_to_limit": "to limit",
     "error": "error",

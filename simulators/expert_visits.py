@@ -66,10 +66,14 @@ def tokens_of(trace: ExpertTrace, one: Pass) -> NDArray[np.int64]:
 
 def routings_of(trace: ExpertTrace, one: Pass) -> Iterator[Routing]:
     """What the gates of a pass were given and chose, layer by layer."""
-    for i, layer in enumerate(trace.layers.tolist()):
-        yield Routing(
-            layer,
-            trace.gate_inputs[one.tokens, i].astype(np.float32),
-            trace.experts[one.tokens, i].astype(np.int64),
-            trace.weights[one.tokens, i].astype(np.float32),
-        )
+    return (routing_at(trace, one, place) for place in range(len(trace.layers)))
+
+
+def routing_at(trace: ExpertTrace, one: Pass, place: int) -> Routing:
+    """The same of the layer that is ``place``-th among those with experts."""
+    return Routing(
+        int(trace.layers[place]),
+        trace.gate_inputs[one.tokens, place].astype(np.float32),
+        trace.experts[one.tokens, place].astype(np.int64),
+        trace.weights[one.tokens, place].astype(np.float32),
+    )

@@ -3,7 +3,8 @@
 import difflib
 from pathlib import Path
 
-from simulators.profile import HardwareProfile, read_profile
+from simulators.profile import HardwareProfile
+from simulators.profile_file import read_profile
 from tiers.errors import InvalidOptionError
 
 _FOLDER = Path(__file__).parent

@@ -31,13 +31,13 @@ _SIZES: dict[str, Any] = {
 }
 
 
-def synthetic_moe(directory: Path) -> Path:
+def synthetic_moe(directory: Path, num_layers: int = 12) -> Path:
     """The model's directory below ``directory``; written if it is not there yet. Takes 7 GB of memory for a while."""
     import torch
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    path = directory / "synthetic-moe"
-    config = Qwen3MoeConfig(**_SIZES)
+    path = directory / ("synthetic-moe" if num_layers == _SIZES["num_hidden_layers"] else f"synthetic-moe-{num_layers}")
+    config = Qwen3MoeConfig(**{**_SIZES, "num_hidden_layers": num_layers})
     if (path / "config.json").is_file():
         found = json.loads((path / "config.json").read_text(encoding="utf-8"))
         if found.get("hidden_size") == config.hidden_size:

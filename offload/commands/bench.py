@@ -103,6 +103,38 @@ def experts(
 
 
 @bench_app.command()
+def simulator(
+    *,
+    model: Annotated[
+        str, typer.Option("--model", help="The dense model that is run.", metavar="MODEL")
+    ] = "smollm2-135m",
+    mixture: Annotated[
+        str | None, typer.Option(help="A mixture of experts; else a synthetic one of 1.9 GB.", metavar="MODEL")
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Only published tables beside what is foretold; runs nothing.")
+    ] = False,
+    nvme_dir: options.NvmeDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """What the simulator foretells, against real runs on this machine and against published tables."""
+    directory = options.drive_directory(nvme_dir)
+    with answering(as_json) as answer:
+        if published:
+            from offload.bench.published import bench_published
+
+            answer.show(bench_published(), _tables)
+            return
+        from offload.bench.simulator import bench_simulator
+
+        path = runnable_model(model, notice=say)
+        other = None if mixture is None else runnable_model(mixture, notice=say)
+        with progress_bar("bench simulator") as progress:
+            result = bench_simulator(path, directory, mixture=other, progress=progress)
+        answer.show(result, _tables)
+
+
+@bench_app.command()
 def csd(
     *,
     model: Annotated[str | None, typer.Option("--model", help="smollm2-135m if not given.", metavar="MODEL")] = None,

@@ -8,11 +8,7 @@ from torch import Tensor, nn
 from offload.arenas import make_arena, slot_bytes
 from offload.weights.binding import Binding
 from offload.weights.host_copies import host_levels
-from prefetch.budget import LinkEstimate, PrefetchBudget
-from prefetch.next_layer import NextLayerPredictor
-from prefetch.prefetcher import Prefetcher
-from tiers.block import BlockKey
-from tiers.errors import TierFullError
+from prefetch.weight_stream import WeightStream
 from tiers.eviction.mru import MRUPolicy
 from tiers.manager import Level, TieredMemoryManager
 from tiers.pool import BlockPool
@@ -38,8 +34,7 @@ class WeightStreamer:
         device: str = "cpu",
         host_slots: int = 0,
     ) -> None:
-        self._schedule = [group.key for group in schedule]
-        self._step_of = {key: step for step, key in enumerate(self._schedule)}
+        keys = [group.key for group in schedule]
         slot_nbytes = max(group.nbytes for group in schedule)
         self.arena = make_arena(device, staging_slots, slot_nbytes)
         pool = BlockPool(staging_slots)
@@ -47,50 +42,26 @@ class WeightStreamer:
         level = Level(self.arena, pool, MRUPolicy(staging_slots))
         self.host = host_levels(device, host_slots, slot_nbytes)
         self.manager = TieredMemoryManager(engine, [level, *self.host], backing=source)
-        self.manager.adopt({key: source.slot_of(key) for key in self._schedule})
-        predictor: NextLayerPredictor[BlockKey] = NextLayerPredictor(self._keys_of_step, len(schedule), staging_slots)
-        budget: PrefetchBudget[BlockKey] = PrefetchBudget(
-            LinkEstimate(bytes_per_s=1e9, step_s=1e-3), slot_nbytes, max_blocks=staging_slots
-        )
-        self._prefetcher = Prefetcher(self.manager, predictor, budget)
-        self._held: set[WeightKey] = set()
+        self.manager.adopt({key: source.slot_of(key) for key in keys})
+        self._stream = WeightStream(self.manager, keys, slot_nbytes)
 
     def acquire(self, key: WeightKey) -> int:
         """The staging slot of a group, once it is there. Raises TransferError, CorruptBlockError."""
-        for left in list(self._held):  # by a forward pass that was interrupted; modules run one after the other
-            self._held.remove(left)
-            self.manager.release([left])
-        try:
-            self.manager.prepare_load([key])
-        except TierFullError:
-            # A pass that ended early, or that left groups out: what was read ahead for it is in the way.
-            self._prefetcher.stop()
-            self.manager.prepare_load([key])
-        self._prefetcher.used([key])
-        (slot,) = self.manager.complete_load([key])
-        self._held.add(key)
-        return slot
+        return self._stream.acquire(key)
 
     def release(self, key: WeightKey) -> None:
         """The group has been used; its slot goes to one that comes later. Nothing happens if it was not acquired."""
-        if key not in self._held:
-            return
-        self._held.remove(key)
-        self.manager.release([key])
-        self._prefetcher.advance(self._step_of[key])
+        self._stream.release(key)
 
     def start(self) -> None:
         """Begin reading the first groups before anybody asks."""
-        self._prefetcher.advance(len(self._schedule) - 1)
+        self._stream.start()
 
     def close(self) -> None:
-        self._prefetcher.stop()
+        self._stream.stop()
         self.arena.close()
         for level in self.host:
             level.tier.close()
-
-    def _keys_of_step(self, step: int) -> Sequence[BlockKey]:
-        return (self._schedule[step],)
 
 
 class LayerHooks:

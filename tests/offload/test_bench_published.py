@@ -1,6 +1,9 @@
 """Published tables as rows of a benchmark."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 from offload.bench.published import TABLES, published_cells, published_rows, published_summary
 
@@ -34,3 +37,12 @@ def test_the_summary_counts_predictions_only() -> None:
     assert isinstance(predicted, int)
     assert within >= 0.8 * predicted
     assert (summary["rows_in_order"], summary["compared_rows"]) == (19, 20)
+
+
+def test_the_command_prints_them_and_runs_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "offload.cli", "bench", "simulator", "--published", "--model", "nowhere", "--json"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    answer = json.loads(ran.stdout)
+    assert answer["rows"] == ROWS
+    assert published_summary(CELLS).items() <= answer.items()
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,20 @@ from offload.disk_speed import file_nbytes
 from offload.doctor import Report, examine, load_profile
 from offload.experts.codecs.kernels import Kernels
 from offload.gpu_storage import probe_cupy, probe_gds, probe_kvikio
-from simulators.profile import DEFAULT, LINKS, read_profile
+from offload.speed.models import Sizes
+from offload.speed.runtime import Effort
+from simulators.profile import DEFAULT, LINKS
+from simulators.profile_file import read_profile
 from tiers.errors import DiskFullError, InvalidOptionError, TierBusyError
 from tiers.nvme_tier import NVMeTier
 
 FILE_BYTES = 4 * 2**20
 SECONDS = 0.02
+EFFORT = Effort(
+    seconds=0.001,
+    pool_nbytes=2**24,
+    models=Sizes((1, 4), mixed_layers=1, hidden=128, steps=2, repeats=1, product_s=0.001),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _examine(nvme_dir: Path | None) -> Report:
-    return examine(nvme_dir, file_bytes=FILE_BYTES, seconds=SECONDS)
+    return examine(nvme_dir, file_bytes=FILE_BYTES, seconds=SECONDS, effort=EFFORT)
 
 
 def test_the_report_has_what_scripts_read(tmp_path: Path) -> None:
@@ -57,6 +66,22 @@ def test_the_kernels_are_those_that_won_here(tmp_path: Path) -> None:
         assert Kernels.of(found) == Kernels(**found)
 
 
+def test_the_runtime_itself_is_measured(tmp_path: Path) -> None:
+    """On a processor: every number is there, none is negative, and a profile gives them back."""
+    report = _examine(tmp_path / "drive")
+    found = report.profile.runtime
+    if report.profile.device != "cpu":
+        assert found is None
+        return
+    assert found is not None
+    assert found == load_profile().runtime
+    assert found.products.keys() == found.vector_products.keys() == {"float32", "bfloat16"}
+    assert 0 < found.busy_share <= 1
+    numbers = {name: value for name, value in asdict(found).items() if isinstance(value, float)}
+    assert all(value >= 0 for value in numbers.values())
+    assert report.as_json()["runtime"] == asdict(found)
+
+
 def test_nothing_is_left_in_the_directory(tmp_path: Path) -> None:
     existing = tmp_path / "existing"
     existing.mkdir()
@@ -74,7 +99,7 @@ def test_nothing_is_left_after_an_interruption(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        examine(tmp_path / "drive", progress=interrupt, file_bytes=FILE_BYTES, seconds=SECONDS)
+        examine(tmp_path / "drive", progress=interrupt, file_bytes=FILE_BYTES, seconds=SECONDS, effort=EFFORT)
     assert not (tmp_path / "drive").exists()
     NVMeTier(tmp_path / "drive", 1, 4096).close()
 
@@ -108,7 +133,13 @@ def test_without_a_directory_the_drive_is_assumed() -> None:
 
 def test_progress_runs_up_to_its_total(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    examine(tmp_path / "drive", progress=lambda *step: seen.append(step), file_bytes=FILE_BYTES, seconds=SECONDS)
+    examine(
+        tmp_path / "drive",
+        progress=lambda *step: seen.append(step),
+        file_bytes=FILE_BYTES,
+        seconds=SECONDS,
+        effort=EFFORT,
+    )
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
 

@@ -13,7 +13,8 @@ import pytest
 
 from offload.peak_memory import peak_rss_nbytes
 from offload.sizes import parse_size
-from simulators.profile import DEFAULT, write_profile
+from simulators.profile import DEFAULT
+from simulators.profile_file import write_profile
 
 INTERPRETER_AND_LIBRARIES = 500 * 2**20
 """Importing torch and transformers alone takes about 380 MiB."""

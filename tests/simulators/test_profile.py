@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulators.machine_costs import HostProfile, PowerProfile, PriceProfile, SharedProfile
-from simulators.profile import DEFAULT, LINKS, HardwareProfile, LinkProfile, read_profile, write_profile
+from simulators.profile import DEFAULT, LINKS, HardwareProfile, LinkProfile
+from simulators.profile_file import read_profile, write_profile
+from simulators.runtime_profile import RuntimeProfile
 from tiers.errors import InvalidOptionError
 
 RATES = st.floats(1, 1e15)
@@ -23,6 +25,13 @@ LINK_PROFILES = st.builds(
     st.floats(0, 10),
     st.none() | st.dictionaries(st.integers(1, 2**40), RATES, min_size=1).map(lambda rows: tuple(sorted(rows.items()))),
 )
+TABLES = st.dictionaries(
+    st.text(),
+    st.dictionaries(st.integers(1, 2**40), RATES, min_size=1).map(lambda rows: tuple(sorted(rows.items()))),
+)
+RUNTIMES = st.builds(
+    RuntimeProfile, products=TABLES, vector_products=TABLES, cores=st.integers(1, 99), layer_s=st.floats(0, 10)
+)
 PROFILES = st.builds(
     HardwareProfile,
     name=st.text(),
@@ -32,6 +41,7 @@ PROFILES = st.builds(
     flops=st.dictionaries(st.text(), RATES, min_size=1),
     links=st.fixed_dictionaries(dict.fromkeys(LINKS, LINK_PROFILES)),
     kernels=st.none() | st.dictionaries(st.text(), st.integers(0, 2**20)),
+    runtime=st.none() | RUNTIMES,
     unified_memory=st.booleans(),
     host=st.none() | st.builds(HostProfile, *[RATES] * 6),
     shared=st.dictionaries(
@@ -115,7 +125,7 @@ def test_what_is_not_an_object_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_file_from_before_the_later_numbers(tmp_path: Path) -> None:
     write_profile(DEFAULT, tmp_path / "p.json")
     value = json.loads((tmp_path / "p.json").read_text())
-    for key in ("kernels", "drive", "unified_memory", "host", "shared", "power", "price", "sources"):
+    for key in ("kernels", "drive", "runtime", "unified_memory", "host", "shared", "power", "price", "sources"):
         del value[key]
     (tmp_path / "p.json").write_text(json.dumps(value))
     assert read_profile(tmp_path / "p.json") == DEFAULT

@@ -9,7 +9,8 @@ import yaml
 from offload.simulation.scenario_file import SHIPPED, load_scenario
 from offload.simulation.sweep import read_sweep
 from prefetch.load_gate import Gate
-from simulators.profile import DEFAULT, write_profile
+from simulators.profile import DEFAULT
+from simulators.profile_file import write_profile
 from simulators.scenario import run_scenario
 from tiers.errors import BudgetError, InvalidOptionError, OffloadError, TraceError
 

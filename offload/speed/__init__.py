@@ -1,0 +1,1 @@
+"""What ``offload doctor`` measures of the runtime itself, on models of its own."""

@@ -1,0 +1,115 @@
+"""How fast a processor multiplies one token by matrices of several sizes, and attends to earlier ones."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import psutil
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from offload.attention.partial import PartialAttention, attend_all, merge
+from offload.linear import linear
+from simulators.runtime_profile import Table
+from tiers.copier import as_tensor
+from tiers.memory_tier import MemoryTier
+
+_SIZES = tuple(kib * 1024 for kib in (64, 256, 1024, 4096, 16384))
+POOL_NBYTES = 2**30
+"""Of memory that matrices are taken out of, one after the other: more than the caches of a large processor hold, as the
+weights of a model are. Less where a quarter of what is free is less."""
+_PIECES = 8
+
+
+def product_tables(seconds: float, pool_nbytes: int = POOL_NBYTES) -> tuple[dict[str, Table], dict[str, Table]]:
+    """By dtype, bytes per second by the matrix's size: as a module multiplies, and as experts and the head do.
+
+    Each number is measured for ``seconds`` at least, and until all of ``pool_nbytes`` has been read.
+    """
+    by_module: dict[str, Table] = {}
+    by_vector: dict[str, Table] = {}
+    memory = MemoryTier("device", 1, _within_reason(pool_nbytes))  # of the kind that weights lie in
+    whole = as_tensor(memory.buffer).fill_(0)
+    with torch.inference_mode():
+        for dtype in (torch.float32, torch.bfloat16):
+            pool = whole.view(dtype)
+            name = str(dtype).removeprefix("torch.")
+            by_module[name] = _table(pool, functional.linear, seconds)
+            by_vector[name] = _table(pool, linear, seconds)
+    return by_module, by_vector
+
+
+def attention_speed(seconds: float, pool_nbytes: int = POOL_NBYTES) -> tuple[float, float]:
+    """Bytes of keys and values that one thread attends to in a second, and the seconds that each part takes besides.
+
+    A part is a run of blocks: one call of the kernel, and its share of the merge of eight.
+    """
+    heads, dim, short, long = 4, 64, 64, 2048
+    memory = MemoryTier("device", 1, _within_reason(pool_nbytes))
+    rows = as_tensor(memory.buffer).fill_(0).view(torch.float32).view(-1, 2 * heads * dim)
+    layers = itertools.cycle(rows.split(long))
+    query = torch.full((3 * heads, 1, dim), 0.01)
+
+    def attend(tokens: Tensor) -> PartialAttention:
+        keys, values = (half.unflatten(1, (heads, dim)) for half in tokens.chunk(2, dim=1))
+        return attend_all(query, keys, values, 0.1)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            few_s = median_s(lambda: attend(rows[:short]), seconds)
+            many_s = median_s(lambda: attend(next(layers)), 2 * seconds)
+    finally:
+        torch.set_num_threads(threads)
+    with torch.inference_mode():
+        # With all threads, since it is their hand-overs that a short part consists of.
+        parts_s = median_s(lambda: merge([attend(rows[:short]) for _ in range(8)]), seconds)
+    rate = (long - short) * rows[0].nbytes / max(many_s - few_s, 1e-9)
+    return rate, max(0.0, parts_s / 8 - short * rows[0].nbytes / rate)
+
+
+def _table(pool: Tensor, multiply: Callable[[Tensor, Tensor], Tensor], seconds: float) -> Table:
+    rows = []
+    for nbytes in _SIZES:
+        count = nbytes // pool.itemsize
+        inputs = 2 ** ((count.bit_length() - 1) // 2)
+        matrices = [piece.view(-1, inputs) for piece in pool.split(count) if piece.numel() == count]
+        vector = torch.full((1, inputs), 0.01, dtype=pool.dtype)
+        # In pieces that together are read once: the median forgives the moments in which others wanted the cores.
+        pieces = itertools.cycle(_cut(matrices, max(1, len(matrices) // _PIECES)))
+        times: list[float] = []
+        deadline = time.perf_counter() + seconds
+        while len(times) < 2 * _PIECES or time.perf_counter() < deadline:
+            piece = next(pieces)
+            start = time.perf_counter()
+            for matrix in piece:
+                multiply(vector, matrix)
+            times.append((time.perf_counter() - start) / len(piece))
+        rows.append((nbytes, nbytes / statistics.median(times)))
+    return tuple(rows)
+
+
+def _within_reason(nbytes: int) -> int:
+    """Whole pieces of 16 MiB, the largest matrix, of at most a quarter of the memory that is free."""
+    quarter = int(psutil.virtual_memory().available) // 4
+    return max(1, min(nbytes, quarter) // _SIZES[-1]) * _SIZES[-1]
+
+
+def _cut(matrices: Sequence[Tensor], length: int) -> list[Sequence[Tensor]]:
+    return [matrices[first : first + length] for first in range(0, len(matrices), length)]
+
+
+def median_s(work: Callable[[], object], seconds: float, *, least: int = 3) -> float:
+    """Median time of ``work``, after one call that warms up caches and kernels."""
+    work()
+    times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    times.sort()
+    return times[len(times) // 2]

@@ -1,0 +1,109 @@
+"""The managers of a generation over modelled tiers: set up as the runtime sets up its own, with the same policies."""
+
+from collections.abc import Sequence
+
+from prefetch.block_store import BlockStore
+from prefetch.block_table import TokenTable
+from prefetch.expert_predictor import ExpertPredictor
+from prefetch.expert_waves import ExpertWaves
+from prefetch.weight_stream import WeightStream
+from simulators.generation_shape import ModelShape, PlacementShape
+from simulators.modelled_mover import EmptyTier
+from simulators.queued_mover import EmptyFile, QueuedMover
+from tiers.block import BlockKey
+from tiers.eviction.mru import MRUPolicy
+from tiers.eviction.registry import make_policy
+from tiers.eviction.spaced import SpacedPolicy
+from tiers.manager import Level, TieredMemoryManager
+from tiers.pool import BlockPool
+
+
+def make_stream(mover: QueuedMover, model: ModelShape, placement: PlacementShape) -> WeightStream | None:
+    """The staging slots for the weights that do not stay; None where all do. As ``offload.weights.streamer``."""
+    if not placement.streamed:
+        return None
+    groups = {group.key: group for group in (*(layer.group for layer in model.layers), *model.head)}
+    slots = max(1, placement.staging_slots)
+    arena = EmptyTier("device", slots, placement.slot_nbytes)
+    extents = [groups[key].extents for key in placement.streamed]
+    source = EmptyFile("nvme", len(extents), placement.slot_nbytes, extents)
+    manager = TieredMemoryManager(mover, [Level(arena, BlockPool(slots), MRUPolicy(slots))], source)
+    manager.adopt({key: slot for slot, key in enumerate(placement.streamed)})
+    return WeightStream(manager, placement.streamed, placement.slot_nbytes)
+
+
+def make_experts(
+    mover: QueuedMover,
+    model: ModelShape,
+    placement: PlacementShape,
+    policy: str,
+    predictor: ExpertPredictor | None,
+) -> ExpertWaves | None:
+    """The cache of experts; None of a dense model. As ``offload.experts.store`` and ``offload.loader``."""
+    if not model.experts:
+        return None
+    slots = placement.expert_slots
+    everything_stays = slots >= len(model.experts)
+    arena = EmptyTier("device", slots, placement.expert_slot_nbytes)
+    source = EmptyFile("nvme", len(model.experts), placement.expert_slot_nbytes, [e.extents for e in model.experts])
+    # Where nothing ever has to leave, the policy that costs least is best.
+    level = Level(arena, BlockPool(slots), make_policy("lru" if everything_stays else policy, slots))
+    manager = TieredMemoryManager(mover, [level], source)
+    manager.adopt({expert.key: slot for slot, expert in enumerate(model.experts)})
+    waves = ExpertWaves(manager, placement.expert_slot_nbytes, _VirtualPace(mover))
+    if everything_stays:
+        keys = [expert.key for expert in model.experts]
+        manager.prepare_load(keys)
+        manager.complete_load(keys)
+        manager.release(keys)
+        manager.stats.misses = 0
+    elif predictor is not None:
+        waves.predict_with(predictor)
+    return waves
+
+
+class KVRows:
+    """The tables of all rows in all layers. As ``offload.kv.cache``, without its conversations and beams."""
+
+    def __init__(self, mover: QueuedMover, model: ModelShape, placement: PlacementShape, batch: int) -> None:
+        nbytes = placement.kv_block_nbytes
+        tiers: list[EmptyTier] = [EmptyTier("device", max(1, placement.kv_device_blocks), nbytes)]
+        if placement.kv_host_blocks:
+            tiers.append(EmptyTier("host", placement.kv_host_blocks, nbytes))
+        if placement.kv_nvme_blocks:
+            tiers.append(EmptyFile("nvme", placement.kv_nvme_blocks, nbytes))
+        levels = [Level(tier, BlockPool(tier.num_slots), SpacedPolicy(tier.num_slots)) for tier in tiers]
+        self.manager = TieredMemoryManager(mover, levels)
+        self.store = BlockStore(self.manager, placement.kv_block_tokens, num_layers=len(model.layers))
+        self.prefetcher = self.store.make_prefetcher(self._full_blocks)
+        slots, total = self.store.num_slots, len(model.layers) * batch
+        self.tables: list[list[TokenTable[BlockStore]]] = [[] for _ in model.layers]
+        for place in range(total):
+            if self.store.is_still:
+                table = TokenTable(self.store, place // batch, home=place * slots // total)
+            else:
+                table = TokenTable(self.store, place // batch, open_home=max(0, slots - 1 - place))
+            self.tables[place // batch].append(table)
+
+    def _full_blocks(self, layer: int) -> Sequence[BlockKey]:
+        tables = self.tables[layer]
+        if len(tables) == 1:
+            return list(tables[0].full_blocks())
+        return list(dict.fromkeys(key for table in tables for key in table.full_blocks()))
+
+
+class _VirtualPace:
+    """Virtual time, and the counters of the modelled link. See ``prefetch.expert_waves.Pace``."""
+
+    def __init__(self, mover: QueuedMover) -> None:
+        self._mover = mover
+
+    def now_s(self) -> float:
+        return self._mover.clock.now_s
+
+    def waited_s(self) -> float:
+        return self._mover.stall_s
+
+    def delivered(self) -> tuple[int, float]:
+        use = self._mover.links["nvme->device"].use
+        return use.nbytes, use.busy_s

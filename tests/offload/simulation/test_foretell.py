@@ -1,0 +1,136 @@
+"""The replay of a generation decides as the generation itself: the same transfers, in the same order."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offload.config import RunConfig
+from offload.plan import Workload
+from offload.prospect import open_prospect, plan_for
+from offload.simulation.foretell import foretell
+from offload.simulation.generation import model_shape, placement_shape
+from offload.traces.record import Course, record_trace
+from simulators.expert_trace import ExpertTrace
+from simulators.generation_costs import GenerationCosts
+from simulators.generation_replay import GenerationResult
+from simulators.modelled_link import VirtualClock
+from simulators.profile import DEFAULT
+from simulators.queued_mover import QueuedMover
+from tests.offload.zoo import generate, loaded, make_inputs, save_model, smallest_budget
+from tiers.chunks import Move
+from tiers.errors import InvalidOptionError
+from tiers.link import Priority
+from tiers.tier import Tier
+
+PROMPT, NEW = 200, 70
+SIZES: dict[str, Any] = {"num_hidden_layers": 5, "eos_token_id": None}
+MIXTURE: dict[str, Any] = {"num_local_experts": 6, "num_experts_per_tok": 2, "initializer_range": 0.4}
+
+Moved = tuple[str, str, int, Priority, tuple[tuple[Any, int], ...]]
+
+
+def describe(
+    source: Tier, target: Tier, moves: Sequence[Move], priority: Priority, names: Callable[[Tier, int], Any]
+) -> Moved:
+    """A transfer, with the names of weights in place of the slots that they happen to have in files."""
+    slots = tuple((names(source, move.source_slot), move.target_slot) for move in moves)
+    return source.name, target.name, target.block_nbytes, priority, slots
+
+
+class WatchedMover(QueuedMover):
+    """Notes what it is asked to move."""
+
+    def __init__(self, names: Callable[[Tier, int], Any]) -> None:
+        super().__init__(VirtualClock(), GenerationCosts(DEFAULT, "float32").links(is_checked=True))
+        self.names = names
+        self.moved: list[Moved] = []
+
+    def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> Any:
+        self.moved.append(describe(source, target, moves, priority, self.names))
+        return super().submit(source, target, moves, priority)
+
+
+def real_moves(path: Path, config: RunConfig, prompt: int, new: int) -> tuple[list[Moved], Any, int]:
+    """Of a real run, with the manager's counters and the bytes from the drive."""
+    budget = {"device_memory": config.device_memory, "host_memory": config.host_memory, "nvme_dir": config.nvme_dir}
+    more = {"policy": config.policy, "predictor": config.predictor}
+    moved: list[Moved] = []
+    with loaded(path, **budget, **more, prompt_tokens=prompt, new_tokens=new, profile=DEFAULT) as model:
+        engine, source = model.runtime.engine, model.runtime.source
+        submit = engine.submit
+        before = engine.links["nvme->device"].nbytes
+
+        def watched(source_tier: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> Any:
+            names = lambda tier, slot: source.groups[slot].key if tier is source else slot  # noqa: E731
+            moved.append(describe(source_tier, target, moves, priority, names))
+            return submit(source_tier, target, moves, priority)
+
+        engine.submit = watched  # type: ignore[assignment,method-assign]  # a spy: the real engine moves real bytes
+        generate(model, make_inputs(prompt), new)
+        stats = model.runtime.experts.manager.stats if model.runtime.experts else model.runtime.kv.manager.stats
+        return moved, stats, engine.links["nvme->device"].nbytes - before
+
+
+def simulated_moves(
+    path: Path, config: RunConfig, prompt: int, new: int, trace: ExpertTrace | None = None
+) -> tuple[list[Moved], GenerationResult]:
+    workload = Workload(1, prompt, new)
+    prospect = open_prospect(path, config, context_tokens=workload.context_tokens)
+    plan = plan_for(prospect, config, workload, DEFAULT)
+    prospect.source.close()
+    shape, placement = model_shape(prospect, plan), placement_shape(prospect, plan, config, workload)
+
+    def names(tier: Tier, slot: int) -> Any:
+        if tier.name != "nvme" or tier.block_nbytes == placement.kv_block_nbytes:
+            return slot
+        if tier.block_nbytes == placement.expert_slot_nbytes and tier.num_slots == len(shape.experts):
+            return shape.experts[slot].key
+        return placement.streamed[slot]
+
+    mover = WatchedMover(names)
+    result = foretell(path, config, workload, DEFAULT, trace, mover=mover)
+    return mover.moved, result
+
+
+@pytest.mark.parametrize("part", [0.0, 0.35, 0.7])
+def test_weights_and_kv_move_as_in_a_real_run(tmp_path: Path, part: float) -> None:
+    """From the smallest budget, with weights in few slots and a prompt in pieces, up to most of it on the device."""
+    path = save_model(tmp_path / "model", "llama", **SIZES)
+    sizes = {"prompt_tokens": PROMPT, "new_tokens": NEW}
+    least = smallest_budget(path, tmp_path / "nvme", host_memory=0, **sizes)
+    budget = least + round(part * 600_000)
+    config = RunConfig(device_memory=budget, host_memory=0, nvme_dir=tmp_path / "nvme")
+    real, stats, _ = real_moves(path, config, PROMPT, NEW)
+    simulated, result = simulated_moves(path, config, PROMPT, NEW)
+    assert real, "something moves"
+    # What is read ahead at the end of loading belongs to no generation.
+    assert simulated[len(simulated) - len(real) :] == real
+    assert len(simulated) - len(real) <= 3
+    assert (result.kv.misses, result.kv.evictions) == (stats.misses, stats.evictions)
+
+
+@pytest.mark.parametrize("policy", ["lru", "expected_use", "arc"])
+def test_experts_move_as_in_a_real_run(tmp_path: Path, policy: str) -> None:
+    """Hits and misses are the same sequence, not only as many."""
+    path = save_model(tmp_path / "model", "mixtral", **SIZES, **MIXTURE)
+    prompt, new = 40, 12
+    least = smallest_budget(path, tmp_path / "nvme", host_memory=0, prompt_tokens=prompt, new_tokens=new)
+    config = RunConfig(
+        device_memory=least + 2_000_000, host_memory=0, nvme_dir=tmp_path / "nvme", policy=policy, predictor="none"
+    )
+    ids = make_inputs(prompt)["input_ids"][0].tolist()
+    trace = record_trace(RunConfig(), path, ids, Course(1, prompt, new - 1), gate_inputs=True)
+    real, stats, _ = real_moves(path, config, prompt, new)
+    simulated, result = simulated_moves(path, config, prompt, new, trace)
+    assert stats.misses
+    assert stats.hits
+    assert simulated[len(simulated) - len(real) :] == real
+    assert (result.experts.hits, result.experts.misses) == (stats.hits, stats.misses)
+
+
+def test_computational_drives_are_refused(tmp_path: Path) -> None:
+    config = RunConfig(csd=2, nvme_dir=tmp_path)
+    with pytest.raises(InvalidOptionError, match="csd: what 2 computational drives do is not foretold; set it to 0"):
+        foretell(tmp_path, config, Workload(1, PROMPT, NEW), DEFAULT)
