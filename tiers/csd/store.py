@@ -39,6 +39,7 @@ from tiers.csd.memory import DeviceMemory
 from tiers.csd.page_log import PageLog
 from tiers.csd.page_table import LayerKey
 from tiers.csd.pages import KVShape
+from tiers.csd.read_back import read_tokens
 from tiers.csd.recovery import recover
 from tiers.csd.trace import Trace
 from tiers.csd.wire import config_from
@@ -81,16 +82,6 @@ class DriveStore:
         self._tasks: dict[int, _Task] = {}
         self._layers: dict[LayerKey, StoredLayer] = {}
         self._full: dict[LayerKey, None] = {}  # layers with a group to be flushed, the oldest first
-        self._verbs: dict[type[Command], Callable[[Any], Completion]] = {
-            Config: self.configure,
-            WriteKV: self.write_kv,
-            Attend: self.attend,
-            ReadKV: self.read_kv,
-            Reclaim: self.reclaim,
-            Inspect: self.inspect,
-            Identify: lambda _: self.identify(),
-            Health: lambda _: self.health(),
-        }
         self._recovered = recover(self._flash, self._read_task)
         for key in self._recovered.layers:
             self._make_layer(key, self._task(key.task))
@@ -106,8 +97,7 @@ class DriveStore:
 
     def execute(self, command: Command) -> Completion:
         """Carry out any command; raises as the method of its name."""
-        execute: Callable[[Any], Completion] = self._verbs[type(command)]
-        return execute(command)
+        return _VERBS[type(command)](self, command)
 
     def shape_of(self, task: int) -> tuple[Config, KVShape]:
         """Configuration and layout of a task; raises InvalidOptionError."""
@@ -149,21 +139,14 @@ class DriveStore:
     def read_kv(self, command: ReadKV) -> TokensRead:
         """Raises TokensLostError, InvalidOptionError, CorruptBlockError."""
         key, end = LayerKey(command.task, command.sequence, command.layer), command.start + command.num_tokens
-        layer, config = self._layers.get(key), self._task(command.task).config
+        layer = self._layers.get(key)
         held = layer.num_tokens if layer else 0
         if layer is None or end > held:
             raise TokensLostError(
                 self.name, sequence=key.sequence, layer=key.layer, wanted_tokens=end, held_tokens=held
             )
         log = PageLog()
-        pages, size = LayerPages(layer, log), layer.shape.tokens_per_group
-        groups = np.arange(command.start // size, -(-end // size))
-        wanted = slice(command.start - command.start // size * size, end - command.start // size * size)
-        shape = (config.kv_heads, command.num_tokens, config.head_dim)
-        found = TokensRead(np.empty(shape, config.dtype), np.empty(shape, config.dtype))
-        for head in range(config.kv_heads):
-            for target, groups_of in ((found.keys, pages.key_groups), (found.values, pages.value_groups)):
-                target[head] = groups_of(head, groups).reshape(-1, config.head_dim)[wanted]
+        found = read_tokens(LayerPages(layer, log), command.start, command.num_tokens)
         if self._flash.trace is not None:
             self._flash.trace_reads(key, log)
         return found
@@ -301,3 +284,16 @@ class DriveStore:
         config = config_from(json.loads(description))
         self._tasks[config.task] = self._make_task(config)
         return config.task, self._tasks[config.task].shape
+
+
+# Not in the store itself: one that refers to its own methods keeps its image mapped until garbage is collected.
+_VERBS: dict[type[Command], Callable[[DriveStore, Any], Completion]] = {
+    Config: DriveStore.configure,
+    WriteKV: DriveStore.write_kv,
+    Attend: DriveStore.attend,
+    ReadKV: DriveStore.read_kv,
+    Reclaim: DriveStore.reclaim,
+    Inspect: DriveStore.inspect,
+    Identify: lambda store, _: store.identify(),
+    Health: lambda store, _: store.health(),
+}
