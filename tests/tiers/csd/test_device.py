@@ -28,7 +28,7 @@ def test_an_error_of_its_own_stops_the_drive(tmp_path: Path, monkeypatch: pytest
         theirs,
     ):
         store.configure(CONFIG)
-        monkeypatch.setitem(store._verbs, type(CONFIG), lambda _: 1 / 0)
+        monkeypatch.setattr(store, "execute", lambda _: 1 / 0)
         host = Doorbell(ours)
         data = json.dumps(asdict(CONFIG)).encode()
         queue.data[: len(data)] = data
