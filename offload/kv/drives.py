@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tiers.csd.commands import Written
     from tiers.csd.pending import Pending
 
-_TASK = 0
 _CHECKED_EVERY = 32
 """Decode steps of a layer for one of which an engine that reads a part is compared with one that reads all."""
 
@@ -113,18 +112,18 @@ class KVDrives:
         if sequences:
             for sequence in sequences:
                 self._num_tokens.pop(sequence, None)
-            self._drives.reclaim(Reclaim(_TASK, tuple(sequences)))
+            self._drives.reclaim(Reclaim(self._config.task, tuple(sequences)))
 
     def write(self, layer: int, sequence: int, start: int, keys: Tensor, values: Tensor) -> None:
         """Append tokens, [tokens, kv_heads, head_dim]; returns while they are on their way."""
         pages = [_to_array(part, self._config.dtype).swapaxes(0, 1) for part in (keys, values)]
-        self._writes.append(self._drives.write_kv(WriteKV(_TASK, sequence, layer, start, *pages)))
+        self._writes.append(self._drives.write_kv(WriteKV(self._config.task, sequence, layer, start, *pages)))
         self._add(sequence, keys.shape[0])
 
     def read(self, layer: int, sequence: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """The first tokens of a sequence, [num_tokens, kv_heads, head_dim] each."""
         self._finish_writes()
-        found = self._drives.read_kv(ReadKV(_TASK, sequence, layer, 0, num_tokens)).wait()
+        found = self._drives.read_kv(ReadKV(self._config.task, sequence, layer, 0, num_tokens)).wait()
         keys, values = (torch.from_numpy(part.swapaxes(0, 1).copy()) for part in (found.keys, found.values))
         return keys, values
 
@@ -138,7 +137,7 @@ class KVDrives:
         """
         config = self._config
         command = Attend(
-            _TASK,
+            config.task,
             layer,
             np.asarray(sequences, np.int64),
             np.asarray(starts, np.int64),
