@@ -35,6 +35,7 @@ PREDICTORS: Final = ("none", "next_gate", "popularity", "activation_matrix")
 """Of experts, by name; a trained one is a file."""
 
 _POLICY: Final = "expected_use"
+_KV_POLICY: Final = "spaced"
 _PREFIX: Final = "OFFLOAD_"
 _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
@@ -47,8 +48,9 @@ class RunConfig:
     is no nvme tier. ``csd`` counts computational drives, in which the KV cache then lives; ``attention`` (one of
     ATTENTION) says how they attend, ``compression`` which share of it is enough for those that read a part. ``batch``
     counts sequences. ``dtype`` and ``experts`` say what the model must be stored in. ``policy`` says which expert has
-    to leave the device, ``predictor`` which will be needed, ``miss_precision`` (one of MISS_PRECISIONS) which copy will
-    do where there are two; all but "high" change tokens. Raises InvalidOptionError.
+    to leave the device, ``kv_policy`` which KV block has to leave a tier, ``predictor`` which experts will be needed,
+    ``miss_precision`` (one of MISS_PRECISIONS) which copy will do where there are two; all but "high" change tokens.
+    Raises InvalidOptionError.
     """
 
     device: str = "cpu"
@@ -62,6 +64,7 @@ class RunConfig:
     dtype: str = "auto"
     experts: str = "auto"
     policy: str = _POLICY
+    kv_policy: str = _KV_POLICY
     predictor: str = "next_gate"
     miss_precision: str = "high"
     batch: int = 1
@@ -181,8 +184,8 @@ def _read_experts(value: object) -> str:
 
 
 def _read_policy(value: object) -> str:
-    if value == _POLICY:
-        return _POLICY
+    if value in (_POLICY, _KV_POLICY):
+        return str(value)
     from tiers.eviction.registry import POLICIES, find_policy  # which brings numpy
 
     if isinstance(value, str) and (value in POLICIES or (":" in value and find_policy(value))):
@@ -253,6 +256,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
         "dtype": _read_dtype,
         "experts": _read_experts,
         "policy": _read_policy,
+        "kv_policy": _read_policy,
         "predictor": _read_predictor,
         "miss_precision": _read_miss_precision,
         "batch": _read_batch,

@@ -77,7 +77,7 @@ def load_model(
     experts: ExpertStore | None = None
     try:
         blocks = nvme_blocks(prospect, plan, config, workload)
-        levels = make_kv_levels(plan, layout, config.nvme_dir, blocks, device=config.device)
+        levels = make_kv_levels(plan, layout, config, blocks)
         model = _build(prospect, torch_device(config.device))
         groups = {group.key.name: group for group in prospect.source.groups}
         resident = [groups[name] for name in dict.fromkeys((*prospect.sizes.rest_names, *plan.resident))]

@@ -1,17 +1,17 @@
 """The tiers, links and managers behind one offloaded model."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offload.arenas import Arena, make_arena, make_host_arena
+from offload.config import RunConfig
 from offload.experts.store import ExpertStore
 from offload.kv.drives import KVDrives
 from offload.kv.layout import KVLayout
 from offload.kv.store import KVStore
 from offload.plan import Plan
 from offload.weights.streamer import WeightStreamer
-from tiers.eviction.spaced import SpacedPolicy
+from tiers.eviction.registry import make_policy
 from tiers.manager import Level, TieredMemoryManager
 from tiers.nvme_tier import NVMeTier
 from tiers.pool import BlockPool
@@ -100,18 +100,15 @@ class Runtime:
         self.source.close()
 
 
-def make_kv_levels(
-    plan: Plan, layout: KVLayout, nvme_dir: Path | None, nvme_blocks: int, *, device: str = "cpu"
-) -> list[Level]:
+def make_kv_levels(plan: Plan, layout: KVLayout, config: RunConfig, nvme_blocks: int) -> list[Level]:
     """Device, host and drive levels for KV blocks, as far as the plan uses them. Raises what NVMeTier raises."""
     block = layout.block_nbytes
-    tiers: list[Tier] = [make_arena(device, max(1, plan.kv_device_blocks), block)]
+    tiers: list[Tier] = [make_arena(config.device, max(1, plan.kv_device_blocks), block)]
     if plan.kv_host_blocks:
-        tiers.append(make_host_arena(device, plan.kv_host_blocks, block))
-    if nvme_blocks and nvme_dir is not None:
-        tiers.append(NVMeTier(nvme_dir, nvme_blocks, block))
-    # Exact attention goes through all blocks of all layers for every token: a loop, for which this policy is best.
-    return [Level(tier, BlockPool(tier.num_slots), SpacedPolicy(tier.num_slots)) for tier in tiers]
+        tiers.append(make_host_arena(config.device, plan.kv_host_blocks, block))
+    if nvme_blocks and config.nvme_dir is not None:
+        tiers.append(NVMeTier(config.nvme_dir, nvme_blocks, block))
+    return [Level(tier, BlockPool(tier.num_slots), make_policy(config.kv_policy, tier.num_slots)) for tier in tiers]
 
 
 def make_kv_store(engine: TransferEngine, levels: list[Level], layout: KVLayout, num_layers: int) -> KVStore:

@@ -13,7 +13,6 @@ from simulators.queued_mover import EmptyFile, QueuedMover
 from tiers.block import BlockKey
 from tiers.eviction.mru import MRUPolicy
 from tiers.eviction.registry import make_policy
-from tiers.eviction.spaced import SpacedPolicy
 from tiers.manager import Level, TieredMemoryManager
 from tiers.pool import BlockPool
 
@@ -72,7 +71,8 @@ class KVRows:
             tiers.append(EmptyTier("host", placement.kv_host_blocks, nbytes))
         if placement.kv_nvme_blocks:
             tiers.append(EmptyFile("nvme", placement.kv_nvme_blocks, nbytes))
-        levels = [Level(tier, BlockPool(tier.num_slots), SpacedPolicy(tier.num_slots)) for tier in tiers]
+        policy = placement.kv_policy
+        levels = [Level(tier, BlockPool(tier.num_slots), make_policy(policy, tier.num_slots)) for tier in tiers]
         self.manager = TieredMemoryManager(mover, levels)
         self.store = BlockStore(self.manager, placement.kv_block_tokens, num_layers=len(model.layers))
         self.prefetcher = self.store.make_prefetcher(self._full_blocks)

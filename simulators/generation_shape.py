@@ -64,6 +64,7 @@ class PlacementShape:
     kv_device_blocks: int
     kv_host_blocks: int = 0
     kv_nvme_blocks: int = 0
+    kv_policy: str = "spaced"
     expert_slots: int = 0
     expert_slot_nbytes: int = 0
     prefill_chunk_tokens: int | None = None

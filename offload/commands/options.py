@@ -45,7 +45,8 @@ _SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
         "compression": _setting("--compression", "SHARE", "Of the pages that sparse attention reads, such as 1/8."),
         "dtype": _setting("--dtype", "DTYPE", "auto, float32, bfloat16 or float16."),
         "experts": _setting("--experts", "PRECISION", "auto, or what experts must be kept in, such as int4."),
-        "policy": _setting("--policy", "NAME", "Which expert has to leave the device."),
+        "policy": _setting("--policy", "NAME", "Which expert has to leave the device: a name or my_module:MyPolicy."),
+        "kv_policy": _setting("--kv-policy", "NAME", "Which KV block has to leave a tier, likewise."),
         "predictor": _setting("--predictor", "NAME", "Who says which experts come next: a name or a file."),
         "miss_precision": _setting(
             "--miss-precision",

@@ -57,6 +57,7 @@ def placement_shape(prospect: Prospect, plan: Plan, config: RunConfig, workload:
         kv_device_blocks=plan.kv_device_blocks,
         kv_host_blocks=plan.kv_host_blocks,
         kv_nvme_blocks=nvme_blocks(prospect, plan, config, workload),
+        kv_policy=config.kv_policy,
         expert_slots=plan.expert_slots,
         expert_slot_nbytes=plan.expert_slot_nbytes,
         prefill_chunk_tokens=chunk if chunk < workload.prompt_tokens else None,

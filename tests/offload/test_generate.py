@@ -265,6 +265,14 @@ def test_growing_beyond_the_plan(path: Path, tmp_path: Path, plain: PreTrainedMo
         both(plain, model, make_inputs(400))
 
 
+@pytest.mark.parametrize("policy", ["lru", "arc", "s3fifo", "lirs", "w_tinylfu", "prefix_depth"])
+def test_any_policy_gives_the_same_tokens(path: Path, tmp_path: Path, plain: PreTrainedModel, policy: str) -> None:
+    least = smallest_budget(path, tmp_path / "nvme", **WORKLOAD)
+    with loaded(path, device_memory=least, nvme_dir=tmp_path / "nvme", kv_policy=policy, **WORKLOAD) as model:
+        assert model.plan.kv_nvme_blocks
+        both(plain, model, make_inputs(PROMPT), 12)
+
+
 def test_latents(tmp_path: Path) -> None:
     """Beams, drafts that are rolled back and masks with holes, where heads read latents out of blocks on a drive."""
     sizes: dict[str, Any] = {"qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12, "num_key_value_heads": 4}

@@ -78,3 +78,18 @@ def test_it_decides_in_both_clocks(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["token_ids"] == answer["token_ids"]
     assert any("ExpertKey" in line for line in evicted(tmp_path)[16:])
+
+
+def test_it_decides_which_kv_blocks_leave(tiny_llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs.py").write_text(POLICY, encoding="utf-8")
+    prompt = ",".join(str(1 + token % 500) for token in range(600))
+    arguments = ["run", str(tiny_llama), "--prompt-ids", prompt, "--max-new-tokens", "6", "--json"]
+    plain = offload(*arguments, cwd=tmp_path)
+    assert plain.returncode == 0, plain.stderr
+    answer = json.loads(plain.stdout)
+    budget = str(answer["tiers"]["device"]["capacity_bytes"] * 3 // 4)
+    tight = ["--device-memory", budget, "--host-memory", "0", "--nvme-dir", "scratch"]
+    ran = offload(*arguments, *tight, "--kv-policy", "theirs:Patient", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["token_ids"] == answer["token_ids"]
+    assert any("KVBlockKey" in line for line in evicted(tmp_path)[16:])
