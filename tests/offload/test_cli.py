@@ -227,6 +227,18 @@ def test_pack_answers_with_what_it_wrote(tiny_llama: Path, tmp_path: Path) -> No
     assert (tmp_path / "packed").is_dir()
 
 
+def test_plan_for_a_board_that_is_not_here(tiny_llama: Path, tmp_path: Path) -> None:
+    """One memory: nothing beside the device; a board that nobody knows is one line."""
+    board = ["plan", str(tiny_llama), "--profile", "jetson_orin_nano", "--nvme-dir", "drive", "--json"]
+    answer = json.loads(offload(*board, "--device-memory", "64MiB", cwd=tmp_path).stdout)
+    assert answer["profile"] == "jetson_orin_nano"
+    assert answer["placement"]["host"]["bytes"] == 0
+    assert answer["placement"]["device"]["bytes"] <= 64 * 2**20
+    ran = offload("plan", str(tiny_llama), "--profile", "jetson", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert complaint(ran).startswith("offload: --profile: 'jetson' is none of the profiles that ship")
+
+
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )

@@ -12,7 +12,7 @@ from tests.tiers.kit import content
 from tests.tiers.watched import BLOCK, load
 from tests.tiers.watched import NUM_SLOTS as NUM_BLOCKS
 from tiers.copier import PlainCopier
-from tiers.errors import OffloadError
+from tiers.errors import OffloadError, TierError
 from tiers.file_link import FileLink
 from tiers.memory_tier import MemoryTier
 from tiers.nvme_tier import NVMeTier
@@ -70,6 +70,15 @@ def test_may_have_no_slots(device: str) -> None:
     tier = SharedTier("device", 0, ALIGNMENT, device=device)
     assert tier.seen.nbytes == 0
     tier.close()
+
+
+def test_a_device_that_sees_something_else_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy, as torch makes one where it takes the memory for that of another device."""
+    monkeypatch.setattr(
+        "tiers.shared_tier._seen_by", lambda device, memory: torch.zeros(len(memory), dtype=torch.uint8)
+    )
+    with pytest.raises(TierError, match="tier 'device': cpu does not see what the host writes"):
+        SharedTier("device", 2, ALIGNMENT, device="cpu")
 
 
 @on_every_device
