@@ -61,11 +61,9 @@ def require_device(name: str) -> None:
         return
     import torch
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of what the error says
-        is_there = torch.cuda.is_available()
-    if not is_there:
-        raise InvalidOptionError(f"--device {name}: {_why_no_cuda()}; use --device cpu")
+    trouble = cuda_trouble()
+    if trouble is not None:
+        raise InvalidOptionError(f"--device {name}: {trouble}; use --device cpu")
     check_index(name, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
@@ -128,10 +126,14 @@ def _is_integrated(name: str) -> bool:
     return bool(torch.cuda.get_device_properties(device).is_integrated)
 
 
-def _why_no_cuda() -> str:
-    """In the words of the driver, where there is one."""
+def cuda_trouble() -> str | None:
+    """Why there is no CUDA device, in the words of the driver where there is one; None where there is a device."""
     import torch
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of what we say
+        if torch.cuda.is_available():
+            return None
     if torch.version.cuda is None:
         return "this torch is built without CUDA"
     try:

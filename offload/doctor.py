@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from offload.device import device_uuid, has_own_memory, is_gpu
 from offload.disk_speed import FILL_NBYTES, Pattern, file_nbytes, lay_down, measure, read_latency_s
-from offload.gpu_storage import Finding, probe_cupy, probe_gds, probe_kvikio, probe_pinned
+from offload.gpu_storage import Finding, probe_cuda, probe_cupy, probe_gds, probe_kvikio, probe_pinned
 from offload.machine import ComputeSpeed, find_device, measure_compute
 from offload.nvml import probe_nvml
 from simulators.profile import DEFAULT, DEFAULT_CUDA, HardwareProfile, LinkProfile
@@ -50,6 +50,7 @@ class Report:
     kvikio: Finding
     cupy: Finding
     gds: Finding
+    cuda: Finding
     nvml: Finding
     pinned: Finding
 
@@ -57,7 +58,7 @@ class Report:
         """The answer of ``offload doctor --json``."""
         profile = self.profile
         found: dict[str, object] = {"device": profile.device, "device_name": self.description}
-        for name in ("gds", "kvikio", "cupy", "nvml", "pinned", "o_direct"):
+        for name in ("cuda", "gds", "kvikio", "cupy", "nvml", "pinned", "o_direct"):
             finding: Finding = getattr(self, name)
             found[name] = finding.is_usable
             found[f"{name}_note"] = finding.note
@@ -119,6 +120,7 @@ def examine(
         kvikio=probe_kvikio(),
         cupy=probe_cupy(),
         gds=probe_gds(),
+        cuda=probe_cuda(),
         nvml=probe_nvml(device_uuid(compute.device) if is_gpu(compute.device) else None),
         pinned=probe_pinned(compute.device),
     )

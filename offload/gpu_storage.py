@@ -1,8 +1,9 @@
-"""Whether kvikio, cupy and GPU-direct storage work here, and if not what is missing."""
+"""Whether CUDA, kvikio, cupy, page-locked memory and GPU-direct storage work here, and if not what is missing."""
 
 import importlib.util
 from dataclasses import dataclass
 
+from offload.device import cuda_trouble
 from tiers.gds import find_gds
 
 _PIN_NBYTES = 64 * 2**20
@@ -16,6 +17,14 @@ class Finding:
 
     is_usable: bool
     note: str
+
+
+def probe_cuda() -> Finding:
+    """Whether torch finds a CUDA device, and if not why."""
+    import torch
+
+    trouble = cuda_trouble()
+    return Finding(trouble is None, trouble or f"{torch.cuda.device_count()} devices, CUDA {torch.version.cuda}")
 
 
 def probe_kvikio() -> Finding:

@@ -11,7 +11,7 @@ from typing import Any
 from offload.gpu_storage import Finding
 from offload.sizes import format_size
 
-_INSTALL = "needed with CUDA only: pip install nvidia-ml-py"
+_INSTALL = "needed with CUDA only: pip install 'offload-runtime[gpu-cuda12]'"
 
 
 @dataclass(frozen=True, slots=True)

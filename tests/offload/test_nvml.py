@@ -63,7 +63,7 @@ class Put:
 
 def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert read_nvml("12") == "not installed; needed with CUDA only: pip install nvidia-ml-py"
+    assert read_nvml("12") == "not installed; needed with CUDA only: pip install 'offload-runtime[gpu-cuda12]'"
     assert not probe_nvml(None).is_usable
 
 
