@@ -28,7 +28,6 @@ from tiers.errors import UsageError, WorldError
 OK: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
-INTERRUPTED: Final = 130
 
 app = typer.Typer(
     name="offload",
@@ -61,15 +60,19 @@ def main() -> int:
         status = app(args=arguments, prog_name="offload", standalone_mode=False) or OK
         interrupts.check()
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        status = _stopped()
     except Exception as error:  # noqa: BLE001  # the last line of defence: a person never sees a traceback unasked
         if is_debug:
             traceback.print_exc()
         message, status = _explain(error)
         _complain(message)
-    if status == INTERRUPTED:
-        _complain("interrupted")
     return int(status)
+
+
+def _stopped() -> int:
+    status, word = interrupts.status()
+    _complain(word)
+    return status
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -81,7 +84,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         case WorldError():
             return str(error), FAILED
         case typer.Abort():
-            return "interrupted", INTERRUPTED
+            status, word = interrupts.status()
+            return word, status
         case _:
             what = f"{type(error).__name__}: {error}".removesuffix(": ")
             return f"internal error: {what} (run with --debug for the traceback)", FAILED

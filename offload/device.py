@@ -1,5 +1,10 @@
 """The compute device that was asked for: whether it is there and what it can spare."""
 
+import os
+import re
+import warnings
+from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING
 
 import psutil
@@ -9,8 +14,21 @@ from tiers.errors import InvalidOptionError
 if TYPE_CHECKING:
     import torch
 
+_OLD_DRIVER = re.compile(r"driver .* is too old \(found version (\d+)\)")
+
 _CONTEXT_NBYTES = 256 * 2**20
 """What libraries take of a GPU beside our arenas: handles, work buffers of matrix products, fragments."""
+
+
+class MemoryKind(Enum):
+    """What a device computes in."""
+
+    PROCESSOR = "processor"
+    """The host's memory, which it is itself."""
+    SHARED = "shared"
+    """The host's memory, though it is a GPU: boards as the Jetson."""
+    OWN = "own"
+    """A memory of its own, to which bytes have to be copied."""
 
 
 def torch_device(name: str) -> "torch.device":
@@ -20,9 +38,21 @@ def torch_device(name: str) -> "torch.device":
     return torch.device("cuda:0" if name == "cuda" else name)
 
 
+def memory_kind(name: str) -> MemoryKind:
+    """What the device computes in; OWN for a GPU that is not there."""
+    if not is_gpu(name):
+        return MemoryKind.PROCESSOR
+    return MemoryKind.SHARED if _is_integrated(name) else MemoryKind.OWN
+
+
+def is_gpu(name: str) -> bool:
+    """Whether the device is another one than the processor."""
+    return name != "cpu"
+
+
 def has_own_memory(name: str) -> bool:
     """Whether bytes have to be copied from the host's memory before this device can compute with them."""
-    return name != "cpu"
+    return memory_kind(name) is MemoryKind.OWN
 
 
 def require_device(name: str) -> None:
@@ -31,18 +61,26 @@ def require_device(name: str) -> None:
         return
     import torch
 
-    if not torch.cuda.is_available():
-        raise InvalidOptionError(f"--device {name}: {_why_no_cuda()}; use --device cpu")
-    index, count = torch_device(name).index, torch.cuda.device_count()
-    if index >= count:
-        there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
-        raise InvalidOptionError(f"--device {name}: this machine has {there}; use one of these or cpu")
+    trouble = cuda_trouble()
+    if trouble is not None:
+        raise InvalidOptionError(f"--device {name}: {trouble}; use --device cpu")
+    check_index(name, torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def check_index(name: str, count: int, shown: str | None) -> None:
+    """Raises InvalidOptionError unless ``name`` is one of ``count`` GPUs; ``shown`` is what hides others from us."""
+    if (torch_device(name).index or 0) < count:
+        return
+    there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+    hidden = "" if shown is None else f" (CUDA_VISIBLE_DEVICES={shown} hides others)"
+    raise InvalidOptionError(f"--device {name}: this machine has {there}{hidden}; use one of these or cpu")
 
 
 def available_bytes(name: str) -> int:
     """What may be used of the device's memory where no budget was given: what is free, less room for the rest."""
     require_device(name)
-    if name == "cpu":
+    if not has_own_memory(name):
+        # What the driver of such a GPU calls free leaves out what the system gives back when it is asked.
         return int(psutil.virtual_memory().available * 4 // 5)
     return max(0, free_bytes(name) - _CONTEXT_NBYTES) * 19 // 20
 
@@ -56,21 +94,64 @@ def available_host_bytes(name: str) -> int | None:
 
 
 def free_bytes(name: str) -> int:
-    """Free memory of a CUDA device, as its driver counts it."""
+    """Free memory of a CUDA device, as its driver counts it for all processes, with what torch keeps for reuse."""
     import torch
 
-    free, _ = torch.cuda.mem_get_info(torch_device(name))
-    return int(free)
+    device = torch_device(name)
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def _why_no_cuda() -> str:
-    """In the words of the driver, where there is one."""
+def total_bytes(name: str) -> int:
+    """Memory of a CUDA device, or of the slice of one that this process was given."""
     import torch
 
+    return int(torch.cuda.mem_get_info(torch_device(name))[1])
+
+
+def device_uuid(name: str) -> str:
+    """Of a CUDA device, without the kind that NVIDIA's tools put before it."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(torch_device(name)).uuid)
+
+
+@cache
+def _is_integrated(name: str) -> bool:
+    import torch
+
+    device = torch_device(name)
+    if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+        return False
+    return bool(torch.cuda.get_device_properties(device).is_integrated)
+
+
+def cuda_trouble() -> str | None:
+    """Why there is no CUDA device, in the words of the driver where there is one; None where there is a device."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of what we say
+        if torch.cuda.is_available():
+            return None
     if torch.version.cuda is None:
         return "this torch is built without CUDA"
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return f"no CUDA device is usable here ({str(error).strip().splitlines()[0]})"
+        return explain_cuda_error(str(error), torch.version.cuda)
     return "no CUDA device is usable here"
+
+
+def explain_cuda_error(message: str, built_for: str) -> str:
+    """What stopped CUDA, out of torch's own words; ``built_for`` is the version of CUDA of this torch."""
+    if found := _OLD_DRIVER.search(message):
+        version = int(found.group(1))
+        supported = f"{version // 1000}.{version % 1000 // 10}"
+        return (
+            f"the driver supports CUDA {supported}, this torch is built for {built_for}; update the driver, or install "
+            f"a torch for CUDA {supported}"
+        )
+    if "no NVIDIA driver" in message:
+        return "no NVIDIA driver is loaded here"
+    return f"no CUDA device is usable here ({message.strip().splitlines()[0]})"

@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offload.device import has_own_memory
+from offload.device import device_uuid, has_own_memory, is_gpu
 from offload.disk_speed import FILL_NBYTES, Pattern, file_nbytes, lay_down, measure, read_latency_s
-from offload.gpu_storage import Finding, probe_cupy, probe_gds, probe_kvikio
+from offload.gpu_storage import Finding, probe_cuda, probe_cupy, probe_gds, probe_kvikio, probe_pinned
 from offload.machine import ComputeSpeed, find_device, measure_compute
+from offload.nvml import probe_nvml
 from simulators.profile import DEFAULT, DEFAULT_CUDA, HardwareProfile, LinkProfile
 from simulators.profile_file import read_profile, write_profile
 from tiers.errors import InvalidOptionError
+from tiers.gds import find_gds
 from tiers.nvme_tier import NVMeTier
 
 if TYPE_CHECKING:
@@ -48,12 +50,15 @@ class Report:
     kvikio: Finding
     cupy: Finding
     gds: Finding
+    cuda: Finding
+    nvml: Finding
+    pinned: Finding
 
     def as_json(self) -> dict[str, object]:
         """The answer of ``offload doctor --json``."""
         profile = self.profile
         found: dict[str, object] = {"device": profile.device, "device_name": self.description}
-        for name in ("gds", "kvikio", "cupy", "o_direct"):
+        for name in ("cuda", "gds", "kvikio", "cupy", "nvml", "pinned", "o_direct"):
             finding: Finding = getattr(self, name)
             found[name] = finding.is_usable
             found[f"{name}_note"] = finding.note
@@ -115,6 +120,9 @@ def examine(
         kvikio=probe_kvikio(),
         cupy=probe_cupy(),
         gds=probe_gds(),
+        cuda=probe_cuda(),
+        nvml=probe_nvml(device_uuid(compute.device) if is_gpu(compute.device) else None),
+        pinned=probe_pinned(compute.device),
     )
 
 
@@ -124,9 +132,9 @@ def load_profile(device: str = "cpu") -> HardwareProfile:
     A profile of another kind of device says nothing but how fast the drive is. Raises InvalidOptionError for a damaged
     file.
     """
-    path, assumed = _profile_path(), DEFAULT_CUDA if has_own_memory(device) else DEFAULT
+    path, assumed = _profile_path(), DEFAULT_CUDA if is_gpu(device) else DEFAULT
     found = read_profile(path) if path.exists() else assumed
-    if has_own_memory(found.device) == has_own_memory(device):
+    if is_gpu(found.device) == is_gpu(device):
         return found
     drive = {name: link for name, link in found.links.items() if "nvme" in name}
     return replace(assumed, source=f"{assumed.source}; {found.source}", links={**assumed.links, **drive})
@@ -171,12 +179,15 @@ def _rates(tier: NVMeTier, nbytes: int, seconds: float, *, is_write: bool) -> tu
 def _make_profile(compute: ComputeSpeed, drive: DriveSpeed | None, nvme_dir: Path | None) -> HardwareProfile:
     links = dict(DEFAULT.links)
     to_host, from_host = compute.to_host_bytes_per_s, compute.from_host_bytes_per_s
+    is_unified = is_gpu(compute.device) and not has_own_memory(compute.device)
     for name in ("host->device", "device->host"):
         links[name] = LinkProfile(from_host, to_host, compute.host_latency_s)
+    if is_unified:
+        links = {name: link for name, link in links.items() if "host" not in name}
     if drive:
         # On its way to a GPU, what was read crosses the host, and the slower part of the way sets the pace. The drive
-        # reaches the memory of a processor itself.
-        crosses = compute.device != "cpu"
+        # reaches the memory of a processor itself, and of a GPU that has none of its own.
+        crosses = has_own_memory(compute.device)
         read = tuple((size, min(rate, from_host) if crosses else rate) for size, rate in drive.read)
         write = tuple((size, min(rate, to_host) if crosses else rate) for size, rate in drive.write)
         for name, table in (("nvme->device", read), ("device->nvme", write)):
@@ -189,6 +200,8 @@ def _make_profile(compute: ComputeSpeed, drive: DriveSpeed | None, nvme_dir: Pat
         memory_bytes_per_s=compute.memory_bytes_per_s,
         flops=compute.flops,
         links=links,
+        unified_memory=is_unified,
+        gds=find_gds().is_real if has_own_memory(compute.device) else None,
     )
 
 

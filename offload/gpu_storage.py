@@ -1,9 +1,12 @@
-"""Whether kvikio, cupy and GPU-direct storage work here, and if not what is missing."""
+"""Whether CUDA, kvikio, cupy, page-locked memory and GPU-direct storage work here, and if not what is missing."""
 
 import importlib.util
 from dataclasses import dataclass
 
+from offload.device import cuda_trouble
 from tiers.gds import find_gds
+
+_PIN_NBYTES = 64 * 2**20
 
 _INSTALL = "needed with CUDA only: pip install 'offload-runtime[gpu-cuda12]'"
 
@@ -14,6 +17,14 @@ class Finding:
 
     is_usable: bool
     note: str
+
+
+def probe_cuda() -> Finding:
+    """Whether torch finds a CUDA device, and if not why."""
+    import torch
+
+    trouble = cuda_trouble()
+    return Finding(trouble is None, trouble or f"{torch.cuda.device_count()} devices, CUDA {torch.version.cuda}")
 
 
 def probe_kvikio() -> Finding:
@@ -28,6 +39,20 @@ def probe_gds() -> Finding:
     """Whether the drive can write into device memory itself. kvikio works without it, through host memory."""
     found = find_gds()
     return Finding(found.is_real, found.note)
+
+
+def probe_pinned(device: str) -> Finding:
+    """Whether memory of the host can be page-locked for a device, by locking some."""
+    from tiers.locked_memory import locked_memory_limit
+    from tiers.pinned_tier import PinnedTier
+
+    limit = locked_memory_limit()
+    allowed = "ulimit -l sets no limit" if limit is None else f"ulimit -l allows {limit:,} bytes"
+    tier = PinnedTier("probe", 1, _PIN_NBYTES, device=device)
+    try:
+        return Finding(tier.is_pinned, f"{tier.note}; {allowed}")
+    finally:
+        tier.close()
 
 
 def probe_cupy() -> Finding:

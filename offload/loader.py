@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from offload.allocator import return_memory_early
 from offload.architecture import build_empty
-from offload.arenas import Arena, make_resident_arena
+from offload.arenas import Arena, arena_bytes, make_resident_arena
 from offload.checkpoint.source import model_fingerprint
 from offload.config import RunConfig
 from offload.device import torch_device
@@ -23,6 +23,7 @@ from offload.experts.names import CheckpointNames
 from offload.experts.passes import announce_passes
 from offload.experts.predictors import make_predictor
 from offload.experts.store import ExpertStore
+from offload.gpu_room import require_room
 from offload.initial_load import InitialLoad, Progress, evenly, verify_rows
 from offload.kv.drives import KVDrives
 from offload.kv.layout import KVLayout
@@ -67,8 +68,7 @@ def load_model(
     """
     chunk = plan.prefill_chunk_tokens if plan.prefill_chunk_tokens < workload.prompt_tokens else None
     check_pieces(prospect.config, workload.prompt_tokens, chunk)
-    if plan.streamed or plan.kv_host_blocks or plan.kv_nvme_blocks:
-        return_memory_early()
+    _prepare_memory(plan, config)
     engine = TransferEngine(transfer or TransferConfig(), timeline)
     layout = _kv_layout(prospect)
     levels: list[Level] = []
@@ -115,6 +115,13 @@ def load_model(
         _give_back(engine, [part for part in (drives, streamer, experts) if part], levels)
         raise
     return model
+
+
+def _prepare_memory(plan: Plan, config: RunConfig) -> None:
+    """Raises BudgetError where a GPU has less left than the plan takes, before anything is read."""
+    require_room(config.device, plan.device_bytes_used)
+    if plan.streamed or plan.kv_host_blocks or plan.kv_nvme_blocks:
+        return_memory_early()
 
 
 def _give_back(
@@ -164,7 +171,7 @@ def _bind(
     streamer: WeightStreamer | None,
 ) -> None:
     """Connect groups with the model: views for what stays, hooks for what is streamed, our own modules at both ends."""
-    whole, starts = as_tensor(arena.buffer), arena.layout().starts
+    whole, starts = as_tensor(arena_bytes(arena)), arena.layout().starts
     views = {group.key: whole[starts[slot] :][: group.nbytes] for slot, group in enumerate(resident)}
     device = model.runtime.kv.rows.device
     head = [group for group in prospect.source.groups if group.kind == "head"]

@@ -3,7 +3,6 @@
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
 
@@ -11,8 +10,9 @@ from offload.kv.cache import TieredCache
 from offload.plan import Plan
 from offload.positions import check_pieces
 from offload.runtime import Runtime
+from offload.starvation import StarvedError, ToldOnce, give_back_cached_memory, smaller_pieces, starved
 from offload.weights.vocabulary import TieredEmbedding
-from tiers.errors import InvalidOptionError, TierError
+from tiers.errors import InvalidOptionError
 
 
 class OffloadedModel(PreTrainedModel, GenerationMixin):
@@ -40,7 +40,9 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
         """As in transformers, with a cache of our own unless one from ``new_cache`` is passed.
 
         Its blocks are given back at the end; with ``return_dict_in_generate`` they live as long as the cache that is
-        part of the answer. Raises InvalidOptionError for a cache of another kind: it would not keep within the budget.
+        part of the answer. Where memory for the activations of a prompt runs short it is taken in smaller pieces, from
+        then on. Raises InvalidOptionError for a cache of another kind: it would not keep within the budget; TierError
+        where memory runs short all the same, with which this request ends and no other.
         """
         if implementation := self._option("cache_implementation", kwargs, generation_config):
             raise InvalidOptionError(
@@ -56,14 +58,44 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
             kwargs["prefill_chunk_size"] = chunk
         if past_key_values is not None or not uses_cache:
             return self._generate(inputs, generation_config, *args, past_key_values=past_key_values, **kwargs)
-        cache = self.new_cache()
-        answer = None
+        told: ToldOnce | None = None
+        if kwargs.get("streamer") is not None:
+            told = kwargs["streamer"] = ToldOnce(kwargs["streamer"])
+        while True:
+            answer, smaller = self._attempt(inputs, generation_config, args, kwargs, chunk)
+            if smaller is None:
+                return answer
+            give_back_cached_memory()
+            chunk = self.runtime.prefill_chunk_tokens = smaller
+            (kwargs if generation_config is None else vars(generation_config))["prefill_chunk_size"] = chunk
+            if told is not None:
+                told.again()
+
+    def _attempt(
+        self,
+        inputs: Tensor | None,
+        generation_config: GenerationConfig | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        chunk: int | None,
+    ) -> tuple[Any, int | None]:
+        """An answer and None, or None and the size of the pieces with which to begin again; raises if neither helps."""
+        cache, answer = self.new_cache(), None
         try:
             answer = self._generate(inputs, generation_config, *args, past_key_values=cache, **kwargs)
+        except StarvedError:
+            prompt, told = inputs if inputs is not None else kwargs.get("input_ids"), kwargs.get("streamer")
+            if prompt is None or args or cache.get_seq_length() > prompt.shape[1] or (told and told.has_tokens):
+                raise
+            block_tokens = self.runtime.kv.layout.block_tokens
+            smaller = smaller_pieces(self.config, prompt.shape[1], chunk, block_tokens)
+            if smaller is None:
+                raise
+            return None, smaller
         finally:
             if answer is None or isinstance(answer, Tensor):
                 cache.close()
-        return answer
+        return answer, None
 
     def close(self) -> None:
         """Stop all transfers and give memory and disk space back; the model cannot be used afterwards."""
@@ -76,10 +108,12 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
         try:
             # transformers types ``self`` here as a union of classes of its own.
             return super().generate(*args, **kwargs)  # type: ignore[misc]
-        except torch.OutOfMemoryError as error:
-            reason = str(error).splitlines()[0]
-            message = f"device: no memory for activations beside the budget ({reason}); lower --device-memory"
-            raise TierError(message, tier="device") from None
+        except RuntimeError as error:
+            found = starved(error)
+            if found is None:
+                raise
+        # Out here, where the frames that hold the activations there were are gone.
+        raise found
 
     def _option(self, name: str, kwargs: dict[str, Any], given: GenerationConfig | None) -> Any:
         """An option of this call of ``generate`` as transformers will find it."""

@@ -124,8 +124,10 @@ class Costs:
         return 1 / self.profile.bytes_per_s("nvme->device", self.sizes.slot_nbytes)
 
     def kv_move_s(self, link: str) -> float:
-        """Seconds per KV block over a link."""
+        """Seconds per KV block over a link; none over one that the machine does not have."""
         block = self.sizes.kv_block_nbytes
+        if link not in self.profile.links:
+            return 0.0
         return block / self.profile.bytes_per_s(link, block)
 
     @property
@@ -181,7 +183,7 @@ class Costs:
     def weights_s(self, dense_nbytes: int, expert_nbytes: int, missed: Missed) -> tuple[float, float]:
         """Seconds for so many bytes of weights: what the host's copies take, and what the drive takes."""
         near = missed.host_share * dense_nbytes + missed.expert_host_share * expert_nbytes
-        host_s = near / self.profile.bytes_per_s("host->device", self.sizes.slot_nbytes)
+        host_s = near / self.profile.bytes_per_s("host->device", self.sizes.slot_nbytes) if near else 0.0
         return host_s, (dense_nbytes + expert_nbytes - near) * self.weight_read_s
 
     @property

@@ -6,14 +6,15 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from offload.architecture import Architecture, read_architecture, standard_config
+from offload.budgets import budgets_here, budgets_on
 from offload.checkpoint.source import open_source
 from offload.config import RunConfig
-from offload.device import available_bytes, available_host_bytes, has_own_memory, require_device
+from offload.device import is_gpu
 from offload.dtypes import torch_dtype
 from offload.experts.note import ExpertNote
 from offload.kv.cache import layer_windows
 from offload.model_sizes import model_sizes
-from offload.plan import Budgets, ModelSizes, Plan, Workload
+from offload.plan import ModelSizes, Plan, Workload
 from offload.planner import make_plan
 from offload.weights.types import stored_dtype
 from simulators.profile import HardwareProfile
@@ -67,14 +68,19 @@ def open_prospect(
 
 def _block_tokens(device: str, context_tokens: int) -> int:
     """A GPU fetches and attends faster than its host keeps books: there, a sixteenth of a sequence, up to 1,024."""
-    if not has_own_memory(device):
+    if not is_gpu(device):
         return 64
     return min(1024, max(64, 1 << max(0, context_tokens // 16 - 1).bit_length()))
 
 
-def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile: HardwareProfile) -> Plan:
-    """The plan for a budget. Raises BudgetError, and InvalidOptionError for a device that is not there."""
-    require_device(config.device)
+def plan_for(
+    prospect: Prospect, config: RunConfig, workload: Workload, profile: HardwareProfile, *, elsewhere: bool = False
+) -> Plan:
+    """The plan for a budget. ``elsewhere``: for the machine of ``profile``, which need not be this one.
+
+    Raises BudgetError, and InvalidOptionError for a device that is not there or a budget that it has no use for.
+    """
+    budgets = budgets_on(config, profile) if elsewhere else budgets_here(config)
     longest = getattr(prospect.config, "max_position_embeddings", None)
     tokens = workload.context_tokens
     if longest is not None and tokens > longest:
@@ -82,10 +88,6 @@ def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile:
             f"{workload.prompt_tokens} prompt tokens and {workload.new_tokens} new exceed the context of {longest}: "
             f"shorten the prompt to {max(0, longest - workload.new_tokens)} tokens"
         )
-    device_bytes = config.device_memory if config.device_memory is not None else available_bytes(config.device)
-    nvme_bytes = config.nvme_memory if config.nvme_dir is not None else 0
-    host_bytes = config.host_memory if config.host_memory is not None else available_host_bytes(config.device)
-    budgets = Budgets(device_bytes, host_bytes, nvme_bytes, host_is_apart=has_own_memory(config.device))
     sizes = _sizes_beside_drives(prospect, workload) if config.csd else prospect.sizes
     try:
         return make_plan(sizes, budgets, workload, profile)
@@ -129,7 +131,7 @@ def _check_dtype(path: Path, dtype: str, stored: str) -> None:
 
 def _check_kernels(path: Path, source: WeightTier, device: str) -> None:
     encoded = {group.key.precision for group in source.groups if isinstance(group.key, ExpertKey)} - {STORED}
-    if encoded and has_own_memory(device):
+    if encoded and is_gpu(device):
         kinds = ", ".join(sorted(encoded))
         raise InvalidOptionError(
             f"--device {device}: {path} keeps experts in {kinds}, in the layout of a processor's kernels; "

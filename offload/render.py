@@ -105,7 +105,8 @@ def bench_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     others = {key: value for key, value in data.items() if key not in ("hardware", "rows")}
     facts = {**data.get("hardware", {}), **others}
     conditions = (f"{key.replace('_', ' ')}: {_condition(key, value)}" for key, value in facts.items())
-    return [Text("\n".join(conditions), style="dim"), table]
+    notes = [Text(f"{row['name']}: {row['note']}") for row in rows if row.get("note")]
+    return [Text("\n".join(conditions), style="dim"), table, *notes]
 
 
 def pack_tables(data: Mapping[str, Any]) -> list[Table | Text]:

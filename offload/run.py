@@ -61,6 +61,8 @@ class RunResult:
     batches: list[list[int]] | None
     attention_error: float | None
     timeline: dict[str, Any] | None = None
+    notes: Sequence[str] = ()
+    """What was slower than it could be, and why."""
 
     def as_json(self) -> dict[str, Any]:
         """The keys of the command line's contract; the answer to one prompt is unwrapped."""
@@ -234,6 +236,7 @@ def _summarise(
         experts_per_step=sum(decode.experts_used for decode in decodes) / max(1, steps),
         batches=requests.batches if requests.are_many else None,
         attention_error=runtime.drives.attention_error if runtime.drives else None,
+        notes=runtime.notes,
     )
 
 

@@ -14,6 +14,7 @@ from offload.weights.streamer import WeightStreamer
 from tiers.eviction.registry import make_policy
 from tiers.manager import Level, TieredMemoryManager
 from tiers.nvme_tier import NVMeTier
+from tiers.pinned_tier import PinnedTier
 from tiers.pool import BlockPool
 from tiers.transfer import TransferEngine
 from tiers.weight_tier import WeightTier
@@ -43,6 +44,14 @@ class Runtime:
         staging = self.streamer.arena.num_slots * self.streamer.arena.block_nbytes if self.streamer else 0
         experts = self.experts.pool.num_slots * self.experts.slot_nbytes if self.experts else 0
         return self.resident.nbytes + self.plan.workspace_bytes + staging + experts
+
+    @property
+    def notes(self) -> list[str]:
+        """What is slower here than it could be and why, one line each: copies out of memory that is not page-locked."""
+        below = [*self.kv_levels[1:], *(self.streamer.host if self.streamer else [])]
+        below += self.experts.host if self.experts else []
+        tiers = [level.tier for level in below if isinstance(level.tier, PinnedTier)]
+        return list(dict.fromkeys(f"{tier.name}: {tier.note}" for tier in tiers if not tier.is_pinned))
 
     def tier_occupancy(self) -> dict[str, tuple[int, int]]:
         """Bytes in use now and bytes that may be used, by tier."""

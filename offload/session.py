@@ -1,6 +1,7 @@
 """Load, plan, run: what the command line and `import offload` offer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from offload.config import RunConfig, load_config
@@ -72,10 +73,16 @@ def load(
         raise
 
 
-def plan_model(config: RunConfig, model: Path, workload: Workload) -> Plan:
-    """What would sit where, and how fast that should be; loads nothing. Raises as ``load``."""
+def plan_model(config: RunConfig, model: Path, workload: Workload, *, elsewhere: HardwareProfile | None = None) -> Plan:
+    """What would sit where, and how fast that should be; loads nothing. Raises as ``load``.
+
+    ``elsewhere`` is the profile of another machine to plan for.
+    """
+    if elsewhere is not None:
+        config = replace(config, device=elsewhere.device)
     prospect = open_prospect(model, config, context_tokens=workload.context_tokens)
     try:
-        return plan_for(prospect, config, workload, load_profile(config.device))
+        profile = elsewhere or load_profile(config.device)
+        return plan_for(prospect, config, workload, profile, elsewhere=elsewhere is not None)
     finally:
         prospect.source.close()

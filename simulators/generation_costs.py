@@ -25,6 +25,15 @@ class GenerationCosts:
     def __post_init__(self) -> None:
         object.__setattr__(self, "runtime", self.profile.runtime or RuntimeProfile())
 
+    @property
+    def busy_share(self) -> float:
+        """Of its speed, what computing keeps while the drive is read: where both share one memory not all of it."""
+        profile = self.profile
+        if profile.runtime is not None or not profile.unified_memory:
+            return self.runtime.busy_share
+        memory = profile.memory_bytes_per_s * profile.memory_share
+        return memory / (memory + profile.bytes_per_s("nvme->device"))
+
     def products_s(self, matrices: tuple[int, ...], tokens: int, *, by_vector: bool = False) -> float:
         """``tokens`` tokens through matrices of so many bytes. ``by_vector``: those of experts and of the head."""
         tables = self.runtime.vector_products if by_vector else self.runtime.products

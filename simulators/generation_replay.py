@@ -206,7 +206,7 @@ class _Generation:
             self._compute(seconds)
 
     def _compute(self, seconds: float) -> None:
-        self._mover.compute(seconds, self._costs.runtime.busy_share)
+        self._mover.compute(seconds, self._costs.busy_share)
 
     def _acquire(self, group: GroupShape) -> None:
         if group.is_streamed and self._stream:

@@ -50,10 +50,10 @@ class HostWork:
 
 @dataclass(frozen=True, slots=True)
 class HostPaths:
-    """The paths of one machine. None: as its links were measured or published, without more that is known of it.
+    """The paths of one machine. None: as the runtime would go there, direct where the profile says that it can.
 
     Where device and host are one memory a drive reaches it without a bounce and nothing is staged: all paths are one.
-    Raises InvalidOptionError where the profile lacks a number that was asked for.
+    Raises InvalidOptionError where the profile lacks a number that was asked for, or direct storage.
     """
 
     profile: HardwareProfile
@@ -61,6 +61,11 @@ class HostPaths:
     host_memory: HostMemory | None = None
 
     def __post_init__(self) -> None:
+        if self.storage is Storage.GDS and self.profile.gds is False and not self.profile.unified_memory:
+            raise InvalidOptionError(
+                f"storage: gds: no drive reaches the device of the profile '{self.profile.name}' itself; "
+                "leave storage out, or write bounce"
+            )
         if self.profile.host is not None:
             return
         asked = {"storage": self.storage, "host_memory": self.host_memory}
@@ -78,16 +83,16 @@ class HostPaths:
             return self._from_drive(link, host)
         if host is None:
             return HostWork()
-        if self.profile.unified_memory:
-            return HostWork(memory_share=2.0)
         if self.host_memory is not HostMemory.PAGEABLE:
             return HostWork(memory_share=1.0)
         return HostWork(memory_share=3.0, staged_bytes_per_s=host.copy_bytes_per_s)
 
     def _from_drive(self, link: str, host: HostProfile | None) -> HostWork:
-        if "device" not in link or self.profile.unified_memory:
+        if self.profile.unified_memory:
+            return HostWork(1.0, request_cpu_s=host.request_cpu_s if host else 0.0)
+        if "device" not in link:
             return HostWork(1.0, request_cpu_s=host.request_cpu_s) if host else HostWork()
-        if self.storage is Storage.GDS:
+        if self.storage is Storage.GDS or (self.storage is None and self.profile.gds):
             # Less of the processor, and no faster than drive and link are.
             request_s = host.request_cpu_s * host.direct_cpu_share if host else 0.0
             return HostWork(0.0, self._port_bytes_per_s(link), request_cpu_s=request_s)

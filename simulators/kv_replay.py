@@ -118,8 +118,7 @@ def replay_requests(
     for request in trace.requests:
         replay.prefill(request, mover.clock.now_s)
         decode_s = costs.decode_s(request.output_tokens, request.input_tokens)
-        mover.clock.advance(decode_s)
-        replay.result.compute_s += decode_s
+        replay.result.compute_s += mover.decode(decode_s)
     return replay.finish()
 
 

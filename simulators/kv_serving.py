@@ -73,6 +73,7 @@ class _Server:
         gate: Gate,
     ) -> None:
         self._manager = manager
+        self._mover = mover
         self._clock = mover.clock
         self._start_s = mover.clock.now_s
         self._costs = costs
@@ -130,8 +131,7 @@ class _Server:
         if until_s is not None and step_s > 0:
             steps = min(steps, max(1, math.ceil((until_s - self._clock.now_s) / step_s)))
         seconds = steps * self._costs.step_s(len(answers), context + steps / 2)
-        self._clock.advance(seconds)
-        self._prompts.result.compute_s += seconds
+        self._prompts.result.compute_s += self._mover.decode(seconds)
         for answer in answers:
             answer.context += steps
             answer.left -= steps

@@ -60,9 +60,19 @@ def routes_of(
 def capacities_of(profile: HardwareProfile) -> dict[str, float]:
     """Bytes a second of all that links share."""
     capacities = {name: one.bytes_per_s for name, one in profile.shared.items()}
-    if profile.host is not None:
+    if profile.unified_memory:
+        capacities[HOST_MEMORY] = profile.memory_bytes_per_s * profile.memory_share
+    elif profile.host is not None:
         capacities[HOST_MEMORY] = profile.host.memory_bytes_per_s
     return capacities
+
+
+def loads_of_decoding(profile: HardwareProfile) -> dict[str, float]:
+    """Bytes a second that generating tokens takes of what links share: of a unified memory all that it can get.
+
+    Prompts take more arithmetic than bytes, and nothing of what others need.
+    """
+    return {HOST_MEMORY: capacities_of(profile)[HOST_MEMORY]} if profile.unified_memory else {}
 
 
 def _route(paths: HostPaths, source: str, target: str, request_nbytes: int, depth: int) -> Route:
@@ -97,7 +107,7 @@ def _route(paths: HostPaths, source: str, target: str, request_nbytes: int, dept
 def _loads(profile: HardwareProfile, name: str, work: HostWork) -> dict[str, float]:
     """Bytes on each shared thing for each byte that the link moves."""
     loads = {shared: one.links.get(name, 0.0) for shared, one in profile.shared.items()}
-    if profile.host is not None:
+    if profile.host is not None or profile.unified_memory:
         loads[HOST_MEMORY] = work.memory_share
     return {shared: load for shared, load in loads.items() if load}
 

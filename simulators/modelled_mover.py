@@ -8,6 +8,9 @@ from tiers.chunks import Move
 from tiers.link import Priority
 from tiers.tier import Tier
 
+COMPUTE = "compute"
+"""The name under which computing is told of to whoever watches what moves."""
+
 SecondsToMove = Callable[[int, int], float]
 """From the number of blocks and their bytes in all to seconds on an idle link."""
 
@@ -51,7 +54,8 @@ class Route:
 class ModelledMover:
     """See the module. ``routes`` by the names of links, such as ``"nvme->device"``; KeyError for a missing one.
 
-    ``capacities`` are the bytes a second of whatever a route loads; ``on_work`` is told what moves when.
+    ``capacities`` are the bytes a second of whatever a route loads, ``decoding`` those that generating tokens takes of
+    it; ``on_work`` is told what moves when.
     """
 
     def __init__(
@@ -60,13 +64,17 @@ class ModelledMover:
         routes: Mapping[str, Route],
         capacities: Mapping[str, float] | None = None,
         on_work: OnWork | None = None,
+        decoding: Mapping[str, float] | None = None,
     ) -> None:
         self.clock = clock
         self.stall_s = 0.0
         """Seconds for which somebody waited for a transfer."""
         self.links: dict[str, LinkUse] = {}
         self.routes = routes
-        self._wires = _wires(clock, routes, capacities or {}, on_work)
+        group = LinkGroup(clock, capacities, on_work)
+        self._wires = _wires(group, routes, on_work)
+        self._decoding = decoding
+        self._processor = group.link() if decoding else None
 
     def seconds(self, source: str, target: str, num_blocks: int, nbytes: int) -> float:
         """How long a transfer would take if nothing else moved."""
@@ -101,12 +109,20 @@ class ModelledMover:
         """Drop what has not moved yet; True if its slots are free for others."""
         return transfer.link.cancel(transfer)
 
+    def decode(self, seconds: float) -> float:
+        """Let time pass in which tokens are generated, as long as it takes beside what moves; returns the seconds."""
+        if self._processor is None or not seconds:
+            self.clock.advance(seconds)
+            return seconds
+        start = self.clock.now_s
+        work = ModelledTransfer(self._processor, 0, seconds, Priority.DEMAND, COMPUTE, self._decoding)
+        self._processor.submit(work)
+        self._processor.finish(work)
+        return self.clock.now_s - start
 
-def _wires(
-    clock: VirtualClock, routes: Mapping[str, Route], capacities: Mapping[str, float], on_work: OnWork | None
-) -> dict[str, ModelledLink]:
-    """Those that share anything are one group; each other is its own."""
+
+def _wires(group: LinkGroup, routes: Mapping[str, Route], on_work: OnWork | None) -> dict[str, ModelledLink]:
+    """Those that share anything are in ``group``; each other is in one of its own."""
     loaded = {route.wire for route in routes.values() if route.loads}
-    group = LinkGroup(clock, capacities, on_work)
     names = dict.fromkeys(route.wire for route in routes.values())
-    return {name: (group if name in loaded else LinkGroup(clock, None, on_work)).link() for name in names}
+    return {name: (group if name in loaded else LinkGroup(group.clock, None, on_work)).link() for name in names}

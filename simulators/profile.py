@@ -9,8 +9,11 @@ from simulators.runtime_profile import RuntimeProfile
 NEAR_TO_FAR = ("device", "host", "nvme", "csd", "remote")
 """Tiers by distance from the arithmetic. A link towards a nearer tier reads, a link towards a farther one writes."""
 
-LINKS = ("nvme->device", "device->nvme", "host->device", "device->host")
+DRIVE_LINKS = ("nvme->device", "device->nvme")
 """The links that every profile has."""
+
+LINKS = (*DRIVE_LINKS, "host->device", "device->host")
+"""Those of a device that has a memory of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,10 @@ class HardwareProfile:
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where single numbers come from."""
     unified_memory: bool = False
-    """Whether device and host are one memory: a drive reaches it without a bounce buffer."""
+    """Whether device and host are one memory: a drive reaches it without a bounce buffer, nothing is copied between the
+    two, and computing shares its bandwidth with what is read."""
+    gds: bool | None = None
+    """Whether the drive reaches the memory of the device itself (GPUDirect Storage); None where nobody knows."""
     host: HostProfile | None = None
     """None where nobody has measured it; so the next ones."""
     shared: Mapping[str, SharedProfile] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from simulators.machine_costs import HostProfile, PowerProfile, PriceProfile, SharedProfile
-from simulators.profile import LINKS, NEAR_TO_FAR, DriveProfile, HardwareProfile, LinkProfile
+from simulators.profile import DRIVE_LINKS, LINKS, NEAR_TO_FAR, DriveProfile, HardwareProfile, LinkProfile
 from simulators.runtime_profile import RuntimeProfile, Table
 from tiers.errors import InvalidOptionError
 
@@ -44,7 +44,8 @@ def read_profile(path: Path) -> HardwareProfile:
         raise InvalidOptionError(message) from None
     keys = _keys(value, HardwareProfile, str(path))
     links = _object(keys["links"], f"{path}: links")
-    for name in LINKS:
+    is_unified = _flag(keys.get("unified_memory", False), f"{path}: unified_memory")
+    for name in DRIVE_LINKS if is_unified else LINKS:
         if name not in links:
             raise InvalidOptionError(f"{path}: links: key '{name}' is missing; run 'offload doctor' again")
     flops = _object(keys["flops"], f"{path}: flops")
@@ -66,7 +67,8 @@ def read_profile(path: Path) -> HardwareProfile:
             name: _text(text, f"{path}: sources.{name}")
             for name, text in _object(keys.get("sources", {}), f"{path}: sources").items()
         },
-        unified_memory=_flag(keys.get("unified_memory", False), f"{path}: unified_memory"),
+        unified_memory=is_unified,
+        gds=None if keys.get("gds") is None else _flag(keys["gds"], f"{path}: gds"),
         host=_read_numbers(HostProfile, keys.get("host"), f"{path}: host"),
         shared={
             name: _read_shared(value, f"{path}: shared.{name}")

@@ -15,7 +15,7 @@ from simulators.host_path import HostMemory, HostPaths, Storage
 from simulators.kv_replay import KVReplayResult, ReplayObserver, replay_requests
 from simulators.kv_serving import Arrivals, serve_requests
 from simulators.kv_trace.base import KeyTable, KVTrace
-from simulators.link_costs import capacities_of, routes_of
+from simulators.link_costs import capacities_of, loads_of_decoding, routes_of
 from simulators.model_costs import ModelShape, RooflineCosts
 from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier, ModelledMover, Route
@@ -66,6 +66,11 @@ class Scenario:
             raise InvalidOptionError(message)
         if "device" not in self.tiers:
             raise InvalidOptionError("tiers: 'device' is missing; say how many bytes of it hold keys and values")
+        if self.profile.unified_memory and "host" in self.tiers:
+            raise InvalidOptionError(
+                f"tiers: 'host': device and host are one memory in the profile '{self.profile.name}'; "
+                "give its bytes to 'device'"
+            )
         for name, nbytes in self.tiers.items():
             if nbytes < self.block_nbytes:
                 raise InvalidOptionError(
@@ -118,7 +123,9 @@ class Experiment:
 
     def run(self, name: str) -> dict[str, Any]:
         """The row of one of the scenario's policies, or of ``BOUND``."""
-        mover = ModelledMover(VirtualClock(), self._routes(name), capacities_of(self._scenario.profile))
+        profile = self._scenario.profile
+        capacities, decoding = capacities_of(profile), loads_of_decoding(profile)
+        mover = ModelledMover(VirtualClock(), self._routes(name), capacities, decoding=decoding)
         return self._row(name, self._replay(self._manager(name, mover), mover), mover)
 
     def watch(self, name: str) -> dict[str, Any]:
@@ -128,7 +135,8 @@ class Experiment:
         and ``block_bytes``.
         """
         clock = WatchedClock(Activity())
-        mover = WatchedMover(clock, self._routes(name), capacities_of(self._scenario.profile))
+        profile = self._scenario.profile
+        mover = WatchedMover(clock, self._routes(name), capacities_of(profile), loads_of_decoding(profile))
         manager = self._manager(name, mover)
         watch = ReplayWatch(manager, clock)
         row = self._row(name, self._replay(manager, mover, watch), mover)

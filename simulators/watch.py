@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from simulators.activity import Activity
 from simulators.modelled_link import ModelledTransfer, VirtualClock
-from simulators.modelled_mover import ModelledMover, Route
+from simulators.modelled_mover import COMPUTE, ModelledMover, Route
 from tiers.block import BlockKey
 from tiers.manager import TieredMemoryManager
 
-COMPUTE, STALL = "compute", "stall"
+STALL = "stall"
 
 
 class WatchedClock(VirtualClock):
@@ -34,10 +34,14 @@ class WatchedMover(ModelledMover):
     """Tells which link worked from when to when, and when somebody waits."""
 
     def __init__(
-        self, clock: WatchedClock, routes: Mapping[str, Route], capacities: Mapping[str, float] | None = None
+        self,
+        clock: WatchedClock,
+        routes: Mapping[str, Route],
+        capacities: Mapping[str, float] | None = None,
+        decoding: Mapping[str, float] | None = None,
     ) -> None:
         self._activity = clock.activity
-        super().__init__(clock, routes, capacities, on_work=self._note)
+        super().__init__(clock, routes, capacities, on_work=self._note, decoding=decoding)
 
     def wait(self, transfer: ModelledTransfer) -> None:
         """Let time pass until a transfer has ended."""

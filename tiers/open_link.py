@@ -10,6 +10,8 @@ from tiers.file_link import FileLink
 from tiers.gds import find_gds
 from tiers.link import Link, MemoryLink
 from tiers.pinned_tier import PinnedTier
+from tiers.shared_link import SharedFileLink
+from tiers.shared_tier import SharedTier
 from tiers.staged_link import StagedFileLink
 from tiers.tier import SupportsDeviceTensor, SupportsDirectIO, SupportsMemory, SupportsView, Tier
 from tiers.timeline import Timeline
@@ -31,7 +33,10 @@ def open_link(
     """A running link, chosen by what the two tiers can do. Raises OffloadError if there is no way between them."""
     name = f"{source.name}->{target.name}"
     device = _device_of(source, target)
+    shared = next((tier for tier in (source, target) if isinstance(tier, SharedTier)), None)
     if device is None and isinstance(source, SupportsView) and isinstance(target, SupportsView):
+        if shared is not None:
+            raise OffloadError(f"no way to move blocks over {name}: device and host are one memory, nothing is copied")
         return MemoryLink(name, finished, timeline, config.chunk_nbytes)
     if device is not None and isinstance(source, SupportsMemory) and isinstance(target, SupportsMemory):
         copier = open_copier(device)
@@ -42,6 +47,10 @@ def open_link(
         raise OffloadError(f"no way to move blocks over {name}")
     if device is None and isinstance(memory, SupportsView):
         queue = files.open_queue(config.queue_depth)
+        if shared is not None:
+            copier = open_copier(shared.device)
+            chunk, depth = config.chunk_nbytes, config.guess_depth
+            return SharedFileLink(name, finished, timeline, queue, chunk, depth, copier, is_write=is_write)
         return FileLink(name, finished, timeline, queue, config.chunk_nbytes, config.guess_depth, is_write=is_write)
     if device is None or not isinstance(memory, SupportsMemory):
         raise OffloadError(f"no way to move blocks over {name}")

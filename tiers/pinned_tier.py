@@ -9,6 +9,7 @@ from weakref import finalize
 
 import numpy as np
 
+from tiers.locked_memory import why_not_locked
 from tiers.memory_tier import MemoryTier
 from tiers.slots import SlotLayout, slots_of_sizes
 
@@ -69,7 +70,7 @@ class PinnedTier(MemoryTier):
         if code != 0:
             with suppress(RuntimeError):  # torch finds the error once more at its next launch: let that be this one
                 torch.zeros(1, device=device)
-            return f"not pinned: CUDA error {code} for {self.nbytes:,} bytes; raise ulimit -l or lower the budget"
+            return f"not pinned: CUDA error {code} for {self.nbytes:,} bytes; {why_not_locked(self.nbytes)}"
         # Memory that is unmapped while it is registered leaves CUDA with pages that are no longer ours, and whatever is
         # mapped there next would be read and written in vain: a tier that is forgotten is unregistered too.
         self._unpin = finalize(self, torch.cuda.cudart().cudaHostUnregister, address)

@@ -21,6 +21,7 @@ from torch import Tensor  # noqa: E402
 from offload.bench.expert_spec import WARM_STEPS, Spec, Timing  # noqa: E402
 from offload.bench.generation import with_tiers  # noqa: E402
 from offload.config import RunConfig  # noqa: E402
+from offload.device import is_gpu, torch_device  # noqa: E402
 from offload.meter import Reading, Stretch  # noqa: E402
 from offload.offloaded_model import OffloadedModel  # noqa: E402
 from offload.peak_memory import peak_rss_nbytes  # noqa: E402
@@ -40,11 +41,14 @@ def _run_theirs(spec: Spec, ids: Tensor) -> Timing:
 
     placement: dict[str, Any] = {}
     if spec.engine == "accelerate":
-        memory = {"cpu": spec.device_memory}
+        memory: dict[int | str, int | None] = {"cpu": spec.device_memory}
+        if is_gpu(spec.device):
+            memory = {torch_device(spec.device).index: spec.device_memory, "cpu": 0}
         placement = {"device_map": "auto", "max_memory": memory, "offload_folder": spec.folder}
     model = AutoModelForCausalLM.from_pretrained(spec.model, dtype="auto", **placement).eval()
-
-    return time_plain_steps(model, spec.prompt, ids)
+    if not placement:
+        model = model.to(spec.device)
+    return time_plain_steps(model, spec.prompt, ids.to(spec.device))
 
 
 def time_plain_steps(model: Any, prompt: int, ids: Tensor) -> Timing:
@@ -77,7 +81,9 @@ def finish(tokens: Tensor) -> None:
 
 def _run_ours(spec: Spec, ids: Tensor) -> Timing:
     config = RunConfig(
+        device=spec.device,
         device_memory=spec.device_memory,
+        host_memory=spec.host_memory,
         nvme_dir=Path(spec.folder),
         policy=spec.policy,
         predictor=spec.predictor,
@@ -86,7 +92,7 @@ def _run_ours(spec: Spec, ids: Tensor) -> Timing:
     workload = Workload(1, spec.prompt, ids.shape[1] - spec.prompt)
 
     def use(model: OffloadedModel) -> Timing:
-        return time_steps(model, spec.prompt, ids)
+        return time_steps(model, spec.prompt, ids.to(spec.device))
 
     timing, _ = with_tiers(Path(spec.model), config, workload, use, change=_slots(spec.expert_slots))
     return timing

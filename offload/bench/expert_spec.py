@@ -26,6 +26,8 @@ class Spec:
     predictor: str = "next_gate"
     expert_slots: int | None = None
     miss_precision: str = "high"
+    device: str = "cpu"
+    host_memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

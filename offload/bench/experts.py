@@ -1,20 +1,19 @@
 """Mixtures of experts in little memory: policies and predictors against each other, peers, the drive and Belady."""
 
-import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
+from offload.bench.child import run_child
 from offload.bench.drive import Drive
 from offload.bench.expert_peers import PROGRAMS, beside, peer_specs
 from offload.bench.expert_spec import WARM_STEPS, Spec, Timing
 from offload.bench.header import header
-from offload.bench.memory_limit import MemoryLimit
+from offload.bench.memory_limit import INTERPRETER_NBYTES
 from offload.bench.synthetic_moe import VOCABULARY, synthetic_moe
 from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
@@ -35,9 +34,6 @@ from tiers.errors import ModelError, WorldError
 from tiers.eviction.registry import make_policy
 
 Row = dict[str, Any]
-
-INTERPRETER_NBYTES: Final = 448 * 2**20
-"""What Python, torch and transformers take of a memory limit; the rest is the device's."""
 
 ON_DEMAND: Final = ("lru", "none")
 OURS: Final = ("expected_use", "next_gate")
@@ -231,20 +227,10 @@ class _Bench:
 
     def _run(self, spec: Spec, limit: int | None) -> tuple[Timing, bool]:
         """In a process of its own; whether the limit was in force. Raises WorldError with what it said last."""
-        with MemoryLimit.of(limit) as group:
-            ran = group.run(
-                [
-                    sys.executable,
-                    "-m",
-                    PROGRAMS.get(spec.engine, "offload.bench.expert_run"),
-                    json.dumps(asdict(spec)),
-                ],
-                timeout_s=self._sizes.timeout_s,
-            )
-            if ran.returncode != 0:
-                last = (ran.stderr.strip().splitlines() or ["killed: out of memory?"])[-1]
-                raise WorldError(f"{spec.engine} with {spec.policy}, {spec.predictor}: {last}")
-            return Timing(**json.loads(ran.stdout.splitlines()[-1])), group.is_enforced
+        who = f"{spec.engine} with {spec.policy}, {spec.predictor}"
+        module = PROGRAMS.get(spec.engine, "offload.bench.expert_run")
+        ran = run_child(who, module, spec, limit, timeout_s=self._sizes.timeout_s)
+        return Timing(**ran.answer), ran.is_limited
 
 
 def _tokens(model: Path, sizes: Sizes, seed: int) -> list[int]:

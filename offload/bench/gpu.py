@@ -16,7 +16,7 @@ from offload.bench.drive import Drive
 from offload.bench.generation import with_tiers
 from offload.bench.header import header
 from offload.config import RunConfig
-from offload.device import require_device, torch_device
+from offload.device import has_own_memory, require_device, torch_device
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
 from offload.prospect import Prospect
@@ -26,6 +26,9 @@ Change = Callable[[Prospect, Plan], Plan]
 T = TypeVar("T")
 
 _GIB = 2**30
+
+HOST_LIMIT = 3 * _GIB
+"""Of runs in a memory cgroup: for the libraries of CUDA and their buffers, and less than what a peer has on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,11 @@ class GPUBench:
             "drive_measured_with": self.drive.tool,
             "rows": rows,
         }
+
+    @property
+    def has_host(self) -> bool:
+        """Whether there is a memory beside the device's, for rows with something in it."""
+        return has_own_memory(str(self.device))
 
     def config(self, **budget: Any) -> RunConfig:
         """On this device, with ``budget`` and the drive."""

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from offload.bench.expert_run import time_plain_steps, time_steps
-from offload.bench.expert_spec import Timing
-from offload.bench.gpu import Change, GPUBench, GPUSizes, Row, free, opened
+from offload.bench.expert_spec import Spec, Timing
+from offload.bench.gpu import HOST_LIMIT, Change, GPUBench, GPUSizes, Row, free, opened
+from offload.bench.limited import limited_row
 from offload.bench.synthetic_moe import synthetic_moe
 from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan
 from offload.prospect import Prospect, open_prospect
+from offload.sizes import format_size
 
 
 def bench_experts_on_gpu(
@@ -31,7 +33,7 @@ def bench_experts_on_gpu(
     """Rows: everything resident; half of the experts in the host, and on the drive. Else as ``bench_kv_on_gpu``."""
     sizes = sizes or GPUSizes()
     path = model or synthetic_moe(nvme_dir)
-    with opened(path, nvme_dir, device, sizes, ticker(progress, 2 + len(_PLACEMENTS)), seed) as bench:
+    with opened(path, nvme_dir, device, sizes, ticker(progress, 3 + len(_PLACEMENTS)), seed) as bench:
         return bench.answer(list(_Rows(bench).expert_rows(seed)), seed)
 
 
@@ -75,6 +77,8 @@ class _Rows:
         }
         self.bench.tick()
         for name, share, host, (policy, predictor) in _PLACEMENTS:
+            if host is None and not self.bench.has_host:
+                continue
             config = self.bench.config(host_memory=host, policy=policy, predictor=predictor)
             slots = prospect.sizes.num_experts // share
             rates = self.bench.rates()
@@ -82,6 +86,26 @@ class _Rows:
             rates = self.bench.mean(rates, self.bench.rates())
             yield self._expert_row(f"{slots} of {prospect.sizes.num_experts} {name}", resident, timing, rates)
             self.bench.tick()
+        yield self._limited_row(prospect, ids)
+        self.bench.tick()
+
+    def _limited_row(self, prospect: Prospect, ids: Tensor) -> Row:
+        """The last placement once more, ours and accelerate's each in a cgroup of the host's memory."""
+        free()
+        folder, num_experts = self.bench.nvme_dir, prospect.sizes.num_experts
+        folder.mkdir(parents=True, exist_ok=True)
+        tokens = folder / "bench-tokens.txt"
+        tokens.write_text(" ".join(map(str, ids[0].tolist())), encoding="utf-8")
+        slots = num_experts // _PLACEMENTS[-1][1]
+        ours = Spec(
+            "ours", str(self.bench.model), str(tokens), self.bench.sizes.expert_prompt, str(folder), expert_slots=slots
+        )
+        ours = replace(ours, device=str(self.bench.device), host_memory=0)
+        weights = sum(group.nbytes for group in prospect.source.groups)
+        left = weights - (num_experts - slots) * prospect.sizes.expert_nbytes
+        theirs = replace(ours, engine="accelerate", device_memory=left, folder=str(folder / "accelerate"))
+        name = f"{slots} of {num_experts} on the device, in a memory cgroup of {format_size(HOST_LIMIT)}"
+        return limited_row(name, "offload.bench.expert_run", ours, theirs, HOST_LIMIT, self.bench.drive.bytes_per_s)
 
     def _expert_row(self, name: str, resident: Timing, timing: Timing, rates: dict[str, float]) -> Row:
         missed = {"host->device": timing.host_nbytes_per_step, "nvme->device": timing.nbytes_per_step}

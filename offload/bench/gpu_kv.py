@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from offload.bench.generation import Timed, generate_timed
-from offload.bench.gpu import Change, GPUBench, GPUSizes, Row, free, opened
+from offload.bench.gpu import HOST_LIMIT, Change, GPUBench, GPUSizes, Row, free, opened
+from offload.bench.kv_run import Spec, limited_kv_row
 from offload.bench.synthetic_dense import synthetic_dense
 from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
@@ -19,6 +20,7 @@ from offload.doctor import load_profile
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
 from offload.prospect import Prospect, open_prospect, plan_for
+from offload.sizes import format_size
 
 _LAYERS = 16
 
@@ -30,19 +32,22 @@ def bench_kv_on_gpu(
     *,
     progress: Progress | None = None,
     sizes: GPUSizes | None = None,
+    memory_limit: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Rows: everything resident; half of the weights, and three quarters of the KV cache, in the host or on the drive.
 
     ``model`` is a directory, or a synthetic dense model of 7 GB is used. ``limit`` is the roofline: the time of a
     resident step, or the bytes that came over a link at the rate that a plain large copy, or fio, reached in the same
-    run, whichever is longest. Raises as ``offload.load``.
+    run, whichever is longest. One row more is in a memory cgroup, where no page cache keeps what a peer has on disk.
+    Raises as ``offload.load``.
     """
     sizes = sizes or GPUSizes()
     path = model or synthetic_dense(nvme_dir, _LAYERS)
-    with opened(path, nvme_dir, device, sizes, ticker(progress, 9), seed) as bench:
+    with opened(path, nvme_dir, device, sizes, ticker(progress, 10), seed) as bench:
         rows = _Rows(bench)
-        return bench.answer([*rows.resident_rows(), *rows.weight_rows(), *rows.kv_rows()], seed)
+        limited = rows.limited_row(memory_limit or HOST_LIMIT)
+        return bench.answer([*rows.resident_rows(), *rows.weight_rows(), limited, *rows.kv_rows()], seed)
 
 
 @dataclass(slots=True)
@@ -82,6 +87,8 @@ class _Rows:
         prompt = self._prompt(self.bench.sizes.prompt)
         budget = self._half(len(prompt), self.bench.sizes.new)
         for place, host in (("in the host", None), ("on the drive", 0)):
+            if host is None and not self.bench.has_host:
+                continue
             config = RunConfig(
                 device=str(self.bench.device), device_memory=budget, host_memory=host, nvme_dir=self.bench.nvme_dir
             )
@@ -93,11 +100,23 @@ class _Rows:
             self.bench.tick()
             yield row
 
+    def limited_row(self, limit: int) -> Row:
+        """Half of the weights on the drive once more, ours and accelerate's each in a cgroup of the host's memory."""
+        prompt, new = self._prompt(self.bench.sizes.prompt), self.bench.sizes.slow_new
+        budget = self._half(len(prompt), new)
+        free()
+        folder = str(self.bench.nvme_dir)
+        spec = Spec("ours", str(self.bench.model), prompt, new, folder, budget, str(self.bench.device))
+        name = f"half of the weights on the drive, in a memory cgroup of {format_size(limit)}"
+        row = limited_kv_row(name, spec, limit, self.bench.drive.bytes_per_s)
+        self.bench.tick()
+        return row
+
     def kv_rows(self) -> Iterator[Row]:
         """A long context, a quarter of its KV cache on the device."""
         new = self.bench.sizes.new
         prompt = self._prompt(self.bench.sizes.long_context - new)
-        for tier in ("host", "nvme"):
+        for tier in ("host", "nvme") if self.bench.has_host else ("nvme",):
             config = self.bench.config()
             name = f"KV of {self.bench.sizes.long_context} tokens, three quarters {_PLACES[tier]}"
             row = self._row(name, prompt, self._count(tier == "host"), config, change=_spill_kv(tier))

@@ -15,11 +15,14 @@ from transformers import AutoModelForCausalLM
 from offload.bench.drive import Drive
 from offload.bench.generation import Timed, Window, decode_in_windows, generate_timed, spill_kv, with_tiers
 from offload.bench.header import header
+from offload.bench.kv_run import Spec, disk_offloaded, limited_kv_row
+from offload.bench.memory_limit import INTERPRETER_NBYTES
 from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
 from offload.plan import Budgets, Plan, Workload
 from offload.planner import smallest_device_bytes
 from offload.prospect import Prospect, open_prospect
+from offload.sizes import format_size
 from offload.texts import help_tokens
 from tiers.block import KVBlockKey
 from tiers.eviction.mru import MRUPolicy
@@ -48,12 +51,16 @@ class Sizes:
     window_steps: int = 16
     fio_s: float = 5.0
     most_file_nbytes: int = 2**30
+    memory_limit: int | None = None
+    """Of the runs in a cgroup; None takes what the interpreter needs and twice the budget."""
+    limited_new: int = 25
+    """Tokens of those; 0 leaves them out."""
 
 
 def bench_kv(
     model: Path, nvme_dir: Path, *, progress: Progress | None = None, sizes: Sizes | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Rows: everything resident; weights at a quarter; KV at a quarter; blocks of several sizes; a lookup.
+    """Rows: everything resident; weights at a quarter, also in a cgroup; KV likewise; sizes of blocks; a lookup.
 
     A streamed row is decoded in windows, turn by turn with fio. ``limit`` is the roofline: the resident time of the
     same step, or its missed bytes at the rate that fio reached before and after the window, whichever is longer; the
@@ -61,8 +68,9 @@ def bench_kv(
     """
     sizes = sizes or Sizes()
     with Drive.opened(nvme_dir, seconds=sizes.fio_s, most_nbytes=sizes.most_file_nbytes, seed=seed) as drive:
-        bench = _Bench(model, nvme_dir / "runs", sizes, drive, ticker(progress, total=8))
-        rows = [*bench.resident_rows(), *bench.weight_rows(), *bench.kv_rows(), *bench.block_rows(), lookup_row()]
+        bench = _Bench(model, nvme_dir / "runs", sizes, drive, ticker(progress, total=9))
+        rows = [*bench.resident_rows(), *bench.weight_rows(), *bench.limited_rows()]
+        rows += [*bench.kv_rows(), *bench.block_rows(), lookup_row()]
         return header(seed=seed, directory=nvme_dir) | {
             "model": str(model.name),
             "drive_measured_with": drive.tool,
@@ -120,6 +128,18 @@ class _Bench:
             row["ratio_to_peer"] = row["ours"] * peer.step_s
         self.tick()
         yield row
+
+    def limited_rows(self) -> Iterator[Row]:
+        """The same in a memory cgroup, page cache included, where there is none to keep accelerate's files in."""
+        prompt, new = self._prompt(self.sizes.streamed_prompt), self.sizes.limited_new
+        if not new:
+            return
+        budget = self._quarter(Workload(1, len(prompt), new))
+        limit = self.sizes.memory_limit or INTERPRETER_NBYTES + 2 * budget
+        spec = Spec("ours", str(self.model), prompt, new, str(self.nvme_dir), budget)
+        name = f"weights at a quarter, in a memory cgroup of {format_size(limit)}"
+        yield limited_kv_row(name, spec, limit, self.drive.bytes_per_s)
+        self.tick()
 
     def kv_rows(self) -> Iterator[Row]:
         """The whole context of the model, a quarter of its KV cache on the device, the rest on the drive."""
@@ -199,9 +219,7 @@ class _Bench:
         except ImportError:
             return None
         with tempfile.TemporaryDirectory(dir=self.nvme_dir.parent, prefix="accelerate-") as folder:
-            peer = AutoModelForCausalLM.from_pretrained(
-                self.model, dtype="auto", device_map="auto", max_memory={"cpu": budget}, offload_folder=folder
-            )
+            peer = disk_offloaded(self.model, "cpu", budget, folder)
             timed = generate_timed(peer, prompt, new)
             del peer
             gc.collect()

@@ -7,6 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+INTERPRETER_NBYTES: Final = 448 * 2**20
+"""What Python, torch and transformers take of a memory limit."""
 
 _ROOT = Path("/sys/fs/cgroup")
 
@@ -17,6 +21,8 @@ class MemoryLimit:
 
     group: Path | None
     is_version_1: bool = False
+    note: str = ""
+    """Why nothing is limited that was to be, in one line."""
 
     @classmethod
     @contextmanager
@@ -33,10 +39,10 @@ class MemoryLimit:
         try:
             group.mkdir()
             (group / ("memory.limit_in_bytes" if is_version_1 else "memory.max")).write_text(str(nbytes))
-        except OSError:
+        except OSError as error:
             with suppress(OSError):
                 group.rmdir()
-            yield cls(None)
+            yield cls(None, note=f"no memory cgroup can be made here ({group.parent}: {error.strerror}); run as root")
             return
         try:
             yield cls(group, is_version_1)

@@ -43,25 +43,32 @@ def kv(
         str | None,
         typer.Option("--model", help="smollm2-135m if not given; on a GPU a synthetic one of 7 GB.", metavar="MODEL"),
     ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(help="Of the runs in a memory cgroup; else as little as they should do with.", metavar="SIZE"),
+    ] = None,
     device: options.Device = None,
     nvme_dir: options.NvmeDir = None,
     as_json: options.Json = False,
 ) -> None:
     """Generation with weights and a KV cache that do not fit."""
     directory, on = options.drive_directory(nvme_dir), options.device_name(device)
+    limit = None if memory_limit is None else parse_size(memory_limit)
     with answering(as_json) as answer:
         if on != "cpu":
             from offload.bench.gpu_kv import bench_kv_on_gpu
 
             given = None if model is None else runnable_model(model, notice=say)
             with progress_bar("bench kv") as progress:
-                answer.show(bench_kv_on_gpu(given, directory, on, progress=progress), _tables)
+                on_gpu = bench_kv_on_gpu(given, directory, on, progress=progress, memory_limit=limit)
+            answer.show(on_gpu, _tables)
             return
         path = runnable_model(model or "smollm2-135m", notice=say)
+        from offload.bench.kv import Sizes as KVSizes
         from offload.bench.kv import bench_kv
 
         with progress_bar("bench kv") as progress:
-            result = bench_kv(path, directory, progress=progress)
+            result = bench_kv(path, directory, progress=progress, sizes=KVSizes(memory_limit=limit))
         answer.show(result, _tables)
 
 

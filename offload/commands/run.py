@@ -82,6 +82,8 @@ def run(
             )
             if many is not None and not as_json:
                 view.on_text("\n\n".join(f"{i}. {text.strip()}" for i, text in enumerate(result.text, 1)))
+        for line in result.notes:
+            say(line)
         data = {**result.as_json(), **header(seed=None, directory=settings.nvme_dir)}
         if note:
             data["experts"] = asdict(note)

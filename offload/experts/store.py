@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from offload.arenas import make_arena, slot_bytes
+from offload.arenas import arena_bytes, make_arena, slot_bytes
 from offload.experts.grouped import StackedSlots, is_grouped
 from offload.experts.layout import ExpertLayout, ExpertWeights
 from offload.experts.low_copies import LowCopies
@@ -48,7 +48,7 @@ class ExpertStore:
         self.arena = make_arena(device, slots, self.slot_nbytes)
         # Where not all experts fit every slot will be used, at the latest by a first prompt, which should not wait.
         self._population: Population | None = None
-        if slots < len(groups) and isinstance(self.arena, MemoryTier):
+        if slots < len(groups) and type(self.arena) is MemoryTier:
             self._population = Population(self.arena.buffer)
         self.pool = BlockPool(slots)
         self.host = host_levels(device, host_slots, self.slot_nbytes)
@@ -103,7 +103,7 @@ class ExpertStore:
         """All slots as one tensor for the experts of a layer, where products are grouped on this device."""
         if layer not in self._stacks:
             layouts = [layout for key, layout in self._layouts.items() if key.layer == layer]
-            slots = StackedSlots.over(as_tensor(self.arena.buffer), self.pool.num_slots, layouts)
+            slots = StackedSlots.over(as_tensor(arena_bytes(self.arena)), self.pool.num_slots, layouts)
             if slots is not None and layer in self._stays_at:
                 slots = slots.part(self._stays_at[layer], len(layouts))
             self._stacks[layer] = slots if slots is not None and is_grouped(slots.down) else None

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from offload.arenas import Arena
+from offload.arenas import Arena, arena_bytes
 from offload.kv.layout import KVLayout
 from prefetch.block_store import BlockStore, Interval, Span
 from prefetch.selection import KVSelector
@@ -26,7 +26,7 @@ class KVStore(BlockStore):
     ) -> None:
         super().__init__(manager, layout.block_tokens, num_layers=num_layers, lookahead=lookahead, selector=selector)
         self.layout = layout
-        self.rows = layout.rows(arena.buffer, arena.num_slots)
+        self.rows = layout.rows(arena_bytes(arena), arena.num_slots)
         self.keys, self.values = layout.split(self.rows)
 
     def write(self, slot: int, offset: int, keys: Tensor, values: Tensor) -> None:

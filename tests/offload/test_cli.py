@@ -227,7 +227,22 @@ def test_pack_answers_with_what_it_wrote(tiny_llama: Path, tmp_path: Path) -> No
     assert (tmp_path / "packed").is_dir()
 
 
-def test_an_interrupt_cleans_up_and_is_status_130(tiny_llama: Path, tmp_path: Path) -> None:
+def test_plan_for_a_board_that_is_not_here(tiny_llama: Path, tmp_path: Path) -> None:
+    """One memory: nothing beside the device; a board that nobody knows is one line."""
+    board = ["plan", str(tiny_llama), "--profile", "jetson_orin_nano", "--nvme-dir", "drive", "--json"]
+    answer = json.loads(offload(*board, "--device-memory", "64MiB", cwd=tmp_path).stdout)
+    assert answer["profile"] == "jetson_orin_nano"
+    assert answer["placement"]["host"]["bytes"] == 0
+    assert answer["placement"]["device"]["bytes"] <= 64 * 2**20
+    ran = offload("plan", str(tiny_llama), "--profile", "jetson", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert complaint(ran).startswith("offload: --profile: 'jetson' is none of the profiles that ship")
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_cleans_up(tiny_llama: Path, tmp_path: Path, number: int, status: int, word: str) -> None:
     drive = tmp_path / "drive"
     budgets = ["--device-memory", "64MiB", "--nvme-dir", str(drive)]
     arguments = ["run", str(tiny_llama), "--prompt", "x", "--max-new-tokens", "8000", *budgets]
@@ -237,9 +252,25 @@ def test_an_interrupt_cleans_up_and_is_status_130(tiny_llama: Path, tmp_path: Pa
     ) as ran:
         assert ran.stdout is not None
         ran.stdout.read(1)
-        ran.send_signal(signal.SIGINT)
+        ran.send_signal(number)
         _, said = ran.communicate(timeout=120)
-    assert ran.returncode == 130
-    assert said.decode().splitlines()[-1] == "offload: interrupted"
+    assert ran.returncode == status
+    assert said.decode().splitlines()[-1] == f"offload: {word}"
     assert b"Traceback" not in said
     assert not drive.exists() or list(drive.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_doctor_that_is_stopped_leaves_nothing(tmp_path: Path, number: int) -> None:
+    """Neither the drive's file, with which it begins, nor the models that it times at its end."""
+    drive = tmp_path / "drive"
+    command = [sys.executable, "-m", "offload.cli", "doctor", "--nvme-dir", str(drive), "--json"]
+    environment = {**ENVIRONMENT, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as ran:
+        while not drive.exists():
+            assert ran.poll() is None
+        ran.send_signal(number)
+        _, said = ran.communicate(timeout=120)
+    assert ran.returncode == 128 + number
+    assert b"Traceback" not in said
+    assert not drive.exists()

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 import offload
+from offload.device import MemoryKind
 from offload.pack import pack
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
+from tests.tiers.devices import CUDA, needs_cuda
 from tiers.errors import InvalidOptionError, TierError
 
 PROMPT, NEW, PADDING = 400, 8, (0, 30)  # more than a block
-WORKLOAD = {"prompt_tokens": PROMPT, "new_tokens": NEW, "batch": len(PADDING)}
+WORKLOAD: dict[str, Any] = {"prompt_tokens": PROMPT, "new_tokens": NEW, "batch": len(PADDING)}
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -45,11 +47,11 @@ BUDGETS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["cpu", CUDA])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "cpu":
-        for module in ("offload.arenas", "offload.prospect"):
-            monkeypatch.setattr(f"{module}.has_own_memory", lambda name: True)
+        for module in ("offload.arenas", "offload.budgets"):
+            monkeypatch.setattr(f"{module}.memory_kind", lambda name: MemoryKind.OWN)
     return str(request.param)
 
 
@@ -98,6 +100,15 @@ def test_copies_in_the_host_spare_the_drive(models: dict[str, Path], tmp_path: P
         assert model.runtime.engine.links["nvme->device"].nbytes == before
 
 
+def test_memory_that_is_not_page_locked_is_said(models: dict[str, Path], tmp_path: Path, device: str) -> None:
+    """As where a limit of the system forbids it; here there is no device to lock it for."""
+    least = smallest_budget(models["llama"], tmp_path / "nvme", **WORKLOAD)
+    options = {"device_memory": int(least * 1.1), "host_memory": "8MiB", "device": device}
+    with loaded(models["llama"], **WORKLOAD, **options) as model:
+        expected = ["host: not pinned: cpu is no CUDA device of this machine"]
+        assert model.runtime.notes == (expected if device == "cpu" else [])
+
+
 def test_experts_in_a_processors_layout_are_refused(models: dict[str, Path], tmp_path: Path, device: str) -> None:
     path = save_model(tmp_path / "model", "mixtral", dtype=torch.bfloat16, **FAMILIES["mixtral"], intermediate_size=64)
     pack(path, tmp_path / "packed", experts="int8")
@@ -106,6 +117,7 @@ def test_experts_in_a_processors_layout_are_refused(models: dict[str, Path], tmp
 
 
 @pytest.mark.gpu
+@needs_cuda
 def test_too_little_memory_for_activations_is_one_line(models: dict[str, Path]) -> None:
     inputs = moved(make_inputs(PROMPT, PADDING), "cuda")
     with loaded(models["llama"], **WORKLOAD, device="cuda") as model:
@@ -119,6 +131,7 @@ def test_too_little_memory_for_activations_is_one_line(models: dict[str, Path]) 
 
 
 @pytest.mark.gpu
+@needs_cuda
 def test_arenas_take_what_the_plan_says(models: dict[str, Path], tmp_path: Path) -> None:
     """Of a GPU's memory, as torch counts it: arenas exactly, activations within the workspace."""
     path = models["mixtral"]

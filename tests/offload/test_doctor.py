@@ -13,7 +13,7 @@ import pytest
 from offload.disk_speed import file_nbytes
 from offload.doctor import Report, examine, load_profile
 from offload.experts.codecs.kernels import Kernels
-from offload.gpu_storage import probe_cupy, probe_gds, probe_kvikio
+from offload.gpu_storage import probe_cuda, probe_cupy, probe_gds, probe_kvikio, probe_pinned
 from offload.speed.models import Sizes
 from offload.speed.runtime import Effort
 from simulators.profile import DEFAULT, LINKS
@@ -45,7 +45,7 @@ def _examine(nvme_dir: Path | None) -> Report:
 def test_the_report_has_what_scripts_read(tmp_path: Path) -> None:
     found = json.loads(json.dumps(_examine(tmp_path / "drive").as_json()))
     assert found["device"] == "cpu" or found["device"].startswith("cuda")
-    for name in ("gds", "kvikio", "cupy", "o_direct"):
+    for name in ("cuda", "gds", "kvikio", "cupy", "nvml", "pinned", "o_direct"):
         assert isinstance(found[name], bool)
         assert found[f"{name}_note"]
     assert set(found["links"]) == set(LINKS)
@@ -199,7 +199,8 @@ def test_the_file_takes_a_sensible_part_of_the_drive(tmp_path: Path) -> None:
 
 def test_what_is_missing_for_a_gpu_is_said() -> None:
     kvikio, gds = probe_kvikio(), probe_gds()
-    for finding in (kvikio, probe_cupy(), gds):
+    for finding in (probe_cuda(), kvikio, probe_cupy(), gds, probe_pinned("cpu")):
         assert finding.note
         assert "\n" not in finding.note
     assert kvikio.is_usable or not gds.is_usable
+    assert "ulimit -l" in probe_pinned("cpu").note

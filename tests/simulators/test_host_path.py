@@ -8,7 +8,7 @@ from simulators.host_path import HOST_MEMORY, HostMemory, HostPaths, Storage
 from simulators.link_costs import capacities_of, routes_of, staged_s
 from simulators.machine_costs import HostProfile, SharedProfile
 from simulators.profile import DEFAULT, DriveProfile, HardwareProfile, LinkProfile
-from simulators.published import load_profile
+from simulators.published import load_profile, published_names
 from tiers.errors import InvalidOptionError
 
 GB = 10**9
@@ -87,9 +87,37 @@ def test_direct_storage_spares_the_processor_and_the_memory() -> None:
 
 def test_one_memory_has_one_path() -> None:
     orin = load_profile("jetson_agx_orin")
-    rates = {rate(orin, "nvme->device", storage, memory) for storage in Storage for memory in HostMemory}
-    assert len(rates) == 1
-    assert rate(orin, "host->device", memory=HostMemory.PAGEABLE) == pytest.approx(102.4e9, rel=0.01)
+    levels = ("device", "nvme")
+    paths = [HostPaths(orin, storage, memory) for storage in (None, *Storage) for memory in (None, *HostMemory)]
+    routes = [routes_of(orin, levels, paths=one)["nvme->device"] for one in paths]
+    assert len({route.seconds(1, GB) for route in routes}) == 1
+    assert all(route.loads == {HOST_MEMORY: 1.0} for route in routes)
+    with pytest.raises(InvalidOptionError, match="the profile 'jetson_agx_orin' has no link device->host"):
+        routes_of(orin, LEVELS)
+
+
+@pytest.mark.parametrize("gds", [None, False, True])
+def test_the_runtime_goes_where_the_machine_can(gds: bool | None) -> None:
+    """Straight to the device where the profile says that a drive reaches it; and nobody is promised what it cannot."""
+    profile = replace(machine(drive=56e9, memory=30e9), gds=gds)
+    expected = rate(profile, "nvme->device", Storage.GDS if gds else Storage.BOUNCE)
+    assert rate(profile, "nvme->device") == expected
+    if gds is False:
+        with pytest.raises(InvalidOptionError, match="no drive reaches the device of the profile 'made up'"):
+            HostPaths(profile, Storage.GDS)
+    else:
+        assert rate(profile, "nvme->device", Storage.GDS) == pytest.approx(25e9, rel=0.01)
+
+
+def test_profiles_that_ship_say_whether_a_drive_reaches_the_device() -> None:
+    found = {name: load_profile(name) for name in published_names("profiles")}
+    assert {name for name, one in found.items() if one.unified_memory} == {
+        *("jetson_agx_orin", "jetson_orin_nano", "laptop_gen4")
+    }
+    assert {name for name, one in found.items() if one.gds} == {"a100", "a5000", "a6000", "h100", "t4"}
+    for one in found.values():
+        assert (one.gds is None) == one.unified_memory
+        assert any("host" in link for link in one.links) != one.unified_memory
 
 
 def test_what_several_links_pass_through_bounds_each_of_them() -> None:

@@ -93,3 +93,22 @@ def test_a_modelled_tier_holds_no_bytes() -> None:
         with pytest.raises(NotImplementedError):
             call(0, memoryview(bytearray(10)))
     DEVICE.close()
+
+
+def test_generating_shares_a_memory_with_what_is_read() -> None:
+    """Tokens want all of it and the drive a quarter more: both get four fifths until the drive is done."""
+    routes = {"nvme->device": Route(lambda _blocks, nbytes: nbytes / 10, "nvme", {"memory": 1.0})}
+    mover = ModelledMover(VirtualClock(), routes, {"memory": 40.0}, decoding={"memory": 40.0})
+    assert mover.decode(3.0) == 3.0, "alone nothing slows it down"
+    transfer = mover.submit(NVME, DEVICE, MOVES, Priority.PREFETCH)
+    assert mover.decode(4.0) == pytest.approx(2.5 + 2.0)
+    assert transfer.is_done
+    assert mover.stall_s == 0
+    assert mover.decode(0.0) == 0
+
+
+def test_a_device_with_a_memory_of_its_own_shares_nothing() -> None:
+    mover = make_mover()
+    mover.submit(NVME, DEVICE, MOVES, Priority.PREFETCH)
+    assert mover.decode(4.0) == 4.0
+    assert mover.clock.now_s == 4.0

@@ -43,6 +43,7 @@ PROFILES = st.builds(
     kernels=st.none() | st.dictionaries(st.text(), st.integers(0, 2**20)),
     runtime=st.none() | RUNTIMES,
     unified_memory=st.booleans(),
+    gds=st.none() | st.booleans(),
     host=st.none() | st.builds(HostProfile, *[RATES] * 6),
     shared=st.dictionaries(
         st.text(), st.builds(SharedProfile, RATES, st.dictionaries(st.sampled_from(LINKS), st.floats(0, 4)))
@@ -91,6 +92,7 @@ def test_the_file_is_private_and_replaces_an_older_one(tmp_path: Path) -> None:
         (lambda value: value.update(links=[]), "links: [] is not an object"),
         (lambda value: value["flops"].update(float32=float("nan")), "flops.float32: nan"),
         (lambda value: value.update(unified_memory=1), "unified_memory: 1 is neither true nor false"),
+        (lambda value: value.update(gds="yes"), "gds: 'yes' is neither true nor false"),
         (lambda value: value.update(host={"memory_bytes_per_s": 1}), "host: key 'copy_bytes_per_s' is missing"),
         (lambda value: value.update(shared={"root": {"bytes_per_s": 0}}), "shared.root.bytes_per_s: 0 is not a rate"),
         (
@@ -125,7 +127,7 @@ def test_what_is_not_an_object_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_file_from_before_the_later_numbers(tmp_path: Path) -> None:
     write_profile(DEFAULT, tmp_path / "p.json")
     value = json.loads((tmp_path / "p.json").read_text())
-    for key in ("kernels", "drive", "runtime", "unified_memory", "host", "shared", "power", "price", "sources"):
+    for key in ("kernels", "drive", "runtime", "unified_memory", "gds", "host", "shared", "power", "price", "sources"):
         del value[key]
     (tmp_path / "p.json").write_text(json.dumps(value))
     assert read_profile(tmp_path / "p.json") == DEFAULT
