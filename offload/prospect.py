@@ -85,10 +85,16 @@ def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile:
     device_bytes = config.device_memory if config.device_memory is not None else available_bytes(config.device)
     nvme_bytes = config.nvme_memory if config.nvme_dir is not None else 0
     host_bytes = config.host_memory if config.host_memory is not None else available_host_bytes(config.device)
-    budgets = Budgets(device_bytes, host_bytes, nvme_bytes, host_is_apart=has_own_memory(config.device))
     sizes = _sizes_beside_drives(prospect, workload) if config.csd else prospect.sizes
+    newest_nbytes = _newest_nbytes(prospect.sizes, sizes, workload, config, host_bytes)
+    budgets = Budgets(
+        device_bytes,
+        None if host_bytes is None else host_bytes - newest_nbytes,
+        nvme_bytes,
+        host_is_apart=has_own_memory(config.device),
+    )
     try:
-        return make_plan(sizes, budgets, workload, profile)
+        return replace(make_plan(sizes, budgets, workload, profile), newest_nbytes=newest_nbytes)
     except BudgetError as error:
         if config.nvme_dir is None:
             message = f"{error} (or name a directory on a drive with --nvme-dir)"
@@ -117,6 +123,25 @@ def _sizes_beside_drives(prospect: Prospect, workload: Workload) -> ModelSizes:
     sizes = prospect.sizes
     back = sizes.kv_nbytes_per_token_layer * workload.prompt_tokens
     return replace(sizes, num_layers=len(sliding), workspace_nbytes_fixed=sizes.workspace_nbytes_fixed + back)
+
+
+def _newest_nbytes(
+    whole: ModelSizes, beside: ModelSizes, workload: Workload, config: RunConfig, host_bytes: int | None
+) -> int:
+    """What the newest tokens of the layers in drives take of the host's memory; raises BudgetError.
+
+    ``beside``: the model without those layers.
+    """
+    layers = whole.num_layers - beside.num_layers
+    wanted = config.write_back * workload.batch * layers * whole.kv_nbytes_per_token_layer
+    if host_bytes is not None and wanted > host_bytes:
+        raise BudgetError(
+            f"--write-back {config.write_back} keeps {wanted:,} bytes of newest keys and values in the host, and "
+            f"--host-memory is {host_bytes:,}; raise it or write fewer tokens at a time",
+            wanted_bytes=wanted,
+            available_bytes=host_bytes,
+        )
+    return wanted
 
 
 def _check_dtype(path: Path, dtype: str, stored: str) -> None:

@@ -19,9 +19,8 @@ def attend_in_drives(
     batch, _, queries, _ = query.shape
     start = layer.num_tokens - queries
     if queries == 1 and start and (padding is None or bool(padding.visible[:, start].all())):
-        output, logsumexp = layer.sequences.attend(
-            layer.index, query.squeeze(2), key.squeeze(2), value.squeeze(2), scale
-        )
+        found = layer.rows.attend(layer.index, query.squeeze(2), key.squeeze(2), value.squeeze(2), scale)
+        output, logsumexp = found.output.to(query.device), found.logsumexp.to(query.device)
         return [PartialAttention(output[row].unsqueeze(1), logsumexp[row].unsqueeze(1)) for row in range(batch)]
     return [
         _attend_row(query[row], key[row].transpose(0, 1), value[row].transpose(0, 1), padding, layer, row, scale)
@@ -40,12 +39,12 @@ def _attend_row(
     is_solid = padding is None or padding.is_solid[row]
     mask = QueryMask(start, None, None if is_solid else visible)
     parts = [attend_new(query, keys.transpose(0, 1), values.transpose(0, 1), mask, begin, scale)]
-    if layer.sequences.num_tokens(layer.index, row):
+    if layer.rows.num_tokens(layer.index, row):
         # Of what is padding the drives know nothing, so all queries see all that they hold.
-        old_keys, old_values = layer.sequences.read(layer.index, row)
-        parts.insert(0, attend_all(query, old_keys.to(query.dtype), old_values.to(query.dtype), scale))
+        old_keys, old_values = layer.rows.read(layer.index, row)
+        parts.insert(0, attend_all(query, old_keys.to(query), old_values.to(query), scale))
     if visible is not None:
         seen = visible[start : start + queries]
         keys, values = keys[seen], values[seen]
-    layer.sequences.write(layer.index, row, keys, values)
+    layer.rows.write(layer.index, row, keys, values)
     return merge(parts)

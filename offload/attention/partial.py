@@ -135,14 +135,14 @@ def _attend(
     kernel = kernel_for(query, masked=mask is not None)
     # Without queries or keys kernels divide by zero and take the process with them.
     if kernel is None or not (query.shape[2] and keys.shape[2]):
-        return _attend_by_definition(query, keys, values, scale, is_causal=is_causal, mask=mask)
+        return attend_by_definition(query, keys, values, scale, is_causal=is_causal, mask=mask)
     output, logsumexp = kernel(query, keys, values, scale, is_causal, mask)
     if mask is not None:
         logsumexp = logsumexp.masked_fill(~mask.any(-1), -torch.inf)
     return output, logsumexp
 
 
-def _attend_by_definition(
+def attend_by_definition(
     query: Tensor, keys: Tensor, values: Tensor, scale: float, *, is_causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Where there is no kernel that returns the logsumexp; also the oracle of the tests."""

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from offload.config import RunConfig
-from offload.kv.drives import KVDrives
-from offload.kv.shape import AttentionShape
-from offload.plan import Workload
+from offload.kv.delayed_writes import InHost
+from offload.kv.drive_rows import InDrives
+from offload.kv.drives import KVDrives, NewestHolder
+from offload.kv.host_room import HostRoom
+from offload.plan import Plan, Workload
+from offload.prospect import Prospect
 from tiers.csd.commands import Config, Precision
 from tiers.csd.drive import ComputationalDrive
 from tiers.csd.drive_array import DriveArray
@@ -38,23 +41,19 @@ _DIRECTORY = Path(".offload")
 
 
 def open_drives(
-    config: RunConfig,
-    attention: AttentionShape,
-    num_layers: int,
-    dtype: str,
-    workload: Workload,
-    make_timing: MakeTiming | None,
+    config: RunConfig, prospect: Prospect, plan: Plan, workload: Workload, make_timing: MakeTiming | None
 ) -> KVDrives:
     """Start ``config.csd`` drives, with nameless images in ``config.nvme_dir`` or in ``.offload`` here.
 
-    ``dtype`` is that of the model ("F32"); pages of half-precision models are float16. ``make_timing`` gives what
-    says how long a real drive would take for what they do. Raises InvalidOptionError, DiskFullError, DeviceGoneError.
+    Pages of half-precision models are float16. ``make_timing`` gives what says how long a real drive would take for
+    what they do. Raises InvalidOptionError, DiskFullError, DeviceGoneError.
     """
-    precision: Precision = "float32" if dtype == "F32" else "float16"
+    attention = prospect.architecture.attention
+    precision: Precision = "float32" if prospect.dtype == "F32" else "float16"
     engine = _ENGINES[config.attention]
     task = Config(
         task=_TASK,
-        num_layers=num_layers,
+        num_layers=prospect.sizes.num_layers,
         kv_heads=attention.kv.heads,
         heads_per_kv=attention.query // attention.key,
         head_dim=attention.kv.key_dim,
@@ -64,6 +63,7 @@ def open_drives(
         key_copies=2 if engine == _SPARF else 1,  # the others do not look at channels
         engine=engine,
         engine_options=options_for(engine, config.compression),
+        dense_layers=config.dense_layers,
     )
     page = FlashGeometry(page_nbytes=_page_nbytes(task))
     if engine == SPARSE:
@@ -83,13 +83,17 @@ def open_drives(
                 )
                 for name in (f"csd{i}" for i in range(config.csd))
             ]
-            opened = KVDrives(DriveArray(drives), task)
+            opened = KVDrives(DriveArray(drives), task, _newest_holder(config.write_back, plan.newest_nbytes))
             stack.pop_all()
         return opened
     finally:
         if was_made:  # and not needed any more, since images have no name
             with suppress(OSError):
                 directory.rmdir()
+
+
+def _newest_holder(group_tokens: int, host_nbytes: int) -> NewestHolder:
+    return InHost(group_tokens, HostRoom(host_nbytes)) if group_tokens else InDrives()
 
 
 def _page_nbytes(task: Config) -> int:

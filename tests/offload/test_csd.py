@@ -13,7 +13,7 @@ from offload.kv.drives import KVDrives
 from offload.offloaded_model import OffloadedModel
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model
 from tests.tiers.kit import open_fds
-from tiers.errors import DeviceGoneError, InvalidOptionError, ModelError
+from tiers.errors import BudgetError, DeviceGoneError, InvalidOptionError, ModelError
 
 NEW = 6
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -52,6 +52,21 @@ def test_the_same_tokens_with_padding_and_a_prompt_in_pieces(checkpoint: Path, t
         assert generate(model, inputs, NEW, prefill_chunk_size=32) == expected
         assert not drives_of(model).used_nbytes
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("write_back", [1, 5, 16])
+def test_the_same_tokens_where_the_host_keeps_the_newest(checkpoint: Path, tmp_path: Path, write_back: int) -> None:
+    """Rows of a padded batch are written at different steps, and one starts with fewer tokens than a write has."""
+    inputs = make_inputs(70, (0, 9, 69))
+    expected = generate(plain_model(checkpoint), inputs, NEW)
+    drives = {"csd": 2, "nvme_dir": tmp_path / "d", "write_back": write_back}
+    with loaded(checkpoint, prompt_tokens=70, new_tokens=NEW, batch=3, **drives) as model:
+        assert generate(model, inputs, NEW) == expected
+        assert generate(model, inputs, NEW, prefill_chunk_size=32) == expected
+        assert not drives_of(model).used_nbytes
+        host = model.runtime.tier_usage()["host"]
+        assert host["peak_bytes"] == host["capacity_bytes"] == model.plan.placement()["host"]["newest_kv_bytes"]
+        assert model.runtime.tier_occupancy()["host"][0] == 0
 
 
 def test_a_step_sends_a_token_and_gets_its_attention(llama: Path, tmp_path: Path) -> None:
@@ -116,6 +131,34 @@ def test_sparse_attention_tells_what_it_missed(llama: Path, tmp_path: Path, atte
             errors.append(drives_of(model).attention_error or 0.0)
     assert errors[0] < 1e-5
     assert 1e-3 < errors[1] < 1
+
+
+def test_dense_layers_miss_nothing(llama: Path, tmp_path: Path) -> None:
+    """Layers by number, down to none that misses anything."""
+    inputs = make_inputs(400)
+    sparse: dict[str, Any] = {"csd": 1, "attention": "in-storage-sparse", "compression": "1/4", "nvme_dir": tmp_path}
+    errors = []
+    for layers in ("0,1,2,3", "1,2,3"):
+        with loaded(llama, prompt_tokens=400, new_tokens=NEW, **sparse, dense_layers=layers) as model:
+            generate(model, inputs, NEW)
+            errors.append(drives_of(model).attention_error or 0.0)
+    assert errors[0] < 1e-5 < 1e-3 < errors[1]
+    with pytest.raises(InvalidOptionError, match="dense_layers names layer 4; there are 4, from 0"):
+        offload.load(llama, **sparse, dense_layers=(4,))
+
+
+def test_newest_tokens_are_part_of_the_hosts_budget(llama: Path, tmp_path: Path) -> None:
+    """A larger batch than was planned for finds no room there: its tokens travel with their queries."""
+    options: dict[str, Any] = {"csd": 1, "nvme_dir": tmp_path, "prompt_tokens": 40, "new_tokens": NEW, "write_back": 16}
+    wanted = 16 * 4 * 2 * 2 * 16 * 4
+    with pytest.raises(BudgetError, match=f"--write-back 16 keeps {wanted:,} bytes .* and --host-memory is 4,096"):
+        offload.load(llama, **options, host_memory="4KiB")
+    with loaded(llama, **options, host_memory=wanted) as model:
+        assert model.plan.placement()["host"]["newest_kv_bytes"] == wanted
+        for padding in ((0,), (0, 3, 5)):
+            inputs = make_inputs(40, padding)
+            assert generate(model, inputs, NEW) == generate(plain_model(llama), inputs, NEW)
+            assert model.runtime.tier_usage()["host"] == {"capacity_bytes": wanted, "peak_bytes": wanted}
 
 
 @pytest.mark.parametrize(
