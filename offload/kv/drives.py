@@ -73,9 +73,10 @@ class KVDrives:
         return self._num_tokens.total() * self._token_nbytes
 
     @property
-    def attend_nbytes(self) -> int:
-        """What decode steps moved over the link, both ways and headers included."""
-        return self._drives.traffic[Opcode.ATTEND].nbytes
+    def link_nbytes(self) -> int:
+        """What attention and writes moved over the link, both ways and headers included."""
+        traffic = self._drives.traffic
+        return traffic[Opcode.ATTEND].nbytes + traffic[Opcode.WRITE_KV].nbytes
 
     @property
     def pages_read(self) -> int:
@@ -149,7 +150,7 @@ class KVDrives:
 
     def read(self, layer: int, sequence: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """The first tokens of a sequence, [num_tokens, kv_heads, head_dim] each."""
-        self._finish_writes()
+        self.finish_writes()
         found = self._drives.read_kv(ReadKV(self._config.task, sequence, layer, 0, num_tokens)).wait()
         keys, values = (torch.from_numpy(part.swapaxes(0, 1).copy()) for part in (found.keys, found.values))
         return keys, values
@@ -186,7 +187,7 @@ class KVDrives:
     def finish(self, command: Attend, pending: "Pending[Attended]") -> PartialAttention:
         """Wait for what ``ask`` asked. What went wrong with the writes before it is raised first."""
         start_s = time.perf_counter()
-        self._finish_writes()
+        self.finish_writes()
         answer = pending.wait()
         self._waited_s += time.perf_counter() - start_s
         if self.measures_loss and self._loss.wants(command.layer):
@@ -199,7 +200,7 @@ class KVDrives:
         """Idempotent."""
         self._drives.close()
 
-    def _finish_writes(self) -> None:
+    def finish_writes(self) -> None:
         """What went wrong with a write is told before anybody relies on it."""
         while self._writes:
             self._writes.popleft().wait()
