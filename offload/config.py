@@ -34,7 +34,7 @@ read a part of them only, and change tokens: by whole pages, and by tokens as In
 PREDICTORS: Final = ("none", "next_gate", "popularity", "activation_matrix")
 """Of experts, by name; a trained one is a file."""
 
-_OF_DRIVES: Final = ("attention", "dense_layers", "write_back")
+_OF_DRIVES: Final = ("attention", "dense_layers", "write_back", "x_cache")
 """Settings that say nothing without a computational drive."""
 
 _POLICY: Final = "expected_use"
@@ -50,10 +50,10 @@ class RunConfig:
     is no nvme tier. ``csd`` counts computational drives, in which the KV cache then lives; ``attention`` (one of
     ATTENTION) says how they attend, ``compression`` which share of it is enough for those that read a part,
     ``dense_layers`` in which layers these read everything. ``write_back`` tokens at a time go to the drives, the newest
-    staying in the host until then; 0 sends each with its query. ``batch`` counts sequences. ``dtype`` and ``experts``
-    say what the model must be stored in. ``policy`` says which expert has to leave the device, ``predictor`` which will
-    be needed, ``miss_precision`` (one of MISS_PRECISIONS) which copy will do where there are two; all but "high" change
-    tokens. Raises InvalidOptionError.
+    staying in the host until then; 0 sends each with its query. Of these writes the share ``x_cache`` stores what keys
+    and values are made of. ``batch`` counts sequences. ``dtype`` and ``experts`` say what the model must be stored in.
+    ``policy`` says which expert has to leave the device, ``predictor`` which will be needed, ``miss_precision`` (one of
+    MISS_PRECISIONS) which copy will do where there are two; all but "high" change tokens. Raises InvalidOptionError.
     """
 
     device: str = "cpu"
@@ -66,6 +66,7 @@ class RunConfig:
     compression: float = 1 / 4
     dense_layers: tuple[int, ...] = ()
     write_back: int = 0
+    x_cache: float = 0.0
     dtype: str = "auto"
     experts: str = "auto"
     policy: str = _POLICY
@@ -88,6 +89,10 @@ class RunConfig:
             raise InvalidOptionError(
                 f"dense_layers {self.dense_layers}: attention '{self.attention}' reads all layers in full; leave them "
                 "out, or choose in-storage-sparse"
+            )
+        if self.x_cache and not self.write_back:
+            raise InvalidOptionError(
+                f"x_cache {self.x_cache}: inputs are stored in groups of tokens, and write_back is 0; set it, say to 16"
             )
 
 
@@ -254,6 +259,10 @@ def _read_write_back(value: object) -> int:
     return _read_count(value, least=0)
 
 
+def _read_x_cache(value: object) -> float:
+    return 0.0 if str(value) in ("0", "0.0") else _read_compression(value)
+
+
 def _read_batch(value: object) -> int:
     return _read_count(value, least=1)
 
@@ -278,6 +287,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
         "compression": _read_compression,
         "dense_layers": _read_layers,
         "write_back": _read_write_back,
+        "x_cache": _read_x_cache,
         "dtype": _read_dtype,
         "experts": _read_experts,
         "policy": _read_policy,

@@ -12,6 +12,7 @@ from offload.device import available_bytes, available_host_bytes, has_own_memory
 from offload.dtypes import torch_dtype
 from offload.experts.note import ExpertNote
 from offload.kv.cache import layer_windows
+from offload.kv.input_shape import input_shape
 from offload.model_sizes import model_sizes
 from offload.plan import Budgets, ModelSizes, Plan, Workload
 from offload.planner import make_plan
@@ -85,8 +86,8 @@ def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile:
     device_bytes = config.device_memory if config.device_memory is not None else available_bytes(config.device)
     nvme_bytes = config.nvme_memory if config.nvme_dir is not None else 0
     host_bytes = config.host_memory if config.host_memory is not None else available_host_bytes(config.device)
-    sizes = _sizes_beside_drives(prospect, workload) if config.csd else prospect.sizes
-    newest_nbytes = _newest_nbytes(prospect.sizes, sizes, workload, config, host_bytes)
+    sizes = _sizes_beside_drives(prospect, workload, config) if config.csd else prospect.sizes
+    newest_nbytes = _newest_nbytes(prospect, sizes, workload, config, host_bytes)
     budgets = Budgets(
         device_bytes,
         None if host_bytes is None else host_bytes - newest_nbytes,
@@ -102,10 +103,11 @@ def plan_for(prospect: Prospect, config: RunConfig, workload: Workload, profile:
         raise
 
 
-def _sizes_beside_drives(prospect: Prospect, workload: Workload) -> ModelSizes:
+def _sizes_beside_drives(prospect: Prospect, workload: Workload, config: RunConfig) -> ModelSizes:
     """Of layers whose keys and values go to computational drives, none are left to place; raises ModelError.
 
-    What a prompt in pieces reads back of one layer counts as activations.
+    What comes back of one layer counts as activations: of a prompt in pieces all of it, and of one sequence inputs with
+    what their projection makes of them.
     """
     shape = prospect.architecture.attention
     if shape.latent or shape.kv.key_dim != shape.kv.value_dim:
@@ -122,18 +124,26 @@ def _sizes_beside_drives(prospect: Prospect, workload: Workload) -> ModelSizes:
         )
     sizes = prospect.sizes
     back = sizes.kv_nbytes_per_token_layer * workload.prompt_tokens
+    if config.x_cache:
+        numbers = input_shape(prospect.config, shape).width + shape.activations
+        itemsize = sizes.kv_nbytes_per_token_layer // shape.kv.values_per_token
+        back += int(config.x_cache * workload.context_tokens * numbers * itemsize)
     return replace(sizes, num_layers=len(sliding), workspace_nbytes_fixed=sizes.workspace_nbytes_fixed + back)
 
 
 def _newest_nbytes(
-    whole: ModelSizes, beside: ModelSizes, workload: Workload, config: RunConfig, host_bytes: int | None
+    prospect: Prospect, beside: ModelSizes, workload: Workload, config: RunConfig, host_bytes: int | None
 ) -> int:
-    """What the newest tokens of the layers in drives take of the host's memory; raises BudgetError.
+    """What the newest tokens of the layers in drives take of the host's memory; raises BudgetError, ModelError.
 
     ``beside``: the model without those layers.
     """
-    layers = whole.num_layers - beside.num_layers
-    wanted = config.write_back * workload.batch * layers * whole.kv_nbytes_per_token_layer
+    whole, attention = prospect.sizes, prospect.architecture.attention
+    of_token = whole.kv_nbytes_per_token_layer
+    if config.x_cache:
+        width = input_shape(prospect.config, attention).width
+        of_token += width * of_token // attention.kv.values_per_token
+    wanted = config.write_back * workload.batch * (whole.num_layers - beside.num_layers) * of_token
     if host_bytes is not None and wanted > host_bytes:
         raise BudgetError(
             f"--write-back {config.write_back} keeps {wanted:,} bytes of newest keys and values in the host, and "

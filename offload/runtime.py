@@ -57,7 +57,7 @@ class Runtime:
             used, capacity = occupancy.get("host", (0, 0))
             occupancy["host"] = (used + copies, capacity + copies)
         if self.drives:
-            occupancy["csd"] = (self.drives.used_nbytes, self.drives.capacity_nbytes)
+            occupancy["csd"] = (self.drives.usage.nbytes, self.drives.capacity_nbytes)
             if self.plan.newest_nbytes:
                 used, capacity = occupancy.get("host", (0, 0))
                 room = self.drives.newest.room
@@ -86,7 +86,7 @@ class Runtime:
         if self.drives:
             usage["csd"] = {
                 "capacity_bytes": self.drives.capacity_nbytes,
-                "peak_bytes": self.drives.peak_nbytes,
+                "peak_bytes": self.drives.usage.peak_nbytes,
             }
             if self.plan.newest_nbytes:
                 room = self.drives.newest.room

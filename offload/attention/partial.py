@@ -85,6 +85,17 @@ def merge(parts: Sequence[PartialAttention]) -> PartialAttention:
     return PartialAttention(output, total)
 
 
+def merge_some(all_rows: PartialAttention, rows: Sequence[int], some: PartialAttention) -> PartialAttention:
+    """``all_rows`` [rows, heads, ...] with ``some``, which has a part for each of ``rows``; see ``merge``."""
+    if len(rows) == all_rows.output.shape[0]:
+        return merge([all_rows, some])
+    chosen = list(rows)
+    both = merge([PartialAttention(all_rows.output[chosen], all_rows.logsumexp[chosen]), some])
+    output, logsumexp = all_rows.output.clone(), all_rows.logsumexp.clone()
+    output[chosen], logsumexp[chosen] = both.output.to(output), both.logsumexp
+    return PartialAttention(output, logsumexp)
+
+
 def add_sink(part: PartialAttention, sink: Tensor) -> PartialAttention:
     """Attention sinks as gpt-oss has them: one more score per head ([heads]) that takes weight and gives no value."""
     sink = sink.float().reshape(-1, 1)

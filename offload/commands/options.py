@@ -47,6 +47,11 @@ _SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
         "write_back": _setting(
             "--write-back", "TOKENS", "The host keeps the newest and writes so many at a time, such as 16; 0 is none."
         ),
+        "x_cache": _setting(
+            "--x-cache",
+            "SHARE",
+            "Of these writes, the share that stores what keys and values are made of.",
+        ),
         "dtype": _setting("--dtype", "DTYPE", "auto, float32, bfloat16 or float16."),
         "experts": _setting("--experts", "PRECISION", "auto, or what experts must be kept in, such as int4."),
         "policy": _setting("--policy", "NAME", "Which expert has to leave the device."),

@@ -22,6 +22,8 @@ class DriveLayer(MarkingLayer):
         super().__init__(index, None, before)
         self.rows = rows
         self.batch = 0
+        self.inputs: Tensor | None = None
+        """[batch, tokens, width]: what the new tokens are made of, where that is watched (see ``Projection``)."""
         self._num_stored = 0
 
     @property
@@ -31,9 +33,10 @@ class DriveLayer(MarkingLayer):
     def after_attention(self) -> None:
         super().after_attention()
         self._num_stored = self.num_tokens
+        self.inputs = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.rows.open(self.index, key_states, value_states)
+        self.rows.open(self.index, key_states, value_states, self.inputs)
         self.batch = key_states.shape[0]
         self.dtype, self.device = key_states.dtype, key_states.device
         self.is_initialized = True

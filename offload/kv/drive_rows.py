@@ -9,6 +9,7 @@ from torch import Tensor
 from offload.attention.partial import PartialAttention
 from offload.kv.drives import Asked, KVDrives
 from offload.kv.host_room import HostRoom
+from offload.kv.new_tokens import NewTokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,8 +26,10 @@ class InDrives:
 class DriveRows(Protocol):
     """The rows of one cache, the same ones for all its layers. Rows grow at their end, each at its own pace."""
 
-    def open(self, layer: int, keys: Tensor, values: Tensor) -> None:
+    def open(self, layer: int, keys: Tensor, values: Tensor, inputs: Tensor | None) -> None:
         """Get ready for the first tokens of a layer, [batch, kv_heads, tokens, head_dim]; stores none of them.
+
+        ``inputs`` [batch, tokens, width]: what they are made of, where somebody watches that.
 
         Raises ModelError where they are not what the drives were configured for.
         """
@@ -36,19 +39,18 @@ class DriveRows(Protocol):
         """What is held of a row."""
         ...
 
-    def write(self, layer: int, row: int, keys: Tensor, values: Tensor) -> None:
-        """Append tokens, [tokens, kv_heads, head_dim]."""
+    def write(self, layer: int, row: int, tokens: NewTokens) -> None:
+        """Append tokens."""
         ...
 
     def read(self, layer: int, row: int) -> tuple[Tensor, Tensor]:
-        """All that is held of a row, [tokens, kv_heads, head_dim], in its order."""
+        """All that is held of a row, [tokens, kv_heads, head_dim], not always in its order."""
         ...
 
-    def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> PartialAttention:
+    def attend(self, layer: int, query: Tensor, tokens: NewTokens, scale: float) -> PartialAttention:
         """Append a token to every row, and attend to all of each.
 
-        query [batch, heads, head_dim]; keys and values [batch, kv_heads, head_dim] -> output like query, logsumexp
-        [batch, heads].
+        query [batch, heads, head_dim]; ``tokens`` has one of each row -> output like query, logsumexp [batch, heads].
         """
         ...
 
@@ -70,7 +72,7 @@ class DriveSequences:
         self._num_tokens: dict[tuple[int, int], int] = {}
         """Tokens by layer and row."""
 
-    def open(self, layer: int, keys: Tensor, values: Tensor) -> None:
+    def open(self, layer: int, keys: Tensor, values: Tensor, inputs: Tensor | None) -> None:
         """See DriveRows."""
         batch, heads, _, key_dim = keys.shape
         self._drives.check_shape(layer, heads, key_dim, values.shape[-1])
@@ -82,33 +84,33 @@ class DriveSequences:
         """See DriveRows."""
         return self._num_tokens.get((layer, row), 0)
 
-    def write(self, layer: int, row: int, keys: Tensor, values: Tensor) -> None:
+    def write(self, layer: int, row: int, tokens: NewTokens) -> None:
         """See DriveRows; returns while they are on their way."""
-        if keys.shape[0]:
+        if len(tokens):
             start = self.num_tokens(layer, row)
-            self._drives.write(layer, self._numbers[row], start, keys, values)
-            self._num_tokens[layer, row] = start + keys.shape[0]
+            self._drives.write(layer, self._numbers[row], start, tokens.keys, tokens.values)
+            self._num_tokens[layer, row] = start + len(tokens)
 
     def read(self, layer: int, row: int) -> tuple[Tensor, Tensor]:
         """See DriveRows."""
         return self._drives.read(layer, self._numbers[row], self.num_tokens(layer, row))
 
-    def attend(self, layer: int, query: Tensor, keys: Tensor, values: Tensor, scale: float) -> PartialAttention:
+    def attend(self, layer: int, query: Tensor, tokens: NewTokens, scale: float) -> PartialAttention:
         """See DriveRows."""
         rows = range(len(self._numbers))
-        found = self.ask(layer, rows, query, scale, (keys, values)).wait()
+        found = self.ask(layer, rows, query, scale, tokens).wait()
         for row in rows:
             self._num_tokens[layer, row] = self.num_tokens(layer, row) + 1
         return found
 
     def ask(
-        self, layer: int, rows: Sequence[int], query: Tensor, scale: float, token: tuple[Tensor, Tensor] | None = None
+        self, layer: int, rows: Sequence[int], query: Tensor, scale: float, tokens: NewTokens | None = None
     ) -> Asked:
-        """Have the drives attend for ``rows``, whose queries are [rows, heads, head_dim]; they add ``token`` first."""
+        """Have the drives attend for ``rows``, queries [rows, heads, head_dim], and append one of ``tokens`` first."""
         starts = [self.num_tokens(layer, row) for row in rows]
         factor = scale * query.shape[-1] ** 0.5
         query = query if factor == 1 else query * factor
-        return self._drives.ask(layer, [self._numbers[row] for row in rows], starts, query, token)
+        return self._drives.ask(layer, [self._numbers[row] for row in rows], starts, query, tokens)
 
     def close(self) -> None:
         """See DriveRows."""

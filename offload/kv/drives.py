@@ -14,6 +14,7 @@ from torch import Tensor
 
 from offload.attention.partial import PartialAttention
 from offload.kv.attention_loss import AttentionLoss
+from offload.kv.new_tokens import NewTokens
 from tiers.csd.commands import Attend, Config, ReadKV, Reclaim, SequenceState, WriteKV
 from tiers.csd.drive_array import DriveArray
 from tiers.csd.engines.registry import EXACT
@@ -41,11 +42,29 @@ class NewestHolder(Protocol):
         ...
 
 
+class DriveUsage:
+    """Bytes of the tokens that drives hold, with both copies of their keys."""
+
+    def __init__(self) -> None:
+        self.nbytes = self.peak_nbytes = 0
+
+    def add(self, nbytes: int) -> None:
+        """Or remove, if negative."""
+        self.nbytes += nbytes
+        self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
+
+
 class KVDrives:
     """The drives of one model; all caches of it share them. ``close`` ends their processes."""
 
-    def __init__(self, drives: DriveArray, config: Config, newest: NewestHolder) -> None:
-        """Start the task of ``config``. Raises InvalidOptionError, DeviceGoneError, TransferError."""
+    def __init__(
+        self, drives: DriveArray, config: Config, newest: NewestHolder, usage: "DriveUsage | None" = None
+    ) -> None:
+        """Start the task of ``config``; ``usage`` is that of all tasks of these drives.
+
+        Raises InvalidOptionError, DeviceGoneError, TransferError.
+        """
+        self.usage = usage or DriveUsage()
         self.newest = newest
         self._drives = drives
         self._config = config
@@ -57,7 +76,6 @@ class KVDrives:
         self._loss = AttentionLoss()
         self.measures_loss = config.engine != EXACT
         """Whether a sparse engine is compared with a dense one from time to time, which reads everything."""
-        self.peak_nbytes = 0
         self._token_nbytes = (1 + config.key_copies) * config.kv_heads * config.head_dim
         self._token_nbytes *= np.dtype(config.dtype).itemsize
         drives.configure(config)
@@ -66,11 +84,6 @@ class KVDrives:
     def capacity_nbytes(self) -> int:
         """Of the flash of all drives."""
         return self._drives.capacity_nbytes
-
-    @property
-    def used_nbytes(self) -> int:
-        """By the tokens that the drives hold, with both copies of their keys."""
-        return self._num_tokens.total() * self._token_nbytes
 
     @property
     def link_nbytes(self) -> int:
@@ -139,7 +152,7 @@ class KVDrives:
         """Nobody will ask for these any more."""
         if sequences:
             for sequence in sequences:
-                self._num_tokens.pop(sequence, None)
+                self.usage.add(-self._num_tokens.pop(sequence, 0) * self._token_nbytes)
             self._drives.reclaim(Reclaim(self._config.task, tuple(sequences)))
 
     def write(self, layer: int, sequence: int, start: int, keys: Tensor, values: Tensor) -> None:
@@ -161,15 +174,15 @@ class KVDrives:
         sequences: Sequence[int],
         starts: Sequence[int],
         query: Tensor,
-        token: tuple[Tensor, Tensor] | None,
+        tokens: NewTokens | None,
     ) -> "Asked":
-        """Have the drives attend to all of each sequence, ``starts`` tokens, and to ``token`` behind these.
+        """Have the drives attend to all of each sequence, ``starts`` tokens, and to one of ``tokens`` behind these.
 
-        query [sequences, heads, head_dim], scaled so that the drives' own factor, head_dim ** -0.5, is right; keys and
-        values of ``token`` [sequences, kv_heads, head_dim], None where the drives get none.
+        query [sequences, heads, head_dim], scaled so that the drives' own factor, head_dim ** -0.5, is right.
         """
         config = self._config
-        keys, values = (None, None) if token is None else (_to_array(part, config.dtype) for part in token)
+        pair = (None, None) if tokens is None else (tokens.keys, tokens.values)
+        keys, values = (None if part is None else _to_array(part, config.dtype) for part in pair)
         command = Attend(
             config.task,
             layer,
@@ -180,7 +193,7 @@ class KVDrives:
             values,
         )
         pending = self._drives.attend(command)
-        for sequence in sequences if token is not None else ():
+        for sequence in sequences if tokens is not None else ():
             self._add(sequence, 1)
         return Asked(self, command, pending)
 
@@ -207,7 +220,7 @@ class KVDrives:
 
     def _add(self, sequence: int, num_tokens: int) -> None:
         self._num_tokens[sequence] += num_tokens
-        self.peak_nbytes = max(self.peak_nbytes, self.used_nbytes)
+        self.usage.add(num_tokens * self._token_nbytes)
 
 
 class Asked:

@@ -4,47 +4,52 @@ import torch
 from torch import Tensor
 
 from offload.attention.partial import PartialAttention, attend_by_definition
+from offload.kv.new_tokens import NewTokens
 
 
 class NewestTokens:
-    """Up to ``capacity`` tokens of every row of a layer, [tokens, kv_heads, head_dim] each, in the model's type."""
+    """Up to ``capacity`` tokens of every row of a layer, in the model's type."""
 
-    def __init__(self, capacity: int, keys: Tensor, values: Tensor) -> None:
-        """For rows like those of ``keys`` and ``values``, [batch, kv_heads, tokens, head_dim]; empty."""
+    def __init__(self, capacity: int, keys: Tensor, values: Tensor, inputs: Tensor | None = None) -> None:
+        """For rows like those of ``keys`` and ``values`` [batch, kv_heads, tokens, head_dim], and ``inputs``; empty.
+
+        ``inputs`` [batch, tokens, width], where tokens have some.
+        """
         batch, heads, _, key_dim = keys.shape
         shape = (batch, heads, capacity)
         # By head, since each attends by itself. What is no token yet has weight 0, and must not be NaN.
         self._keys = torch.zeros(*shape, key_dim, dtype=keys.dtype)
         self._values = torch.zeros(*shape, values.shape[-1], dtype=values.dtype)
+        width = None if inputs is None else inputs.shape[-1]
+        self._inputs = None if width is None else torch.zeros(batch, capacity, width, dtype=keys.dtype)
         self._counts = [0] * batch
         self.capacity = capacity
 
     @property
     def nbytes(self) -> int:
-        return self._keys.nbytes + self._values.nbytes
+        inputs_nbytes = 0 if self._inputs is None else self._inputs.nbytes
+        return self._keys.nbytes + self._values.nbytes + inputs_nbytes
 
     def num_tokens(self, row: int) -> int:
         """Of a row."""
         return self._counts[row]
 
-    def read(self, row: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a row; good until it changes."""
+    def read(self, row: int) -> NewTokens:
+        """Those of a row; good until it changes."""
         held = slice(self._counts[row])
-        return self._keys[row, :, held].transpose(0, 1), self._values[row, :, held].transpose(0, 1)
+        inputs = None if self._inputs is None else self._inputs[row, held]
+        return NewTokens(self._keys[row, :, held].transpose(0, 1), self._values[row, :, held].transpose(0, 1), inputs)
 
-    def append(self, row: int, keys: Tensor, values: Tensor) -> None:
+    def append(self, row: int, tokens: NewTokens) -> None:
         """As many tokens as there is room for in the row."""
         start = self._counts[row]
-        end = start + keys.shape[0]
+        end = start + len(tokens)
         assert end <= self.capacity, "the row is full"
-        self._keys[row, :, start:end] = keys.transpose(0, 1)
-        self._values[row, :, start:end] = values.transpose(0, 1)
+        self._keys[row, :, start:end] = tokens.keys.transpose(0, 1)
+        self._values[row, :, start:end] = tokens.values.transpose(0, 1)
+        if self._inputs is not None and tokens.inputs is not None:
+            self._inputs[row, start:end] = tokens.inputs
         self._counts[row] = end
-
-    def append_to_all(self, keys: Tensor, values: Tensor) -> None:
-        """A token for every row, [batch, kv_heads, head_dim]."""
-        for row in range(len(self._counts)):
-            self.append(row, keys[row].unsqueeze(0), values[row].unsqueeze(0))
 
     def clear(self, row: int) -> None:
         """Its tokens are elsewhere now."""

@@ -11,8 +11,9 @@ import torch
 import offload
 from offload.kv.drives import KVDrives
 from offload.offloaded_model import OffloadedModel
-from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model
+from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
 from tests.tiers.kit import open_fds
+from tiers.csd.wire import Opcode
 from tiers.errors import BudgetError, DeviceGoneError, InvalidOptionError, ModelError
 
 NEW = 6
@@ -50,7 +51,7 @@ def test_the_same_tokens_with_padding_and_a_prompt_in_pieces(checkpoint: Path, t
     with loaded(checkpoint, prompt_tokens=70, new_tokens=NEW, batch=3, csd=csd, nvme_dir=tmp_path / "d") as model:
         assert generate(model, inputs, NEW) == expected
         assert generate(model, inputs, NEW, prefill_chunk_size=32) == expected
-        assert not drives_of(model).used_nbytes
+        assert not drives_of(model).usage.nbytes
     assert not (tmp_path / "d").exists()
 
 
@@ -63,10 +64,74 @@ def test_the_same_tokens_where_the_host_keeps_the_newest(checkpoint: Path, tmp_p
     with loaded(checkpoint, prompt_tokens=70, new_tokens=NEW, batch=3, **drives) as model:
         assert generate(model, inputs, NEW) == expected
         assert generate(model, inputs, NEW, prefill_chunk_size=32) == expected
-        assert not drives_of(model).used_nbytes
+        assert not drives_of(model).usage.nbytes
         host = model.runtime.tier_usage()["host"]
         assert host["peak_bytes"] == host["capacity_bytes"] == model.plan.placement()["host"]["newest_kv_bytes"]
         assert model.runtime.tier_occupancy()["host"][0] == 0
+
+
+WITHOUT_SHARED_HEADS: dict[str, dict[str, Any]] = {
+    "llama": {"num_key_value_heads": 4},
+    "opt": {"ffn_dim": 96, "word_embed_proj_dim": 64},
+    "gemma3_text": {"num_key_value_heads": 4, "head_dim": 32, **FAMILIES["gemma3_text"]},
+    "qwen3": {"num_key_value_heads": 4, "head_dim": 16},
+}
+
+
+@pytest.mark.parametrize("share", ["1/2", "1"])
+@pytest.mark.parametrize("family", WITHOUT_SHARED_HEADS)
+def test_the_same_tokens_where_inputs_are_stored(tmp_path: Path, family: str, share: str) -> None:
+    """Keys and values are made again, with norms and rotation, for rows of different lengths and a prompt in pieces."""
+    path = save_model(tmp_path / "model", family, **WITHOUT_SHARED_HEADS[family])
+    inputs = make_inputs(70, (0, 9, 69))
+    expected = generate(plain_model(path), inputs, NEW)
+    drives = {"csd": 2, "nvme_dir": tmp_path / "d", "write_back": 5, "x_cache": share}
+    with loaded(path, prompt_tokens=70, new_tokens=NEW, batch=3, **drives) as model:
+        assert generate(model, inputs, NEW) == expected
+        assert generate(model, inputs, NEW, prefill_chunk_size=32) == expected
+        assert not drives_of(model).usage.nbytes
+        host = model.runtime.tier_usage()["host"]
+        assert host["peak_bytes"] == host["capacity_bytes"] == model.plan.placement()["host"]["newest_kv_bytes"]
+
+
+def test_inputs_meet_weights_that_are_streamed(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "model", "llama", num_key_value_heads=4)
+    options: dict[str, Any] = {"csd": 1, "write_back": 16, "x_cache": 0.5, "prompt_tokens": 40, "new_tokens": NEW}
+    inputs, least = make_inputs(40), smallest_budget(path, tmp_path / "d", **options)
+    with loaded(path, **options, nvme_dir=tmp_path / "d", device_memory=least) as model:
+        assert model.plan.streamed
+        assert generate(model, inputs, NEW) == generate(plain_model(path), inputs, NEW)
+
+
+def test_inputs_take_half_of_keys_and_values(tmp_path: Path) -> None:
+    """Of OPT, which turns none of them by its position. They come back in every step."""
+    path = save_model(tmp_path / "model", "opt", **WITHOUT_SHARED_HEADS["opt"])
+    stored, read = [], []
+    for share in (0, 0.5, 1):
+        drives = {"csd": 1, "nvme_dir": tmp_path / "d", "write_back": 16, "x_cache": share}
+        with loaded(path, prompt_tokens=64, new_tokens=NEW, **drives) as model:
+            generate(model, make_inputs(64), NEW)
+            stored.append(drives_of(model).usage.peak_nbytes)
+            read.append(drives_of(model).traffic()[Opcode.READ_KV].received_nbytes)
+    of_token = 4 * 2 * 64 * 4
+    assert stored == [64 * of_token, 48 * of_token, 32 * of_token]
+    assert read == [0, (NEW - 1) * 16 * of_token, (NEW - 1) * 32 * of_token]
+
+
+def test_keys_that_their_input_does_not_make(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "model", "llama", num_key_value_heads=4)
+    options: dict[str, Any] = {"csd": 1, "nvme_dir": tmp_path, "write_back": 16, "x_cache": 1}
+    with loaded(path, prompt_tokens=40, new_tokens=NEW, **options) as model:
+        keys = model.get_submodule("model.layers.0.self_attn.k_proj")
+        keys.register_forward_hook(lambda _, __, made: made + torch.randn_like(made))
+        with pytest.raises(ModelError, match=r"LlamaAttention makes keys and values in a way .* without --x-cache"):
+            generate(model, make_inputs(40), NEW)
+
+
+def test_inputs_that_would_take_more_than_keys_and_values(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"--x-cache: the input .* has 96 numbers in a layer, they have 64"):
+        offload.load(llama, csd=1, nvme_dir=tmp_path / "d", write_back=16, x_cache=0.5)
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_step_sends_a_token_and_gets_its_attention(llama: Path, tmp_path: Path) -> None:

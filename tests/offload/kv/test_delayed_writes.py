@@ -17,6 +17,7 @@ from offload.kv.delayed_writes import InHost
 from offload.kv.drive_rows import DriveRows, InDrives
 from offload.kv.drives import KVDrives, NewestHolder
 from offload.kv.host_room import HostRoom
+from offload.kv.new_tokens import NewTokens
 from offload.kv.newest_tokens import NewestTokens
 from tests.tiers.csd.kit import CONFIG, SMALL, open_store
 from tiers.csd.commands import Inspect, ReadKV
@@ -50,7 +51,7 @@ def drives(tmp_path: Path, newest: NewestHolder, *, keep: bool = False) -> Itera
 def step(rows: DriveRows, made: tuple[Tensor, Tensor, Tensor], token: int) -> float:
     """Append that token to every row of layer 0; the largest error of the answer."""
     query, keys, values = made
-    found = rows.attend(0, query[:, :, token], keys[:, :, token], values[:, :, token], SCALE)
+    found = rows.attend(0, query[:, :, token], NewTokens(keys[:, :, token], values[:, :, token]), SCALE)
     grouped = query[:, :, token].reshape(-1, KV_HEADS, HEADS // KV_HEADS, DIM)
     held = slice(token + 1)
     wanted, total = attend_by_definition(
@@ -66,7 +67,7 @@ def test_steps_from_an_empty_row(tmp_path: Path, group_tokens: int) -> None:
     room = HostRoom(1 << 20)
     with drives(tmp_path, InHost(group_tokens, room)) as found:
         rows = found.new_rows()
-        rows.open(0, *made[1:])
+        rows.open(0, *made[1:], None)
         assert max(step(rows, made, token) for token in range(50)) < 1e-5
         assert found.traffic()[Opcode.WRITE_KV].commands == 2 * (50 // group_tokens)
         for row in range(2):
@@ -88,10 +89,10 @@ def test_pieces_of_any_length_reach_the_drives_in_whole_groups(group_tokens: int
     done = 0
     for length in lengths:
         piece = slice(done, done + length)
-        rows.write(0, 0, *(part[0, :, piece].transpose(0, 1) for part in (keys, values)))
+        rows.write(0, 0, NewTokens(*(part[0, :, piece].transpose(0, 1) for part in (keys, values))))
         done += length
         assert rows.num_tokens(0, 0) == done
-        assert rows._drives.num_tokens(0, 0) == done // group_tokens * group_tokens
+        assert rows._groups.num_tokens(0, 0) == done // group_tokens * group_tokens
         for part, whole in zip(rows.read(0, 0), (keys, values), strict=True):
             assert torch.equal(part, whole[0, :, :done].transpose(0, 1))
 
@@ -121,7 +122,7 @@ def test_without_room_tokens_travel_with_their_queries(tmp_path: Path) -> None:
     made = tokens(2, 20)
     with drives(tmp_path, InHost(16, HostRoom(1000))) as found:
         rows = found.new_rows()
-        rows.open(0, *made[1:])
+        rows.open(0, *made[1:], None)
         assert max(step(rows, made, token) for token in range(20)) < 1e-5
         assert not found.traffic()[Opcode.WRITE_KV].commands
         assert found.newest.room.peak_nbytes == 0
@@ -132,7 +133,7 @@ def test_what_was_acknowledged_outlives_the_drive(tmp_path: Path) -> None:
     made = tokens(1, 60)
     with drives(tmp_path, InHost(16, ENOUGH), keep=True) as found:
         rows = found.new_rows()
-        rows.open(0, *made[1:])
+        rows.open(0, *made[1:], None)
         for token in range(60):
             step(rows, made, token)
         acknowledged = found.inspect(0).num_flushed[0]
@@ -151,7 +152,7 @@ def test_a_cache_that_is_forgotten_gives_its_memory_back(tmp_path: Path) -> None
     made = tokens(1, 3)
     with drives(tmp_path, InHost(16, room)) as found:
         rows = found.new_rows()
-        rows.open(0, *made[1:])
+        rows.open(0, *made[1:], None)
         step(rows, made, 0)
         rows.abandon()
         assert room.used_nbytes == 0
@@ -162,7 +163,7 @@ def test_drives_hold_the_newest_by_default(tmp_path: Path) -> None:
     made = tokens(1, 20)
     with drives(tmp_path, InDrives()) as found:
         rows = found.new_rows()
-        rows.open(0, *made[1:])
+        rows.open(0, *made[1:], None)
         assert max(step(rows, made, token) for token in range(20)) < 1e-5
 
 
@@ -170,7 +171,7 @@ def test_newest_tokens_in_half_precision() -> None:
     _, keys, values = (part.bfloat16() for part in tokens(2, 1))
     newest = NewestTokens(8, keys, values)
     assert newest.nbytes == 2 * 2 * KV_HEADS * 8 * DIM * 2
-    newest.append(1, keys[1].transpose(0, 1), values[1].transpose(0, 1))
+    newest.append(1, NewTokens(keys[1].transpose(0, 1), values[1].transpose(0, 1)))
     found = newest.attend(tokens(2, 1)[0][:, :, 0].bfloat16(), SCALE)
     assert found.output.dtype == torch.float32
     assert found.logsumexp[0].tolist() == [-torch.inf] * HEADS
