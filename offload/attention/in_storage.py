@@ -22,9 +22,9 @@ def attend_in_drives(
     if queries == 1 and start and (padding is None or bool(padding.visible[:, start].all())):
         inputs = None if layer.inputs is None else layer.inputs.squeeze(1)
         tokens = NewTokens(key.squeeze(2), value.squeeze(2), inputs)
-        found = layer.rows.attend(layer.index, query.squeeze(2), tokens, scale)
-        output, logsumexp = found.output.to(query.device), found.logsumexp.to(query.device)
-        return [PartialAttention(output[row].unsqueeze(1), logsumexp[row].unsqueeze(1)) for row in range(batch)]
+        found = layer.rows.attend(layer.index, query.squeeze(2), tokens, scale).to(query.device)
+        pairs = zip(found.output.unsqueeze(2), found.logsumexp.unsqueeze(2), strict=True)
+        return [PartialAttention(output, logsumexp) for output, logsumexp in pairs]
     parts = []
     for row in range(batch):
         inputs = None if layer.inputs is None else layer.inputs[row]

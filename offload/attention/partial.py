@@ -25,6 +25,10 @@ class PartialAttention:
     output: Tensor
     logsumexp: Tensor
 
+    def to(self, device: torch.device | str) -> "PartialAttention":
+        """In the memory of a device."""
+        return PartialAttention(self.output.to(device), self.logsumexp.to(device))
+
     @classmethod
     def of_nothing(cls, query: Tensor, value_dim: int) -> "PartialAttention":
         """For queries [heads, queries, dim] that see no key."""

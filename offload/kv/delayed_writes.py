@@ -114,9 +114,9 @@ class DelayedWrites:
         asked = self._groups.ask(layer, rows, query[rows], scale) if rows else None
         for row in range(query.shape[0]):
             newest.append(row, tokens[row : row + 1])
-        found = newest.attend(query.to(device="cpu"), scale)
+        found = newest.attend(query.to("cpu"), scale)
         if asked is not None:
-            found = merge_some(found, rows, asked.wait())
+            found = merge_some(found, rows, asked.wait().to("cpu"))
         for row in range(query.shape[0]):
             if newest.num_tokens(row) == self._group_tokens:
                 self._groups.write(layer, row, newest.read(row))

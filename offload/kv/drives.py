@@ -18,6 +18,7 @@ from offload.kv.new_tokens import NewTokens
 from tiers.csd.commands import Attend, Config, ReadKV, Reclaim, SequenceState, WriteKV
 from tiers.csd.drive_array import DriveArray
 from tiers.csd.engines.registry import EXACT
+from tiers.csd.queue_path import as_array
 from tiers.csd.traffic import LinkTraffic
 from tiers.csd.wire import Opcode
 from tiers.errors import InvalidOptionError, ModelError
@@ -157,7 +158,7 @@ class KVDrives:
 
     def write(self, layer: int, sequence: int, start: int, keys: Tensor, values: Tensor) -> None:
         """Append tokens, [tokens, kv_heads, head_dim]; returns while they are on their way."""
-        pages = [_to_array(part, self._config.dtype).swapaxes(0, 1) for part in (keys, values)]
+        pages = [self._sent(part, self._config.dtype).swapaxes(0, 1) for part in (keys, values)]
         self._writes.append(self._drives.write_kv(WriteKV(self._config.task, sequence, layer, start, *pages)))
         self._add(sequence, keys.shape[0])
 
@@ -182,13 +183,13 @@ class KVDrives:
         """
         config = self._config
         pair = (None, None) if tokens is None else (tokens.keys, tokens.values)
-        keys, values = (None if part is None else _to_array(part, config.dtype) for part in pair)
+        keys, values = (None if part is None else self._sent(part, config.dtype) for part in pair)
         command = Attend(
             config.task,
             layer,
             np.asarray(sequences, np.int64),
             np.asarray(starts, np.int64),
-            _to_array(query, config.link_dtype),
+            self._sent(query, config.link_dtype),
             keys,
             values,
         )
@@ -206,12 +207,17 @@ class KVDrives:
         if self.measures_loss and self._loss.wants(command.layer):
             held = command.starts + (command.keys is not None)
             in_full = replace(command, starts=held, keys=None, values=None, in_full=True)
-            self._loss.note(answer.output, self._drives.attend(in_full).wait().output)
-        return PartialAttention(torch.from_numpy(answer.output), torch.from_numpy(answer.logsumexp))
+            whole = self._drives.attend(in_full).wait().output
+            self._loss.note(*(_tensor(output).cpu().numpy() for output in (answer.output, whole)))
+        return PartialAttention(_tensor(answer.output), _tensor(answer.logsumexp))
 
     def close(self) -> None:
         """Idempotent."""
         self._drives.close()
+
+    def _sent(self, tensor: Tensor, dtype: str) -> NDArray[Any]:
+        """As the drives take it: from the device's own memory where there is a way, else as an array of the host."""
+        return _to_array(tensor, dtype, stays=self._drives.drives[0].device is not None)
 
     def finish_writes(self) -> None:
         """What went wrong with a write is told before anybody relies on it."""
@@ -234,11 +240,19 @@ class Asked:
         return self._drives.finish(self._command, self._pending)
 
 
-def _to_array(tensor: Tensor, dtype: str) -> NDArray[Any]:
-    """On the host in a type that pages know. InvalidOptionError for a number too large for half precision."""
-    array = tensor.detach().to(dtype=getattr(torch, dtype), device="cpu").numpy()
-    if dtype == "float16" and tensor.dtype != torch.float16 and not np.isfinite(array).all():
+def _to_array(tensor: Tensor, dtype: str, *, stays: bool) -> NDArray[Any]:
+    """In a type that pages know, on the host or where it is.
+
+    InvalidOptionError for a number too large for half precision.
+    """
+    converted = tensor.detach().to(dtype=getattr(torch, dtype))
+    array = as_array(converted) if stays else converted.cpu().numpy()
+    if dtype == "float16" and tensor.dtype != torch.float16 and not bool(torch.isfinite(converted).all()):
         raise InvalidOptionError(
             "--csd: keys or values of this model do not fit into float16, the type of the drives' pages"
         )
     return array
+
+
+def _tensor(array: object) -> Tensor:
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)

@@ -78,7 +78,7 @@ class InputRows:
 
     def attend(self, layer: int, query: Tensor, tokens: NewTokens, scale: float) -> PartialAttention:
         """See DriveRows; a new token goes to the drives with its query."""
-        found = self._others.attend(layer, query, tokens, scale)
+        found = self._others.attend(layer, query, tokens, scale).to("cpu")
         return merge([self.attend_inputs(layer, range(query.shape[0]), query, scale), found])
 
     def ask(self, layer: int, rows: Sequence[int], query: Tensor, scale: float) -> "_AskedBoth":
@@ -98,7 +98,7 @@ class InputRows:
             else:
                 parts.append(PartialAttention.of_nothing(asking, query.shape[-1]))
         outputs = torch.stack([part.output.squeeze(1).float() for part in parts])
-        return PartialAttention(outputs.cpu(), torch.stack([part.logsumexp.squeeze(1) for part in parts]).cpu())
+        return PartialAttention(outputs, torch.stack([part.logsumexp.squeeze(1) for part in parts])).to("cpu")
 
     def close(self) -> None:
         """See DriveRows."""
@@ -130,4 +130,4 @@ class _AskedBoth:
     def wait(self) -> PartialAttention:
         """See Asked. What came back is attended to while the drives are still at work."""
         found = self._attend_inputs()
-        return found if self._asked is None else merge_some(found, self._places, self._asked.wait())
+        return found if self._asked is None else merge_some(found, self._places, self._asked.wait().to("cpu"))

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from offload.config import RunConfig
+from offload.device import has_own_memory, torch_device
 from offload.kv.delayed_writes import InHost
 from offload.kv.drive_rows import InDrives
 from offload.kv.drives import DriveUsage, KVDrives, NewestHolder
@@ -84,13 +85,16 @@ def open_drives(
     if config.x_cache:  # inputs take less, but in erase blocks of their own
         geometry = replace(geometry, blocks_per_die=geometry.blocks_per_die + 1)
     timing = None if make_timing is None else make_timing(geometry)
+    device = torch_device(config.device) if has_own_memory(config.device) else None
     directory = config.nvme_dir or _DIRECTORY
     was_made = make_directory(directory)
     try:
         with ExitStack() as stack:
             drives = [
                 stack.enter_context(
-                    ComputationalDrive(directory / f"{os.getpid()}.{name}", geometry, name=name, timing=timing)
+                    ComputationalDrive(
+                        directory / f"{os.getpid()}.{name}", geometry, name=name, timing=timing, device=device
+                    )
                 )
                 for name in (f"csd{i}" for i in range(config.csd))
             ]
