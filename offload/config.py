@@ -34,6 +34,9 @@ read a part of them only, and change tokens: by whole pages, and by tokens as In
 PREDICTORS: Final = ("none", "next_gate", "popularity", "activation_matrix")
 """Of experts, by name; a trained one is a file."""
 
+_OF_DRIVES: Final = ("attention", "dense_layers", "write_back", "x_cache")
+"""Settings that say nothing without a computational drive."""
+
 _POLICY: Final = "expected_use"
 _KV_POLICY: Final = "spaced"
 _PREFIX: Final = "OFFLOAD_"
@@ -46,11 +49,13 @@ class RunConfig:
 
     ``device`` is ``cpu``, ``cuda`` or ``cuda:N``. ``nvme_dir`` is where the nvme tier keeps its files; without it there
     is no nvme tier. ``csd`` counts computational drives, in which the KV cache then lives; ``attention`` (one of
-    ATTENTION) says how they attend, ``compression`` which share of it is enough for those that read a part. ``batch``
-    counts sequences. ``dtype`` and ``experts`` say what the model must be stored in. ``policy`` says which expert has
-    to leave the device, ``kv_policy`` which KV block has to leave a tier, ``predictor`` which experts will be needed,
-    ``miss_precision`` (one of MISS_PRECISIONS) which copy will do where there are two; all but "high" change tokens.
-    Raises InvalidOptionError.
+    ATTENTION) says how they attend, ``compression`` which share of it is enough for those that read a part,
+    ``dense_layers`` in which layers these read everything. ``write_back`` tokens at a time go to the drives, the newest
+    staying in the host until then; 0 sends each with its query. Of these writes the share ``x_cache`` stores what keys
+    and values are made of. ``batch`` counts sequences. ``dtype`` and ``experts`` say what the model must be stored in.
+    ``policy`` says which expert has to leave the device, ``kv_policy`` which KV block has to leave a tier,
+    ``predictor`` which experts will be needed, ``miss_precision`` (one of MISS_PRECISIONS) which copy will do where
+    there are two; all but "high" change tokens. Raises InvalidOptionError.
     """
 
     device: str = "cpu"
@@ -61,6 +66,9 @@ class RunConfig:
     csd: int = 0
     attention: str = "auto"
     compression: float = 1 / 4
+    dense_layers: tuple[int, ...] = ()
+    write_back: int = 0
+    x_cache: float = 0.0
     dtype: str = "auto"
     experts: str = "auto"
     policy: str = _POLICY
@@ -74,9 +82,20 @@ class RunConfig:
             value = getattr(self, key)
             if value is not None:
                 _read(key, value, label=key)
-        if self.attention != "auto" and not self.csd:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _OF_DRIVES and value != field.default and not self.csd:
+                raise InvalidOptionError(
+                    f"{field.name} {value!r} needs a computational drive, and csd is 0; set it to 1 or more"
+                )
+        if self.dense_layers and self.attention in ("auto", "in-storage"):
             raise InvalidOptionError(
-                f"attention '{self.attention}' needs a computational drive, and csd is 0; set it to 1 or more"
+                f"dense_layers {self.dense_layers}: attention '{self.attention}' reads all layers in full; leave them "
+                "out, or choose in-storage-sparse"
+            )
+        if self.x_cache and not self.write_back:
+            raise InvalidOptionError(
+                f"x_cache {self.x_cache}: inputs are stored in groups of tokens, and write_back is 0; set it, say to 16"
             )
 
 
@@ -231,6 +250,22 @@ def _read_compression(value: object) -> float:
     raise InvalidOptionError(f"{value!r} is no share; write for example 1/8 or 0.125")
 
 
+def _read_layers(value: object) -> tuple[int, ...]:
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    try:
+        return tuple(sorted({_read_count(part.strip() if isinstance(part, str) else part, least=0) for part in parts}))
+    except InvalidOptionError:
+        raise InvalidOptionError(f"{value!r} names no layers; write their numbers from 0, such as 0,1") from None
+
+
+def _read_write_back(value: object) -> int:
+    return _read_count(value, least=0)
+
+
+def _read_x_cache(value: object) -> float:
+    return 0.0 if str(value) in ("0", "0.0") else _read_compression(value)
+
+
 def _read_batch(value: object) -> int:
     return _read_count(value, least=1)
 
@@ -253,6 +288,9 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
         "csd": _read_csd,
         "attention": _read_attention,
         "compression": _read_compression,
+        "dense_layers": _read_layers,
+        "write_back": _read_write_back,
+        "x_cache": _read_x_cache,
         "dtype": _read_dtype,
         "experts": _read_experts,
         "policy": _read_policy,

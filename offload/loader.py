@@ -87,8 +87,7 @@ def load_model(
         experts = _make_experts(engine, prospect.source, plan, routed, config) if routed else None
         kv = make_kv_store(engine, levels, layout, prospect.sizes.num_layers)
         if config.csd:
-            attention = prospect.architecture.attention
-            drives = open_drives(config, attention, prospect.sizes.num_layers, prospect.dtype, workload, drive_timing)
+            drives = open_drives(config, prospect, plan, workload, drive_timing, model)
         model.generation_config = _generation_config(prospect.path, model)
         model.runtime = Runtime(plan, engine, prospect.source, arena, streamer, experts, kv, levels, drives, chunk)
         names = CheckpointNames(model)

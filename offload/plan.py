@@ -127,8 +127,9 @@ class Plan:
     """What sits where, and how fast that should be.
 
     ``resident`` and ``streamed`` name weight groups; ``in_host`` those of the streamed ones of which the host keeps a
-    copy, and ``host_experts`` counts the experts of which it does. ``kv_device_blocks`` counts the blocks that stay and
-    the window through which the others stream; ``kv_nvme_blocks`` those that fit neither device nor host at the end of
+    copy, and ``host_experts`` counts the experts of which it does. The host also has ``newest_nbytes`` for keys and
+    values on their way to computational drives. ``kv_device_blocks`` counts the blocks that stay and the window through
+    which the others stream; ``kv_nvme_blocks`` those that fit neither device nor host at the end of
     the run. Missed bytes are those of one decode step at the mean context, where every expert is as likely as any
     other.
     ``predicted_tokens_per_s`` counts the whole batch.
@@ -158,6 +159,7 @@ class Plan:
     missed_expert_bytes_per_token: int = 0
     in_host: tuple[str, ...] = ()
     host_experts: int = 0
+    newest_nbytes: int = 0
 
     @property
     def host_weight_nbytes(self) -> int:
@@ -181,11 +183,12 @@ class Plan:
                 "workspace_bytes": self.workspace_bytes,
             },
             "host": {
-                "bytes": self.kv_host_blocks * block + self.host_weight_nbytes,
+                "bytes": self.kv_host_blocks * block + self.host_weight_nbytes + self.newest_nbytes,
                 "weight_groups": list(self.in_host),
                 "experts": self.host_experts,
                 "kv_blocks": self.kv_host_blocks,
-                "kv_bytes": self.kv_host_blocks * block,
+                "kv_bytes": self.kv_host_blocks * block + self.newest_nbytes,
+                "newest_kv_bytes": self.newest_nbytes,
             },
             "nvme": {
                 "bytes": self.streamed_nbytes + self.kv_nvme_blocks * block,

@@ -13,6 +13,7 @@ from offload.device import is_gpu
 from offload.dtypes import torch_dtype
 from offload.experts.note import ExpertNote
 from offload.kv.cache import layer_windows
+from offload.kv.input_shape import input_shape
 from offload.model_sizes import model_sizes
 from offload.plan import ModelSizes, Plan, Workload
 from offload.planner import make_plan
@@ -88,9 +89,14 @@ def plan_for(
             f"{workload.prompt_tokens} prompt tokens and {workload.new_tokens} new exceed the context of {longest}: "
             f"shorten the prompt to {max(0, longest - workload.new_tokens)} tokens"
         )
-    sizes = _sizes_beside_drives(prospect, workload) if config.csd else prospect.sizes
+    sizes = _sizes_beside_drives(prospect, workload, config) if config.csd else prospect.sizes
+    newest_nbytes = _newest_nbytes(prospect, sizes, workload, config, budgets.host_bytes)
+    if budgets.host_bytes is not None:
+        budgets = replace(budgets, host_bytes=budgets.host_bytes - newest_nbytes)
+    else:  # of the one memory that there is
+        sizes = replace(sizes, workspace_nbytes_fixed=sizes.workspace_nbytes_fixed + newest_nbytes)
     try:
-        return make_plan(sizes, budgets, workload, profile)
+        return replace(make_plan(sizes, budgets, workload, profile), newest_nbytes=newest_nbytes)
     except BudgetError as error:
         if config.nvme_dir is None:
             message = f"{error} (or name a directory on a drive with --nvme-dir)"
@@ -98,10 +104,11 @@ def plan_for(
         raise
 
 
-def _sizes_beside_drives(prospect: Prospect, workload: Workload) -> ModelSizes:
+def _sizes_beside_drives(prospect: Prospect, workload: Workload, config: RunConfig) -> ModelSizes:
     """Of layers whose keys and values go to computational drives, none are left to place; raises ModelError.
 
-    What a prompt in pieces reads back of one layer counts as activations.
+    What comes back of one layer counts as activations: of a prompt in pieces all of it, and of one sequence inputs with
+    what their projection makes of them.
     """
     shape = prospect.architecture.attention
     if shape.latent or shape.kv.key_dim != shape.kv.value_dim:
@@ -118,7 +125,34 @@ def _sizes_beside_drives(prospect: Prospect, workload: Workload) -> ModelSizes:
         )
     sizes = prospect.sizes
     back = sizes.kv_nbytes_per_token_layer * workload.prompt_tokens
+    if config.x_cache:
+        numbers = input_shape(prospect.config, shape).width + shape.activations
+        itemsize = sizes.kv_nbytes_per_token_layer // shape.kv.values_per_token
+        back += int(config.x_cache * workload.context_tokens * numbers * itemsize)
     return replace(sizes, num_layers=len(sliding), workspace_nbytes_fixed=sizes.workspace_nbytes_fixed + back)
+
+
+def _newest_nbytes(
+    prospect: Prospect, beside: ModelSizes, workload: Workload, config: RunConfig, host_bytes: int | None
+) -> int:
+    """What the newest tokens of the layers in drives take of the host's memory; raises BudgetError, ModelError.
+
+    ``beside``: the model without those layers.
+    """
+    whole, attention = prospect.sizes, prospect.architecture.attention
+    of_token = whole.kv_nbytes_per_token_layer
+    if config.x_cache:
+        width = input_shape(prospect.config, attention).width
+        of_token += width * of_token // attention.kv.values_per_token
+    wanted = config.write_back * workload.batch * (whole.num_layers - beside.num_layers) * of_token
+    if host_bytes is not None and wanted > host_bytes:
+        raise BudgetError(
+            f"--write-back {config.write_back} keeps {wanted:,} bytes of newest keys and values in the host, and "
+            f"--host-memory is {host_bytes:,}; raise it or write fewer tokens at a time",
+            wanted_bytes=wanted,
+            available_bytes=host_bytes,
+        )
+    return wanted
 
 
 def _check_dtype(path: Path, dtype: str, stored: str) -> None:

@@ -21,6 +21,7 @@ _ROW_COLUMNS: Final = {
     "ratio_to_limit": "to limit",
     "error": "error",
     "link_bytes": "link, bytes",
+    "host_bytes_per_token": "host, bytes",
     "pages": "pages",
     "modelled_ms": "modelled, ms",
     "attention_error": "output error",

@@ -66,7 +66,11 @@ class Runtime:
             used, capacity = occupancy.get("host", (0, 0))
             occupancy["host"] = (used + copies, capacity + copies)
         if self.drives:
-            occupancy["csd"] = (self.drives.used_nbytes, self.drives.capacity_nbytes)
+            occupancy["csd"] = (self.drives.usage.nbytes, self.drives.capacity_nbytes)
+            if self.plan.newest_nbytes:
+                used, capacity = occupancy.get("host", (0, 0))
+                room = self.drives.newest.room
+                occupancy["host"] = (used + room.used_nbytes, capacity + room.capacity_nbytes)
         return occupancy
 
     def tier_usage(self) -> dict[str, dict[str, int]]:
@@ -91,8 +95,13 @@ class Runtime:
         if self.drives:
             usage["csd"] = {
                 "capacity_bytes": self.drives.capacity_nbytes,
-                "peak_bytes": self.drives.peak_nbytes,
+                "peak_bytes": self.drives.usage.peak_nbytes,
             }
+            if self.plan.newest_nbytes:
+                room = self.drives.newest.room
+                host = usage.setdefault("host", {"capacity_bytes": 0, "peak_bytes": 0})
+                host["capacity_bytes"] += room.capacity_nbytes
+                host["peak_bytes"] += room.peak_nbytes
         return usage
 
     def close(self) -> None:

@@ -37,8 +37,8 @@ class PinnedTier(MemoryTier):
         device: "torch.device | str" = "cuda",
     ) -> None:
         super().__init__(name, num_slots, block_nbytes, layout)
-        self._unpin: finalize[..., object] | None = None
-        self.note = self._pin(device)
+        self._unpin: finalize[..., object] | None
+        self._unpin, self.note = pin(self, self.buffer, device)
         """Why it is not pinned, or where it lies; one line."""
 
     @classmethod
@@ -56,26 +56,31 @@ class PinnedTier(MemoryTier):
             self._unpin()
         super().close()
 
-    def _pin(self, device: "torch.device | str") -> str:
-        import torch
 
-        if torch.device(device).type != "cuda" or not torch.cuda.is_available():
-            return f"not pinned: {device} is no CUDA device of this machine"
-        if not self.nbytes:
-            return "nothing to pin"
-        node = _node_of(torch.device(device))
-        address = int(np.frombuffer(self.buffer, np.uint8).ctypes.data)
-        with torch.cuda.device(device), _running_on(node):
-            code = int(torch.cuda.cudart().cudaHostRegister(address, self.nbytes, 0))
-        if code != 0:
-            with suppress(RuntimeError):  # torch finds the error once more at its next launch: let that be this one
-                torch.zeros(1, device=device)
-            return f"not pinned: CUDA error {code} for {self.nbytes:,} bytes; {why_not_locked(self.nbytes)}"
-        # Memory that is unmapped while it is registered leaves CUDA with pages that are no longer ours, and whatever is
-        # mapped there next would be read and written in vain: a tier that is forgotten is unregistered too.
-        self._unpin = finalize(self, torch.cuda.cudart().cudaHostUnregister, address)
-        self._unpin.atexit = False
-        return "pinned" if node is None else f"pinned, node {node}"
+def pin(owner: object, memory: memoryview, device: "torch.device | str") -> "tuple[finalize[..., object] | None, str]":
+    """Lock pages for a CUDA device: what lets them go again, at the latest when ``owner`` does, and a note.
+
+    Without CUDA, or where the system does not allow it, nothing is locked, and the note says why.
+    """
+    import torch
+
+    if torch.device(device).type != "cuda" or not torch.cuda.is_available():
+        return None, f"not pinned: {device} is no CUDA device of this machine"
+    if not memory.nbytes:
+        return None, "nothing to pin"
+    node = _node_of(torch.device(device))
+    address = int(np.frombuffer(memory, np.uint8).ctypes.data)
+    with torch.cuda.device(device), _running_on(node):
+        code = int(torch.cuda.cudart().cudaHostRegister(address, memory.nbytes, 0))
+    if code != 0:
+        with suppress(RuntimeError):  # torch finds the error once more at its next launch: let that be this one
+            torch.zeros(1, device=device)
+        return None, f"not pinned: CUDA error {code} for {memory.nbytes:,} bytes; {why_not_locked(memory.nbytes)}"
+    # Memory that is unmapped while it is registered leaves CUDA with pages that are no longer ours, and whatever is
+    # mapped there next would be read and written in vain: a tier that is forgotten is unregistered too.
+    unpin = finalize(owner, torch.cuda.cudart().cudaHostUnregister, address)
+    unpin.atexit = False
+    return unpin, "pinned" if node is None else f"pinned, node {node}"
 
 
 def _node_of(device: "torch.device") -> int | None:

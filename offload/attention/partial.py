@@ -25,6 +25,10 @@ class PartialAttention:
     output: Tensor
     logsumexp: Tensor
 
+    def to(self, device: torch.device | str) -> "PartialAttention":
+        """In the memory of a device."""
+        return PartialAttention(self.output.to(device), self.logsumexp.to(device))
+
     @classmethod
     def of_nothing(cls, query: Tensor, value_dim: int) -> "PartialAttention":
         """For queries [heads, queries, dim] that see no key."""
@@ -85,6 +89,17 @@ def merge(parts: Sequence[PartialAttention]) -> PartialAttention:
     return PartialAttention(output, total)
 
 
+def merge_some(all_rows: PartialAttention, rows: Sequence[int], some: PartialAttention) -> PartialAttention:
+    """``all_rows`` [rows, heads, ...] with ``some``, which has a part for each of ``rows``; see ``merge``."""
+    if len(rows) == all_rows.output.shape[0]:
+        return merge([all_rows, some])
+    chosen = list(rows)
+    both = merge([PartialAttention(all_rows.output[chosen], all_rows.logsumexp[chosen]), some])
+    output, logsumexp = all_rows.output.clone(), all_rows.logsumexp.clone()
+    output[chosen], logsumexp[chosen] = both.output.to(output), both.logsumexp
+    return PartialAttention(output, logsumexp)
+
+
 def add_sink(part: PartialAttention, sink: Tensor) -> PartialAttention:
     """Attention sinks as gpt-oss has them: one more score per head ([heads]) that takes weight and gives no value."""
     sink = sink.float().reshape(-1, 1)
@@ -135,14 +150,14 @@ def _attend(
     kernel = kernel_for(query, masked=mask is not None)
     # Without queries or keys kernels divide by zero and take the process with them.
     if kernel is None or not (query.shape[2] and keys.shape[2]):
-        return _attend_by_definition(query, keys, values, scale, is_causal=is_causal, mask=mask)
+        return attend_by_definition(query, keys, values, scale, is_causal=is_causal, mask=mask)
     output, logsumexp = kernel(query, keys, values, scale, is_causal, mask)
     if mask is not None:
         logsumexp = logsumexp.masked_fill(~mask.any(-1), -torch.inf)
     return output, logsumexp
 
 
-def _attend_by_definition(
+def attend_by_definition(
     query: Tensor, keys: Tensor, values: Tensor, scale: float, *, is_causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Where there is no kernel that returns the logsumexp; also the oracle of the tests."""

@@ -1,4 +1,4 @@
-"""InstAttention's published numbers beside those of the model, every cell with its error."""
+"""Published numbers of InstAttention and HILOS beside those of the model, every cell with its error."""
 
 import itertools
 import time
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from offload.bench.csd_claims import BATCHES, crossing_rows, order_row, ratio_rows, share_rows
+from offload.bench.csd_hilos import hilos_rows, path_rows
 from offload.bench.csd_setup import BEYOND, SYSTEMS, CsdFigures, CsdSetup, csd_setup, workload_of
 from offload.bench.csd_table import Row, flash_rows, table_rows
 from offload.bench.header import header
@@ -27,17 +28,18 @@ def bench_csd_paper(
     """
     setup = csd_setup(settings, drive=drive)
     figures = CsdFigures(setup)
-    tick = ticker(progress, total=5)
+    tick = ticker(progress, total=6)
     rows: list[dict[str, Any]] = []
     for part in (
         lambda: table_rows(setup),
         lambda: ratio_rows(figures),
         lambda: itertools.chain(share_rows(figures), crossing_rows(figures), [order_row(figures)]),
         flash_rows,
+        hilos_rows,
     ):
         rows += [_row(row) for row in part()]
         tick()
-    rows += [groups_row(figures), speed_row(setup)]
+    rows += [groups_row(figures), *path_rows(setup), speed_row(setup)]
     tick()
     return header(seed=setup.selection.seed) | {
         "drive": setup.drive.name,

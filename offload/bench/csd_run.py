@@ -1,7 +1,7 @@
 """A model that decodes with its KV cache in an emulated drive: bytes on the link, flash pages, modelled time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,28 @@ from tiers.csd.timing import DriveTiming
 
 Row = dict[str, Any]
 
-WAYS = (("in-storage", 1.0), ("in-storage-sparse", 1 / 4), ("in-storage-sparse", 1 / 8), ("in-storage-sparf", 1 / 8))
-"""How to attend, and which share of the pages is enough."""
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to attend, which share of the pages is enough, and how many tokens wait in the host for a write."""
+
+    attention: str
+    compression: float = 1.0
+    write_back: int = 0
+
+    @property
+    def name(self) -> str:
+        share = "" if self.compression == 1 else f" at {self.compression:.3g}"
+        return f"{self.attention}{share}" + (f", {self.write_back} tokens a write" if self.write_back else "")
+
+
+WAYS = (
+    Way("in-storage"),
+    Way("in-storage-sparse", 1 / 4),
+    Way("in-storage-sparse", 1 / 8),
+    Way("in-storage-sparf", 1 / 8),
+    Way("in-storage", write_back=32),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +61,8 @@ class _Count:
     def of(cls, model: OffloadedModel) -> "_Count":
         drives = model.runtime.drives
         assert drives is not None, "this benchmark runs on drives"
-        return cls(drives.modelled_s, drives.pages_read, drives.attend_nbytes)
+        drives.finish_writes()  # of the last tokens, which nobody has waited for
+        return cls(drives.modelled_s, drives.pages_read, drives.link_nbytes)
 
 
 def run_rows(model: Path, nvme_dir: Path, drive: DriveParameters, sizes: RunSizes | None = None) -> Iterator[Row]:
@@ -55,8 +76,8 @@ def run_rows(model: Path, nvme_dir: Path, drive: DriveParameters, sizes: RunSize
     prompt = help_tokens(model, sizes.prompt)
     workload = Workload(1, len(prompt), sizes.steps + 2)
     plain, _ = with_tiers(model, RunConfig(), workload, lambda loaded: generate_timed(loaded, prompt, sizes.steps + 2))
-    for attention, compression in WAYS:
-        config = RunConfig(csd=1, nvme_dir=nvme_dir, attention=attention, compression=compression)
+    for way in WAYS:
+        config = RunConfig(csd=1, nvme_dir=nvme_dir, **asdict(way))
 
         def use(loaded: OffloadedModel) -> Row:
             drives = loaded.runtime.drives
@@ -84,8 +105,7 @@ def run_rows(model: Path, nvme_dir: Path, drive: DriveParameters, sizes: RunSize
             }
 
         row, _ = with_tiers(model, config, workload, use, drive_timing=lambda geometry: _timing(drive, geometry))
-        share = "" if attention == "in-storage" else f" at {compression:.3g}"
-        yield {"name": f"{attention}{share}, {sizes.prompt} tokens", **row}
+        yield {"name": f"{way.name}, {sizes.prompt} tokens", **row}
 
 
 def _timing(drive: DriveParameters, geometry: FlashGeometry) -> DriveTiming:

@@ -12,6 +12,7 @@ from simulators.published import find_published, load_profile
 from simulators.serving.base import Host, ServingSystem, ServingTime, Workload
 from simulators.serving.flexgen import FlexGen
 from simulators.serving.in_storage import InStorage
+from simulators.serving.link_path import PATHS, LinkPath
 from simulators.serving.recompute import Recompute
 from simulators.serving.selection import ClusteredSelection, WholeGroups
 from simulators.serving.software import SoftwareCosts
@@ -37,6 +38,7 @@ class CsdSetup:
     selection: ClusteredSelection = field(default_factory=ClusteredSelection)
     groups: WholeGroups = field(default_factory=WholeGroups)
     software: SoftwareCosts = field(default_factory=SoftwareCosts)
+    path: LinkPath = PATHS["p2p"]
 
 
 def csd_setup(
@@ -46,12 +48,16 @@ def csd_setup(
 
     Names are the fields of DriveParameters and SoftwareCosts; ``r``, the channels that SparF picks of each head;
     ``k``, the share of the tokens; ``mean_run``, the length of their runs; ``groups``, the share of whole groups where
-    those are picked. Values may be text: ``{"channels": "16"}``.
+    those are picked; ``path``, p2p or host, the way between GPU and drive. Values may be text: ``{"channels": "16"}``.
     """
+    settings = dict(settings or {})
+    path = settings.pop("path", "p2p")
+    if not isinstance(path, str) or path not in PATHS:
+        raise InvalidOptionError(f"setting: 'path' is {path!r}; it is one of {', '.join(PATHS)}")
     kinds = {one.name: "software" for one in fields(SoftwareCosts)} | dict.fromkeys(_SELECTION, "selection")
     kinds |= dict.fromkeys(_GROUPS, "groups")
     parts: dict[str, dict[str, Any]] = {"drive": {}, "software": {}, "selection": {}, "groups": {}}
-    for name, value in (settings or {}).items():
+    for name, value in settings.items():
         kind = kinds.get(name, "drive")
         parts[kind][name] = value if kind == "drive" else _positive(name, value)
     picked = {_SELECTION[name]: int(value) if name == "r" else value for name, value in parts["selection"].items()}
@@ -61,6 +67,7 @@ def csd_setup(
         replace(ClusteredSelection(), **picked),
         WholeGroups(**{_GROUPS[name]: value for name, value in parts["groups"].items()}),
         replace(SoftwareCosts(), **parts["software"]),
+        PATHS[path],
     )
 
 
@@ -104,16 +111,16 @@ class CsdFigures:
 
     def system(self, name: str, drives: int) -> ServingSystem:
         """One of SYSTEMS, or BEYOND."""
-        drive, costs = self.setup.drive, self.setup.software
+        drive, costs, path = self.setup.drive, self.setup.software, self.setup.path
         systems: dict[str, ServingSystem] = {
             "FlexGen": FlexGen(costs, drives),
             "FlexGen-GDS": FlexGen(costs, drives, is_direct=True),
             "FlexGen-SparQ": FlexGen(costs, drives, kv_share=costs.sparq_share),
             "DeepSpeed": ZeroInference(costs),
             "Recompute": Recompute(costs),
-            "InstA": InStorage(drive, costs, drives),
-            "SparF": InStorage(drive, costs, drives, self.setup.selection),
-            BEYOND: InStorage(drive, costs, drives, self.setup.groups),
+            "InstA": InStorage(drive, costs, drives, path=path),
+            "SparF": InStorage(drive, costs, drives, self.setup.selection, path=path),
+            BEYOND: InStorage(drive, costs, drives, self.setup.groups, path=path),
         }
         if name not in systems:
             raise InvalidOptionError(f"there is no system '{name}'; known are {', '.join(systems)}")

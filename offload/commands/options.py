@@ -43,6 +43,15 @@ _SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
             "--attention", "HOW", "auto, in-storage or, at a loss, in-storage-sparse or -sparf: all need --csd."
         ),
         "compression": _setting("--compression", "SHARE", "Of the pages that sparse attention reads, such as 1/8."),
+        "dense_layers": _setting("--dense-layers", "LAYERS", "Those that sparse attention reads in full, such as 0,1."),
+        "write_back": _setting(
+            "--write-back", "TOKENS", "The host keeps the newest and writes so many at a time, such as 16; 0 is none."
+        ),
+        "x_cache": _setting(
+            "--x-cache",
+            "SHARE",
+            "Of these writes, the share that stores what keys and values are made of.",
+        ),
         "dtype": _setting("--dtype", "DTYPE", "auto, float32, bfloat16 or float16."),
         "experts": _setting("--experts", "PRECISION", "auto, or what experts must be kept in, such as int4."),
         "policy": _setting("--policy", "NAME", "Which expert has to leave the device: a name or my_module:MyPolicy."),

@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from offload.kv.drive_layer import DriveLayer, only_appends
-from offload.kv.drives import DriveSequences, KVDrives
+from offload.kv.drives import KVDrives
 from offload.kv.store import KVStore
 from offload.kv.tiered_layer import TieredLayer
 from tiers.block import BlockKey
@@ -25,22 +25,22 @@ class TieredCache(Cache):
     def __init__(self, store: KVStore, config: PreTrainedConfig, drives: KVDrives | None = None) -> None:
         self.store = store
         self._config = config
-        sequences = None if drives is None else DriveSequences(drives)
+        rows = None if drives is None else drives.new_rows()
         store.reclaim()
         itself = weakref.ref(self)  # no cycles: blocks come back as soon as nobody has the cache any more
         self.prefetcher = store.make_prefetcher(lambda index: _full_blocks(itself(), index))
         self._ours: list[TieredLayer | DriveLayer] = []
         for index, window in enumerate(layer_windows(config)):
             before = self._ours[-1] if self._ours else None
-            if window is None and sequences is not None:
-                self._ours.append(DriveLayer(sequences, index, before))
+            if window is None and rows is not None:
+                self._ours.append(DriveLayer(rows, index, before))
             else:
                 self._ours.append(TieredLayer(store, index, window, before, self.prefetcher))
         super().__init__(layers=list(self._ours))
         tables = [layer.rows for layer in self._ours if isinstance(layer, TieredLayer)]
         weakref.finalize(self, store.abandon, tables).atexit = False
-        if sequences is not None:
-            weakref.finalize(self, sequences.abandon).atexit = False
+        if rows is not None:
+            weakref.finalize(self, rows.abandon).atexit = False
 
     def full_blocks(self, index: int) -> list[BlockKey]:
         """The blocks of a layer that may be on a lower tier."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from offload.kv.drives import DriveSequences
+from offload.kv.drive_rows import DriveRows
 from offload.kv.layer import MarkingLayer
 from tiers.errors import InvalidOptionError
 
@@ -18,10 +18,12 @@ class DriveLayer(MarkingLayer):
 
     is_croppable = False
 
-    def __init__(self, sequences: DriveSequences, index: int, before: MarkingLayer | None) -> None:
+    def __init__(self, rows: DriveRows, index: int, before: MarkingLayer | None) -> None:
         super().__init__(index, None, before)
-        self.sequences = sequences
+        self.rows = rows
         self.batch = 0
+        self.inputs: Tensor | None = None
+        """[batch, tokens, width]: what the new tokens are made of, where that is watched (see ``Projection``)."""
         self._num_stored = 0
 
     @property
@@ -31,12 +33,12 @@ class DriveLayer(MarkingLayer):
     def after_attention(self) -> None:
         super().after_attention()
         self._num_stored = self.num_tokens
+        self.inputs = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.batch, heads, _, key_dim = key_states.shape
-        self.sequences.check_shape(self.index, heads, key_dim, value_states.shape[-1])
+        self.rows.open(self.index, key_states, value_states, self.inputs)
+        self.batch = key_states.shape[0]
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.sequences.open(self.batch)
         self.is_initialized = True
 
     def update(
@@ -51,7 +53,7 @@ class DriveLayer(MarkingLayer):
         return self.mark(key_states, value_states)
 
     def reset(self) -> None:
-        self.sequences.close()
+        self.rows.close()
         self.batch = self.num_tokens = self._num_stored = 0
         self.is_initialized = False
         self.is_read = True

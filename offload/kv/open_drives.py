@@ -7,11 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from offload.config import RunConfig
-from offload.kv.drives import KVDrives
-from offload.kv.shape import AttentionShape
-from offload.plan import Workload
+from offload.device import has_own_memory, torch_device
+from offload.kv.delayed_writes import InHost
+from offload.kv.drive_rows import InDrives
+from offload.kv.drives import DriveUsage, KVDrives, NewestHolder
+from offload.kv.host_room import HostRoom
+from offload.kv.input_rows import InputCache
+from offload.kv.input_shape import input_shape
+from offload.kv.projection import watch_inputs
+from offload.plan import Plan, Workload
+from offload.prospect import Prospect
 from tiers.csd.commands import Config, Precision
 from tiers.csd.drive import ComputationalDrive
 from tiers.csd.drive_array import DriveArray
@@ -25,7 +33,7 @@ from tiers.slots import ALIGNMENT
 MakeTiming = Callable[[FlashGeometry], DriveTiming]
 """A model of time for a drive of that geometry."""
 
-_TASK = 0
+_TASK, _INPUT_TASK = 0, 1
 _MOST_PAGE_NBYTES = 64 * 2**10
 _SPARE = 1.25
 """Flash for so many times the context of the workload: a conversation may go on."""
@@ -39,22 +47,23 @@ _DIRECTORY = Path(".offload")
 
 def open_drives(
     config: RunConfig,
-    attention: AttentionShape,
-    num_layers: int,
-    dtype: str,
+    prospect: Prospect,
+    plan: Plan,
     workload: Workload,
     make_timing: MakeTiming | None,
+    model: nn.Module,
 ) -> KVDrives:
-    """Start ``config.csd`` drives, with nameless images in ``config.nvme_dir`` or in ``.offload`` here.
+    """Start ``config.csd`` drives for ``model``, with nameless images in ``config.nvme_dir`` or in ``.offload`` here.
 
-    ``dtype`` is that of the model ("F32"); pages of half-precision models are float16. ``make_timing`` gives what
-    says how long a real drive would take for what they do. Raises InvalidOptionError, DiskFullError, DeviceGoneError.
+    Pages of half-precision models are float16. ``make_timing`` gives what says how long a real drive would take for
+    what they do. Raises InvalidOptionError, DiskFullError, DeviceGoneError.
     """
-    precision: Precision = "float32" if dtype == "F32" else "float16"
+    attention = prospect.architecture.attention
+    precision: Precision = "float32" if prospect.dtype == "F32" else "float16"
     engine = _ENGINES[config.attention]
     task = Config(
         task=_TASK,
-        num_layers=num_layers,
+        num_layers=prospect.sizes.num_layers,
         kv_heads=attention.kv.heads,
         heads_per_kv=attention.query // attention.key,
         head_dim=attention.kv.key_dim,
@@ -64,6 +73,7 @@ def open_drives(
         key_copies=2 if engine == _SPARF else 1,  # the others do not look at channels
         engine=engine,
         engine_options=options_for(engine, config.compression),
+        dense_layers=config.dense_layers,
     )
     page = FlashGeometry(page_nbytes=_page_nbytes(task))
     if engine == SPARSE:
@@ -72,24 +82,53 @@ def open_drives(
     of_one = replace(task, kv_heads=-(-task.kv_heads // config.csd))
     tokens = round(_SPARE * workload.context_tokens)
     geometry = drive_for(of_one, page, sequences=workload.batch, tokens=tokens)
+    if config.x_cache:  # inputs take less, but in erase blocks of their own
+        geometry = replace(geometry, blocks_per_die=geometry.blocks_per_die + 1)
     timing = None if make_timing is None else make_timing(geometry)
+    device = torch_device(config.device) if has_own_memory(config.device) else None
     directory = config.nvme_dir or _DIRECTORY
     was_made = make_directory(directory)
     try:
         with ExitStack() as stack:
             drives = [
                 stack.enter_context(
-                    ComputationalDrive(directory / f"{os.getpid()}.{name}", geometry, name=name, timing=timing)
+                    ComputationalDrive(
+                        directory / f"{os.getpid()}.{name}", geometry, name=name, timing=timing, device=device
+                    )
                 )
                 for name in (f"csd{i}" for i in range(config.csd))
             ]
-            opened = KVDrives(DriveArray(drives), task)
+            array, usage = DriveArray(drives), DriveUsage()
+            inputs = _input_cache(array, usage, config, task, prospect, model) if config.x_cache else None
+            opened = KVDrives(array, task, _newest_holder(config.write_back, plan.newest_nbytes, inputs), usage)
             stack.pop_all()
         return opened
     finally:
         if was_made:  # and not needed any more, since images have no name
             with suppress(OSError):
                 directory.rmdir()
+
+
+def _newest_holder(group_tokens: int, host_nbytes: int, inputs: InputCache | None) -> NewestHolder:
+    return InHost(group_tokens, HostRoom(host_nbytes), inputs) if group_tokens else InDrives()
+
+
+def _input_cache(
+    drives: DriveArray, usage: DriveUsage, config: RunConfig, task: Config, prospect: Prospect, model: nn.Module
+) -> InputCache:
+    shape = input_shape(prospect.config, prospect.architecture.attention)
+    inputs = replace(
+        task,
+        task=_INPUT_TASK,
+        kv_heads=shape.heads,
+        heads_per_kv=1,
+        key_copies=1,
+        engine=EXACT,
+        engine_options={},
+        dense_layers=(),
+    )
+    held = KVDrives(drives, inputs, InDrives(), usage)
+    return InputCache(held, config.x_cache, config.write_back, watch_inputs(model, shape.width), shape.heads)
 
 
 def _page_nbytes(task: Config) -> int:

@@ -43,12 +43,16 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class ServingTime:
-    """Seconds for a whole workload. ``kv_s`` is the part of ``decode_s`` that goes into keys and values."""
+    """Seconds for a whole workload. ``kv_s`` is the part of ``decode_s`` that goes into keys and values.
+
+    ``host_nbytes``: what decoding writes to the host's memory and reads from it, where a system counts that.
+    """
 
     workload: Workload
     prefill_s: float
     decode_s: float
     kv_s: float
+    host_nbytes: float = 0.0
 
     @property
     def tokens_per_s(self) -> float:

@@ -1,6 +1,6 @@
 """InstAttention: attention inside drives, each with the cache of its share of the heads; weights stay on the GPU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from simulators.flash.drive import DriveParameters
 from simulators.flash.engines import pipeline_s
@@ -9,6 +9,7 @@ from simulators.flash.timing import AttendTime, FlashTiming, Phase
 from simulators.serving.base import Host, ServingTime, Workload
 from simulators.serving.gpu import prefill_s, weights_s
 from simulators.serving.kv_pages import KVPages, flushed_per_step, pages_of
+from simulators.serving.link_path import LinkPath, PeerToPeer
 from simulators.serving.selection import Selection, WholeGroups
 from simulators.serving.software import SoftwareCosts
 
@@ -28,6 +29,7 @@ class InStorage:
     drives: int = 1
     selection: Selection | WholeGroups | None = None
     makespan: Makespan = exact_s
+    path: LinkPath = field(default_factory=PeerToPeer)
 
     def time(self, workload: Workload, host: Host) -> ServingTime:
         """See ServingSystem. Layers are alike, so that one of them is timed."""
@@ -36,10 +38,13 @@ class InStorage:
         contexts = workload.contexts(_CONTEXTS if self._is_twice else 1)
         attend_s = sum(self.attend(workload, tokens).seconds for tokens in contexts) / len(contexts)
         submit_s = self.software.submit_s * workload.batch * self.drives
-        kv_s = workload.new_tokens * shape.layers * (submit_s + attend_s)
+        sent, returned = self._vectors_nbytes(workload)
+        hops_s = self.path.hop_s(host, sent) + self.path.hop_s(host, returned)
+        kv_s = workload.new_tokens * shape.layers * (submit_s + hops_s + attend_s)
+        host_nbytes = workload.new_tokens * shape.layers * self.path.host_nbytes(sent + returned)
         gpu_s = weights_s(workload, host, workload.batch)
         other_s = workload.new_tokens * (gpu_s + shape.layers * self.software.layer_overhead_s)
-        return ServingTime(workload, self.prefill_s(workload, host), kv_s + other_s, kv_s)
+        return ServingTime(workload, self.prefill_s(workload, host), kv_s + other_s, kv_s, host_nbytes)
 
     def attend(self, workload: Workload, tokens: int) -> AttendTime:
         """One layer of a decode step with ``tokens`` in the cache: q, k, v go to a drive, the output comes back.
@@ -47,13 +52,12 @@ class InStorage:
         All drives do the same at the same time. Pages that fill up are programmed in the background of the reads.
         """
         pages = self._pages(workload)
-        vector_nbytes = workload.batch * workload.shape.head_dim * _VECTOR_NBYTES / self.drives
-        sent = (workload.shape.heads + 2 * workload.shape.kv_heads) * vector_nbytes
+        sent, returned = (nbytes / self.drives for nbytes in self._vectors_nbytes(workload))
         return FlashTiming(self.drive, self.makespan).attend_s(
             self._phases(pages, tokens),
             jobs=pages.jobs,
             nbytes_in=sent,
-            nbytes_out=workload.shape.heads * vector_nbytes,
+            nbytes_out=returned,
             flushed=pages.written(flushed_per_step(pages, is_twice=self._is_twice)),
         )
 
@@ -61,15 +65,20 @@ class InStorage:
         """Layer by layer: the keys and values of one go to the drives while the GPU computes the next."""
         layers = workload.shape.layers
         compute_s = prefill_s(workload, host, workload.batch, workload.prompt_tokens) / layers
-        return pipeline_s({"gpu": layers * compute_s, "drive": layers * self.layer_write_s(workload)}, layers)
+        return pipeline_s({"gpu": layers * compute_s, "drive": layers * self.layer_write_s(workload, host)}, layers)
 
-    def layer_write_s(self, workload: Workload) -> float:
+    def layer_write_s(self, workload: Workload, host: Host) -> float:
         """A layer of the prompts: over the link once, programmed with the second copy of the keys; both at a time."""
         pages = self._pages(workload)
-        nbytes = workload.kv_nbytes(workload.prompt_tokens) / (workload.shape.layers * self.drives)
+        nbytes = workload.kv_nbytes(workload.prompt_tokens) / workload.shape.layers
         per_job = pages.num_pages(workload.prompt_tokens, channel_copy=self._is_twice)
         programs_s = FlashTiming(self.drive, self.makespan).write_s(pages.written(per_job))
-        return max(programs_s, self.drive.link_s(nbytes))
+        return max(programs_s, self.drive.link_s(nbytes / self.drives), self.path.hop_s(host, nbytes))
+
+    def _vectors_nbytes(self, workload: Workload) -> tuple[float, float]:
+        """Of a layer and step, over all drives: query, key and value; output."""
+        shape, of_head = workload.shape, workload.batch * workload.shape.head_dim * _VECTOR_NBYTES
+        return (shape.heads + 2 * shape.kv_heads) * of_head, shape.heads * of_head
 
     @property
     def _is_twice(self) -> bool:

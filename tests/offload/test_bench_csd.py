@@ -16,8 +16,8 @@ SIZES = RunSizes(prompt=160, steps=3)
 
 
 def test_runs_on_a_drive(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csd_run, "WAYS", csd_run.WAYS[:2])
-    exact, sparse = run_rows(smollm2, tmp_path / "d", csd_setup().drive, SIZES)
+    monkeypatch.setattr(csd_run, "WAYS", (*csd_run.WAYS[:2], csd_run.Way("in-storage", write_back=4)))
+    exact, sparse, delayed = run_rows(smollm2, tmp_path / "d", csd_setup().drive, SIZES)
     assert exact["name"] == "in-storage, 160 tokens"
     assert exact["same_tokens"]
     assert exact["attention_error"] is None
@@ -27,6 +27,11 @@ def test_runs_on_a_drive(smollm2: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert sparse["attention_error"] > 0
     assert 0 < sparse["pages"] < exact["pages"]
     assert 0 < sparse["modelled_ms"] < exact["modelled_ms"]
+    assert delayed["name"] == "in-storage, 4 tokens a write, 160 tokens"
+    assert delayed["same_tokens"]
+    # Within three steps one write of four tokens in each layer, in place of a token with each query.
+    tokens = 30 * (64 + 32 + 4 * 2 * 3 * 64 * 4) - 3 * 30 * 2 * 3 * 64 * 4
+    assert delayed["link_bytes"] * 3 == pytest.approx(exact["link_bytes"] * 3 + tokens)
     assert not (tmp_path / "d").exists()
 
 

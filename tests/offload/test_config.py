@@ -69,6 +69,12 @@ def test_keywords_may_be_python_values(tmp_path: Path) -> None:
         ("attention", "in-storage", "attention 'in-storage' needs a computational drive, and csd is 0; set it to 1"),
         ("compression", "2", "compression: '2' is no share; write for example 1/8"),
         ("compression", "1/0", "compression: '1/0' is no share"),
+        ("write_back", 16, "write_back 16 needs a computational drive, and csd is 0; set it to 1 or more"),
+        ("write_back", "16KiB", "write_back: '16KiB' is not a count"),
+        ("x_cache", "1/2", "x_cache 0.5 needs a computational drive"),
+        ("x_cache", 2, "x_cache: 2 is no share; write for example 1/8 or 0.125"),
+        ("dense_layers", "0,1", "dense_layers (0, 1) needs a computational drive"),
+        ("dense_layers", "first", "dense_layers: 'first' names no layers; write their numbers from 0, such as 0,1"),
         ("csd", "one", "csd: 'one' is not a count"),
         ("csd", -1, "csd: '-1' is not a count"),
         ("dtype", "int3", "dtype: 'int3' is not a data type"),
@@ -80,6 +86,22 @@ def test_keywords_may_be_python_values(tmp_path: Path) -> None:
 )
 def test_wrong_keywords(key: str, value: object, said: str) -> None:
     assert said in refusal({key: value})
+
+
+def test_inputs_are_stored_in_groups() -> None:
+    assert load_config({"csd": 1, "write_back": 16, "x_cache": "1/2"}, environ={}).x_cache == 0.5
+    assert load_config({"csd": 1, "x_cache": 0}, environ={}).x_cache == 0
+    said = refusal({"csd": 1, "x_cache": "1/2"})
+    assert said == "x_cache 0.5: inputs are stored in groups of tokens, and write_back is 0; set it, say to 16"
+
+
+def test_layers_by_number() -> None:
+    drives = {"csd": 1, "attention": "in-storage-sparse"}
+    for value in ("1, 0", [1, 0, 1], (0, 1)):
+        assert load_config({**drives, "dense_layers": value}, environ={}).dense_layers == (0, 1)
+    assert load_config({**drives, "dense_layers": 3}, environ={}).dense_layers == (3,)
+    said = refusal({"csd": 1, "dense_layers": "0"})
+    assert said.startswith("dense_layers (0,): attention 'auto' reads all layers in full; leave them out")
 
 
 def test_a_directory_that_is_a_file(tmp_path: Path) -> None:

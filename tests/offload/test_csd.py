@@ -11,9 +11,10 @@ import torch
 import offload
 from offload.kv.drives import KVDrives
 from offload.offloaded_model import OffloadedModel
-from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model
+from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
 from tests.tiers.kit import open_fds
-from tiers.errors import DeviceGoneError, InvalidOptionError, ModelError
+from tiers.csd.wire import Opcode
+from tiers.errors import BudgetError, DeviceGoneError, InvalidOptionError, ModelError
 
 NEW = 6
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -50,7 +51,86 @@ def test_the_same_tokens_with_padding_and_a_prompt_in_pieces(checkpoint: Path, t
     with loaded(checkpoint, prompt_tokens=70, new_tokens=NEW, batch=3, csd=csd, nvme_dir=tmp_path / "d") as model:
         assert generate(model, inputs, NEW) == expected
         assert generate(model, inputs, NEW, prefill_chunk_size=32) == expected
-        assert not drives_of(model).used_nbytes
+        assert not drives_of(model).usage.nbytes
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("write_back", [1, 5, 16])
+def test_the_same_tokens_where_the_host_keeps_the_newest(checkpoint: Path, tmp_path: Path, write_back: int) -> None:
+    """Rows of a padded batch are written at different steps, and one starts with fewer tokens than a write has."""
+    inputs = make_inputs(70, (0, 9, 69))
+    expected = generate(plain_model(checkpoint), inputs, NEW)
+    drives = {"csd": 2, "nvme_dir": tmp_path / "d", "write_back": write_back}
+    with loaded(checkpoint, prompt_tokens=70, new_tokens=NEW, batch=3, **drives) as model:
+        assert generate(model, inputs, NEW) == expected
+        assert generate(model, inputs, NEW, prefill_chunk_size=32) == expected
+        assert not drives_of(model).usage.nbytes
+        host = model.runtime.tier_usage()["host"]
+        assert host["peak_bytes"] == host["capacity_bytes"] == model.plan.placement()["host"]["newest_kv_bytes"]
+        assert model.runtime.tier_occupancy()["host"][0] == 0
+
+
+WITHOUT_SHARED_HEADS: dict[str, dict[str, Any]] = {
+    "llama": {"num_key_value_heads": 4},
+    "opt": {"ffn_dim": 96, "word_embed_proj_dim": 64},
+    "gemma3_text": {"num_key_value_heads": 4, "head_dim": 32, **FAMILIES["gemma3_text"]},
+    "qwen3": {"num_key_value_heads": 4, "head_dim": 16},
+}
+
+
+@pytest.mark.parametrize("share", ["1/2", "1"])
+@pytest.mark.parametrize("family", WITHOUT_SHARED_HEADS)
+def test_the_same_tokens_where_inputs_are_stored(tmp_path: Path, family: str, share: str) -> None:
+    """Keys and values are made again, with norms and rotation, for rows of different lengths and a prompt in pieces."""
+    path = save_model(tmp_path / "model", family, **WITHOUT_SHARED_HEADS[family])
+    inputs = make_inputs(70, (0, 9, 69))
+    expected = generate(plain_model(path), inputs, NEW)
+    drives = {"csd": 2, "nvme_dir": tmp_path / "d", "write_back": 5, "x_cache": share}
+    with loaded(path, prompt_tokens=70, new_tokens=NEW, batch=3, **drives) as model:
+        assert generate(model, inputs, NEW) == expected
+        assert generate(model, inputs, NEW, prefill_chunk_size=32) == expected
+        assert not drives_of(model).usage.nbytes
+        host = model.runtime.tier_usage()["host"]
+        assert host["peak_bytes"] == host["capacity_bytes"] == model.plan.placement()["host"]["newest_kv_bytes"]
+
+
+def test_inputs_meet_weights_that_are_streamed(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "model", "llama", num_key_value_heads=4)
+    options: dict[str, Any] = {"csd": 1, "write_back": 16, "x_cache": 0.5, "prompt_tokens": 40, "new_tokens": NEW}
+    inputs, least = make_inputs(40), smallest_budget(path, tmp_path / "d", **options)
+    with loaded(path, **options, nvme_dir=tmp_path / "d", device_memory=least) as model:
+        assert model.plan.streamed
+        assert generate(model, inputs, NEW) == generate(plain_model(path), inputs, NEW)
+
+
+def test_inputs_take_half_of_keys_and_values(tmp_path: Path) -> None:
+    """Of OPT, which turns none of them by its position. They come back in every step."""
+    path = save_model(tmp_path / "model", "opt", **WITHOUT_SHARED_HEADS["opt"])
+    stored, read = [], []
+    for share in (0, 0.5, 1):
+        drives = {"csd": 1, "nvme_dir": tmp_path / "d", "write_back": 16, "x_cache": share}
+        with loaded(path, prompt_tokens=64, new_tokens=NEW, **drives) as model:
+            generate(model, make_inputs(64), NEW)
+            stored.append(drives_of(model).usage.peak_nbytes)
+            read.append(drives_of(model).traffic()[Opcode.READ_KV].received_nbytes)
+    of_token = 4 * 2 * 64 * 4
+    assert stored == [64 * of_token, 48 * of_token, 32 * of_token]
+    assert read == [0, (NEW - 1) * 16 * of_token, (NEW - 1) * 32 * of_token]
+
+
+def test_keys_that_their_input_does_not_make(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "model", "llama", num_key_value_heads=4)
+    options: dict[str, Any] = {"csd": 1, "nvme_dir": tmp_path, "write_back": 16, "x_cache": 1}
+    with loaded(path, prompt_tokens=40, new_tokens=NEW, **options) as model:
+        keys = model.get_submodule("model.layers.0.self_attn.k_proj")
+        keys.register_forward_hook(lambda _, __, made: made + torch.randn_like(made))
+        with pytest.raises(ModelError, match=r"LlamaAttention makes keys and values in a way .* without --x-cache"):
+            generate(model, make_inputs(40), NEW)
+
+
+def test_inputs_that_would_take_more_than_keys_and_values(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"--x-cache: the input .* has 96 numbers in a layer, they have 64"):
+        offload.load(llama, csd=1, nvme_dir=tmp_path / "d", write_back=16, x_cache=0.5)
     assert not (tmp_path / "d").exists()
 
 
@@ -116,6 +196,34 @@ def test_sparse_attention_tells_what_it_missed(llama: Path, tmp_path: Path, atte
             errors.append(drives_of(model).attention_error or 0.0)
     assert errors[0] < 1e-5
     assert 1e-3 < errors[1] < 1
+
+
+def test_dense_layers_miss_nothing(llama: Path, tmp_path: Path) -> None:
+    """Layers by number, down to none that misses anything."""
+    inputs = make_inputs(400)
+    sparse: dict[str, Any] = {"csd": 1, "attention": "in-storage-sparse", "compression": "1/4", "nvme_dir": tmp_path}
+    errors = []
+    for layers in ("0,1,2,3", "1,2,3"):
+        with loaded(llama, prompt_tokens=400, new_tokens=NEW, **sparse, dense_layers=layers) as model:
+            generate(model, inputs, NEW)
+            errors.append(drives_of(model).attention_error or 0.0)
+    assert errors[0] < 1e-5 < 1e-3 < errors[1]
+    with pytest.raises(InvalidOptionError, match="dense_layers names layer 4; there are 4, from 0"):
+        offload.load(llama, **sparse, dense_layers=(4,))
+
+
+def test_newest_tokens_are_part_of_the_hosts_budget(llama: Path, tmp_path: Path) -> None:
+    """A larger batch than was planned for finds no room there: its tokens travel with their queries."""
+    options: dict[str, Any] = {"csd": 1, "nvme_dir": tmp_path, "prompt_tokens": 40, "new_tokens": NEW, "write_back": 16}
+    wanted = 16 * 4 * 2 * 2 * 16 * 4
+    with pytest.raises(BudgetError, match=f"--write-back 16 keeps {wanted:,} bytes .* and --host-memory is 4,096"):
+        offload.load(llama, **options, host_memory="4KiB")
+    with loaded(llama, **options, host_memory=wanted) as model:
+        assert model.plan.placement()["host"]["newest_kv_bytes"] == wanted
+        for padding in ((0,), (0, 3, 5)):
+            inputs = make_inputs(40, padding)
+            assert generate(model, inputs, NEW) == generate(plain_model(llama), inputs, NEW)
+            assert model.runtime.tier_usage()["host"] == {"capacity_bytes": wanted, "peak_bytes": wanted}
 
 
 @pytest.mark.parametrize(

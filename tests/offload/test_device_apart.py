@@ -52,6 +52,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     if request.param == "cpu":
         for module in ("offload.arenas", "offload.budgets"):
             monkeypatch.setattr(f"{module}.memory_kind", lambda name: MemoryKind.OWN)
+        monkeypatch.setattr("offload.kv.open_drives.has_own_memory", lambda name: True)
     return str(request.param)
 
 
@@ -144,3 +145,18 @@ def test_arenas_take_what_the_plan_says(models: dict[str, Path], tmp_path: Path)
         torch.cuda.reset_peak_memory_stats()
         generate(model, moved(make_inputs(PROMPT, PADDING), "cuda"), NEW)
         assert torch.cuda.max_memory_allocated() - before <= model.plan.device_bytes_used + 2**20
+
+
+@pytest.mark.parametrize("write_back", [0, 16])
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_tensors_go_straight_to_a_drive_that_computes(
+    models: dict[str, Path], tmp_path: Path, device: str, family: str, write_back: int
+) -> None:
+    """And its answers straight to the device; those of a whole batch in one copy each way."""
+    path, inputs = models[family], moved(make_inputs(40, PADDING), device)
+    plain: Any = plain_model(path)
+    expected = generate(plain.to(device), inputs, NEW)
+    options = {"prompt_tokens": 40, "new_tokens": NEW, "batch": 2, "csd": 2, "nvme_dir": tmp_path, "device": device}
+    with loaded(path, **options, write_back=write_back) as model:
+        assert generate(model, inputs, NEW) == expected
+        assert generate(model, inputs, NEW, prefill_chunk_size=16) == expected

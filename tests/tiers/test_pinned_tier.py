@@ -111,6 +111,6 @@ def test_may_have_no_slots() -> None:
 @needs_cuda
 def test_a_refusal_is_no_error_of_what_comes_after() -> None:
     tier = PinnedTier("host", 3, 5 * ALIGNMENT)
-    assert tier._pin("cuda").startswith("not pinned: CUDA error 712 for 61,440 bytes")
+    assert pinned_tier.pin(tier, tier.buffer, "cuda")[1].startswith("not pinned: CUDA error 712 for 61,440 bytes")
     assert int(torch.ones(4, device="cuda").sum()) == 4
     tier.close()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from tiers.csd.traffic import LinkTraffic
 from tiers.csd.wire import Encoded, Opcode
 from tiers.errors import InvalidOptionError
 
+if TYPE_CHECKING:
+    import torch
+
 
 @dataclass(frozen=True, slots=True)
 class QueueOptions:
@@ -70,12 +73,15 @@ class ComputationalDrive:
         keep: bool = False,
         timing: DriveTiming | None = None,
         queue: QueueOptions | None = None,
+        device: "torch.device | str | None" = None,
     ) -> None:
         """Start the drive on ``image``: a new file, which has no name from then on; with ``keep``, one that stays.
 
+        Commands may bring tensors of ``device`` in the place of arrays, see ``as_array``, and are answered in tensors.
         Raises InvalidOptionError, TierBusyError, DiskFullError, DeviceGoneError.
         """
         self.name = name
+        self.device = device
         self.geometry = geometry or FlashGeometry()
         self.modelled_s = 0.0
         self._timing = timing
@@ -98,6 +104,7 @@ class ComputationalDrive:
             depth=self._options.depth,
             data_nbytes=self._options.data_nbytes,
             timeout_s=self._options.timeout_s,
+            device=device,
         )
 
     @property

@@ -25,6 +25,7 @@ from tiers.csd.commands import (
 )
 from tiers.csd.drive import ComputationalDrive
 from tiers.csd.pending import Answer, Pending
+from tiers.csd.queue_path import side_by_side
 from tiers.csd.traffic import LinkTraffic
 from tiers.csd.wire import Opcode
 from tiers.errors import InvalidOptionError
@@ -107,8 +108,8 @@ class DriveArray:
 
         def finish() -> Attended:
             answers = self._together(pending)
-            output = np.concatenate([one.output for one in answers], axis=1)
-            return Attended(output, np.concatenate([one.logsumexp for one in answers], axis=1))
+            output = side_by_side([one.output for one in answers], 1)
+            return Attended(output, side_by_side([one.logsumexp for one in answers], 1))
 
         return Pending(finish)
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from tiers.csd.commands import (
 )
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.pages import PageKind
+from tiers.csd.queue_path import on_device, tensors_in
 from tiers.csd.wire import (
     DESCRIPTOR,
     HAS_TOKEN,
@@ -43,6 +44,9 @@ from tiers.csd.wire import (
     arrays_in,
 )
 from tiers.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def encode(command: Command, config: Config | None, *, wants_trace: bool = False) -> Encoded:
@@ -74,9 +78,9 @@ def encode(command: Command, config: Config | None, *, wants_trace: bool = False
 
 
 def decode_completion(
-    command: Command, config: Config | None, header: CompletionHeader, reply: bytearray
+    command: Command, config: Config | None, header: CompletionHeader, reply: "bytearray | torch.Tensor"
 ) -> Completion:
-    """On the host: what ``command`` was answered."""
+    """On the host: what ``command`` was answered; in tensors where it was asked in tensors."""
     match command:
         case WriteKV():
             return Written(header.first, header.second)
@@ -84,19 +88,21 @@ def decode_completion(
             config = _known(config, command.task)
             batch, heads = command.query.shape[:2]
             shapes = [((batch, heads, config.head_dim), config.link_dtype), ((batch, heads), "float32")]
-            output, logsumexp = arrays_in(memoryview(reply), shapes)
+            output, logsumexp = (
+                arrays_in(memoryview(reply), shapes) if isinstance(reply, bytearray) else tensors_in(reply, shapes)
+            )
             return Attended(output, logsumexp)
         case ReadKV():
             config = _known(config, command.task)
             shape = (config.kv_heads, command.num_tokens, config.head_dim)
-            keys, values = arrays_in(memoryview(reply), [(shape, config.dtype)] * 2)
+            keys, values = arrays_in(memoryview(cast("bytearray", reply)), [(shape, config.dtype)] * 2)
             return TokensRead(keys, values)
         case Config():
             return Configured(header.first, header.second)
         case Reclaim():
             return Reclaimed(header.first)
         case _:
-            return _REPORTS[type(command)](json.loads(reply))
+            return _REPORTS[type(command)](json.loads(cast("bytearray", reply)))
 
 
 def _identity(fields: dict[str, Any]) -> DriveIdentity:
@@ -146,7 +152,8 @@ def _encode_attend(command: Attend, config: Config, trace: int) -> Encoded:
 def _array(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     if array.shape != shape:
         raise InvalidOptionError(f"{name} have shape {array.shape}; the task of the drive takes {shape}")
-    return array.astype(dtype, copy=False)
+    # A tensor of a device is in the type of the task already: whoever sends one has seen to that.
+    return array if on_device(array) else array.astype(dtype, copy=False)
 
 
 def _known(config: Config | None, task: int) -> Config:

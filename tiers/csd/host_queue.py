@@ -4,17 +4,20 @@ import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import TYPE_CHECKING, cast
 
 from tiers.csd.doorbell import PeerGoneError, PeerSilentError
 from tiers.csd.drive_process import DriveProcess
 from tiers.csd.failure import Status, rebuild
 from tiers.csd.queue_memory import Arena, QueueMemory
+from tiers.csd.queue_path import DevicePath, HostPath, QueuePath, on_device
 from tiers.csd.trace import Trace
 from tiers.csd.traffic import LinkTraffic
 from tiers.csd.wire import COMPLETION, SUBMISSION, CompletionHeader, Encoded, Opcode, Submission
 from tiers.errors import DeviceGoneError, InvalidOptionError, OffloadError
+
+if TYPE_CHECKING:
+    import torch
 
 _TAGS = 1 << 16
 
@@ -24,7 +27,7 @@ class Reply:
     """What came back: a header, the bytes it points to, and what the flash did if that was asked for."""
 
     header: CompletionHeader
-    data: bytearray
+    data: "bytearray | torch.Tensor"
     trace: Trace
 
 
@@ -34,6 +37,8 @@ class Ticket:
 
     opcode: Opcode
     reply_offset: int
+    is_of_device: bool = False
+    """Whether the answer is to be in the device's memory, from where the command came."""
     reply: Reply | None = None
     error: OffloadError | None = None
 
@@ -54,17 +59,29 @@ class HostQueue:
     """For one thread. After the drive's process died, every call raises DeviceGoneError, and none waits."""
 
     def __init__(
-        self, start: Callable[[QueueMemory], DriveProcess], *, depth: int, data_nbytes: int, timeout_s: float
+        self,
+        start: Callable[[QueueMemory], DriveProcess],
+        *,
+        depth: int,
+        data_nbytes: int,
+        timeout_s: float,
+        device: "torch.device | str | None" = None,
     ) -> None:
-        """``start`` starts the process that serves the queue. The drive has ``timeout_s`` for each command."""
+        """``start`` starts the process that serves the queue. The drive has ``timeout_s`` for each command.
+
+        With ``device`` commands may have tensors of it in the place of arrays; the answer is a tensor then.
+        """
         self.traffic = {opcode: LinkTraffic() for opcode in Opcode}
         self._memory = QueueMemory.create(depth, data_nbytes)
         self._arena = Arena(data_nbytes)
+        self._host_path = HostPath()
+        self.path: QueuePath = self._host_path if device is None else DevicePath(self._memory.data, device)
         self._timeout_s = timeout_s
         self._state = _State()
         try:
             self.process = start(self._memory)
         except BaseException:
+            self.path.close()
             self._memory.close()
             raise
 
@@ -76,10 +93,8 @@ class HostQueue:
         while len(state.under_way) == self._memory.depth:
             self._complete_next()
         offset = self._take(command.data_nbytes + command.reply_nbytes)
-        end = offset
-        for part in command.parts:
-            self._memory.data[end : end + part.nbytes] = np.ascontiguousarray(part).reshape(-1).data.cast("B")
-            end += part.nbytes
+        end = offset + command.data_nbytes
+        self.path.put(command.parts, self._memory.data[offset:end])
         tag = state.num_submitted % _TAGS
         self._memory.put_submission(
             state.num_submitted,
@@ -97,7 +112,7 @@ class HostQueue:
                 reply_nbytes=command.reply_nbytes,
             ),
         )
-        ticket = Ticket(command.opcode, end)
+        ticket = Ticket(command.opcode, end, any(on_device(part) for part in command.parts))
         state.under_way.append(ticket)
         state.num_submitted += 1
         traffic = self.traffic[command.opcode]
@@ -125,6 +140,7 @@ class HostQueue:
         if self._state.gone is None:
             closed = DeviceGoneError(f"tier '{self.process.name}': the drive is closed", tier=self.process.name)
             self._fail_all(closed)
+        self.path.close()
         self._memory.close()
 
     def _take(self, nbytes: int) -> int:
@@ -150,18 +166,19 @@ class HostQueue:
             raise self._lose(f"did not answer within {self._timeout_s:g} s and was ended") from None
         header = self._memory.completion(state.num_completed)
         ticket = state.under_way.popleft()
-        # A copy that can be written to: its arrays become tensors, and their place in the queue is wanted again.
-        data = bytearray(self._memory.data[ticket.reply_offset : ticket.reply_offset + header.reply_nbytes])
+        is_ok = header.status == Status.OK
+        path = self.path if ticket.is_of_device and is_ok and header.reply_nbytes else self._host_path
+        data = path.take(self._memory.data[ticket.reply_offset : ticket.reply_offset + header.reply_nbytes])
         self._arena.give_back()
         assert header.tag == state.num_completed % _TAGS, "completions come in order"
         state.num_completed += 1
         traffic = self.traffic[ticket.opcode]
         traffic.header_nbytes += COMPLETION.size
         traffic.received_nbytes += header.reply_nbytes
-        if header.status == Status.OK:
+        if is_ok:
             ticket.reply = Reply(header, data, Trace.unpack(trace))
         else:
-            ticket.error = rebuild(Status(header.status), json.loads(data))
+            ticket.error = rebuild(Status(header.status), json.loads(cast("bytearray", data)))
 
     def _lose(self, what: str) -> DeviceGoneError:
         error = self.process.gone(what)

@@ -8,7 +8,7 @@ from transformers import Qwen2Config
 
 from offload.attention.interface import blockwise_attention
 from offload.attention.padding import padding_mask
-from offload.attention.partial import _attend_by_definition
+from offload.attention.partial import attend_by_definition
 from offload.kv.cache import TieredCache
 from tests.offload.kv.kit import DIM, HEADS
 
@@ -57,7 +57,7 @@ class Sequences:
         distance = torch.arange(stop).unsqueeze(1) - torch.arange(stop)
         seen = (distance >= 0) & (distance < (window or stop)) & self.visible[:, None, None, :stop]
         keys, values = (t[layer, :, :, :stop].repeat_interleave(2, 1) for t in (self.key, self.value))
-        output, _ = _attend_by_definition(self.query[layer, :, :, :stop], keys, values, 0.4, is_causal=False, mask=seen)
+        output, _ = attend_by_definition(self.query[layer, :, :, :stop], keys, values, 0.4, is_causal=False, mask=seen)
         return output[:, :, start:stop].transpose(1, 2), self.visible[:, start:stop]
 
     def check(self, outputs: list[Tensor], start: int, stop: int) -> None:

@@ -9,9 +9,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from offload.attention.partial import (
     PartialAttention,
-    _attend_by_definition,
     add_sink,
     attend_all,
+    attend_by_definition,
     attend_causal,
     attend_masked,
     merge,
@@ -34,7 +34,7 @@ def by_definition(
     """The oracle, with every query head beside the KV head that it shares."""
     share = query.shape[0] // keys.shape[1]
     per_head = [
-        _attend_by_definition(
+        attend_by_definition(
             query[h], keys[:, h // share], values[:, h // share], SCALE, is_causal=is_causal, mask=mask
         )
         for h in range(query.shape[0])

@@ -84,9 +84,9 @@ def test_the_closed_form_serves_for_searches() -> None:
 
 def test_a_prefill_hides_the_writes_or_the_arithmetic() -> None:
     workload = _workload(8)
-    layers, write_s = OPT.layers, DENSE.layer_write_s(workload)
+    layers, write_s = OPT.layers, DENSE.layer_write_s(workload, HOST)
     slow = replace(DENSE, drive=replace(DRIVE, program_s=1.0))
-    assert slow.prefill_s(workload, HOST) > layers * slow.layer_write_s(workload)
+    assert slow.prefill_s(workload, HOST) > layers * slow.layer_write_s(workload, HOST)
     assert DENSE.prefill_s(workload, HOST) < layers * write_s + FlexGen(COSTS).time(workload, HOST).prefill_s
 
 

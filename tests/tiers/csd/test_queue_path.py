@@ -1,0 +1,89 @@
+"""Tensors straight into the queue and out of it: as arrays would be, on the processor and on a CUDA device."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiers.csd.kit import CONFIG, SMALL, attend, is_right, tokens, write
+from tests.tiers.devices import on_every_device
+from tiers.csd.commands import Attend, WriteKV
+from tiers.csd.drive import ComputationalDrive
+from tiers.csd.drive_array import DriveArray
+from tiers.csd.queue_path import DevicePath, HostPath, as_array, on_device
+from tiers.errors import TokensLostError
+
+
+@pytest.fixture
+def memory() -> Iterator[memoryview]:
+    with memoryview(bytearray(8192)) as memory:
+        yield memory
+
+
+def moved(command: Attend, device: str) -> Attend:
+    """The command with tensors in place of its arrays."""
+    assert command.keys is not None
+    assert command.values is not None
+    query, keys, values = (
+        as_array(torch.from_numpy(part.copy()).to(device)) for part in (command.query, command.keys, command.values)
+    )
+    return replace(command, query=query, keys=keys, values=values)
+
+
+@on_every_device
+def test_an_array_and_tensors_lie_side_by_side(memory: memoryview, device: str) -> None:
+    path = DevicePath(memory, device)
+    head = np.arange(3, dtype=np.int64)
+    first = torch.arange(6, dtype=torch.float32, device=device).reshape(2, 3).T  # not contiguous
+    second = torch.full((5,), 0.5, dtype=torch.float16, device=device)
+    parts = [head, as_array(first), as_array(second)]
+    place = memory[64 : 64 + 24 + 24 + 10]
+    path.put(parts, place)
+    expected = head.tobytes() + first.cpu().contiguous().numpy().tobytes() + second.cpu().numpy().tobytes()
+    assert bytes(place) == expected
+    assert not any(memory[:64])
+    taken = path.take(place)
+    assert isinstance(taken, torch.Tensor)
+    assert taken.device.type == device
+    assert taken.cpu().numpy().tobytes() == expected
+    path.close()
+    path.close()
+
+
+@on_every_device
+def test_memory_is_locked_where_there_is_cuda(memory: memoryview, device: str) -> None:
+    path = DevicePath(memory, device)
+    is_pinned = torch.frombuffer(memory, dtype=torch.uint8).is_pinned() if device == "cuda" else False
+    assert is_pinned == (device == "cuda") == path.note.startswith("pinned")
+    path.close()
+
+
+@on_every_device
+@pytest.mark.parametrize("num_drives", [1, 2])
+def test_answers_are_those_to_arrays(tmp_path: Path, device: str, num_drives: int) -> None:
+    made = tokens(40)
+    drives = [ComputationalDrive(tmp_path / f"{i}", SMALL, device=device) for i in range(num_drives)]
+    with DriveArray(drives) as array:
+        array.configure(CONFIG)
+        written = write(made, 0, 20)
+        keys, values = (as_array(torch.from_numpy(part.copy()).to(device)) for part in (written.keys, written.values))
+        assert array.write_kv(WriteKV(CONFIG.task, 0, 0, 0, keys, values)).wait().num_tokens == 20
+        for token in range(20, 40):
+            found = array.attend(moved(attend(made, token), device)).wait()
+            assert on_device(found.output)
+            output = cast("torch.Tensor", found.output)
+            assert output.device.type == device
+            assert is_right(output[0].cpu().numpy(), made, token + 1)
+        with pytest.raises(TokensLostError):  # said in JSON, which is for the host
+            array.attend(replace(moved(attend(made, 39), device), starts=np.array([60]))).wait()
+
+
+def test_arrays_alone_need_no_device(memory: memoryview) -> None:
+    path = HostPath()
+    first, second = np.arange(4, dtype=np.uint8), np.arange(3, dtype=np.float32)
+    path.put([first, second], memory[:16])
+    assert path.take(memory[:16]) == first.tobytes() + second.tobytes()
