@@ -1,6 +1,6 @@
 """Our experts function, registered with transformers under a name of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from offload.experts.compute import for_many_tokens, for_one_token, suitable_threads
-from offload.experts.grouped import Choices, StackedSlots
+from offload.experts.grouped import Choices
+from offload.experts.stack import SlotStack
 from offload.experts.store import ExpertStore
 from prefetch.expert_predictor import Routing
 from tiers.block import ExpertKey
@@ -26,6 +27,11 @@ class ExpertLayer:
     index: int
     keys: Sequence[ExpertKey]
     """Of the experts, by their number."""
+
+    def chosen(self, experts: Sequence[int]) -> list[ExpertKey]:
+        """What to visit for these experts: them, or the low copies that may stand in for them."""
+        keys = [self.keys[expert] for expert in experts]
+        return self.store.low_copies.choose(keys) if self.store.low_copies else keys
 
 
 def register() -> str:
@@ -45,13 +51,13 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     num_tokens, k = top_k_index.shape
     if layer.store.observers:
         layer.store.observe(_routing(layer.index, hidden_states, top_k_index, top_k_weights))
-    stack = layer.store.stack(layer.index)
-    if stack is None or stack.down.dtype is not hidden_states.dtype:
+    stacks = layer.store.stacks(layer.index)
+    if not stacks or not all(stack.fits(hidden_states) for stack in stacks.values()):
         outputs = _one_by_one(module, layer, hidden_states, top_k_index)
-    elif layer.store.stays(layer.index):
-        outputs = _settled(module, layer, stack, hidden_states, top_k_index)
+    elif (settled := layer.store.settled(layer.index)) is not None:
+        outputs = _settled(module, layer, settled, hidden_states, top_k_index)
     else:
-        outputs = _grouped(module, layer, stack, hidden_states, top_k_index)
+        outputs = _grouped(module, layer, stacks, hidden_states, top_k_index)
     weighted = outputs * top_k_weights.reshape(-1, 1)
     return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
 
@@ -60,18 +66,14 @@ def _one_by_one(module: Any, layer: ExpertLayer, hidden_states: Tensor, top_k_in
     """[tokens * k, hidden]: what each chosen expert makes of its token, zeros where a choice was masked."""
     num_tokens, k = top_k_index.shape
     places = _places_of_one(top_k_index) if num_tokens == 1 else _places(top_k_index)
-    keys = [layer.keys[expert] for expert in places if expert < module.num_experts]
-    if layer.store.low_copies:
-        keys = layer.store.low_copies.choose(keys)
+    keys = layer.chosen([expert for expert in places if expert < module.num_experts])
     compute: Any = for_one_token if num_tokens == 1 else for_many_tokens
     with suitable_threads(layer.store.slot_nbytes, num_tokens * k / len(places)):
         outputs: Tensor = compute(module, hidden_states, places, layer.store.visit(keys), k)
     return outputs
 
 
-def _settled(
-    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor
-) -> Tensor:
+def _settled(module: Any, layer: ExpertLayer, stack: SlotStack, hidden_states: Tensor, top_k_index: Tensor) -> Tensor:
     """As ``_one_by_one`` where slot i of the stack is expert i: only the device needs to know who is chosen."""
     num_tokens, k = top_k_index.shape
     # At most: how many different ones they are is not worth waiting for.
@@ -85,17 +87,22 @@ def _settled(
 
 
 def _grouped(
-    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor
+    module: Any, layer: ExpertLayer, stacks: Mapping[str, SlotStack], hidden_states: Tensor, top_k_index: Tensor
 ) -> Tensor:
-    """As ``_one_by_one``: a product for all experts that are there, and one for those that had to come."""
+    """As ``_one_by_one``: a product for all experts that are there, and one for those that had to come.
+
+    So many for each precision that is among them.
+    """
     num_tokens, k = top_k_index.shape
     choices = Choices.of(top_k_index)
-    keys = [layer.keys[expert] for expert in choices.rows if expert < module.num_experts]
+    keys = layer.chosen([expert for expert in choices.rows if expert < module.num_experts])
     outputs = hidden_states.new_zeros(num_tokens * k, hidden_states.shape[-1])
     for wave in layer.store.waves(keys, all_at_once=True):
-        index = choices.wave([(slot, key.expert) for key, slot in wave])
-        rows, slots = torch.from_numpy(index).to(hidden_states.device)
-        outputs.index_copy_(0, rows, stack.apply(module, _gather(hidden_states, rows, k), slots))
+        for precision, stack in stacks.items():
+            members = [(slot, key.expert) for key, slot in wave if key.precision == precision]
+            if members:
+                rows, slots = torch.from_numpy(choices.wave(members)).to(hidden_states.device)
+                outputs.index_copy_(0, rows, stack.apply(module, _gather(hidden_states, rows, k), slots))
     return outputs
 
 

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-import offload
-from offload.pack import pack
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
-from tiers.errors import InvalidOptionError, TierError
+from tiers.errors import TierError
 
 PROMPT, NEW, PADDING = 400, 8, (0, 30)  # more than a block
 WORKLOAD = {"prompt_tokens": PROMPT, "new_tokens": NEW, "batch": len(PADDING)}
@@ -96,13 +94,6 @@ def test_copies_in_the_host_spare_the_drive(models: dict[str, Path], tmp_path: P
         before = model.runtime.engine.links["nvme->device"].nbytes
         generate(model, moved(make_inputs(PROMPT, PADDING), device), NEW)
         assert model.runtime.engine.links["nvme->device"].nbytes == before
-
-
-def test_experts_in_a_processors_layout_are_refused(models: dict[str, Path], tmp_path: Path, device: str) -> None:
-    path = save_model(tmp_path / "model", "mixtral", dtype=torch.bfloat16, **FAMILIES["mixtral"], intermediate_size=64)
-    pack(path, tmp_path / "packed", experts="int8")
-    with pytest.raises(InvalidOptionError, match="keeps experts in int8, in the layout of a processor's kernels"):
-        offload.load(tmp_path / "packed", device="cuda")
 
 
 @pytest.mark.gpu
