@@ -95,10 +95,10 @@ class Choices:
     rows: Mapping[int, Sequence[int] | NDArray[np.int64]]
 
     @classmethod
-    def of(cls, top_k_index: Tensor) -> Self:
-        """From the indices [tokens, k]; waits for them."""
-        chosen = top_k_index.reshape(-1).numpy(force=True)
-        if top_k_index.shape[0] == 1:  # a token does not choose an expert twice
+    def of(cls, top_k_index: NDArray[np.int64]) -> Self:
+        """From the indices [tokens, k]."""
+        chosen = top_k_index.reshape(-1)
+        if len(top_k_index) == 1:  # a token does not choose an expert twice
             return cls(
                 {expert: (row,) for expert, row in sorted(zip(chosen.tolist(), range(len(chosen)), strict=True))}
             )

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from offload.experts.compute import for_many_tokens, for_one_token, suitable_threads
+from offload.experts.copies import on_device, on_host
 from offload.experts.grouped import Choices
 from offload.experts.stack import SlotStack
 from offload.experts.store import ExpertStore
@@ -49,15 +52,21 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     """
     layer: ExpertLayer = module.tiered_experts
     num_tokens, k = top_k_index.shape
+    chosen: NDArray[np.int64] | None = None
     if layer.store.observers:
-        layer.store.observe(_routing(layer.index, hidden_states, top_k_index, top_k_weights))
+        routing = _routing(layer.index, hidden_states, top_k_index, top_k_weights)
+        layer.store.observe(routing)
+        chosen = routing.experts
     stacks = layer.store.stacks(layer.index)
     if not stacks or not all(stack.fits(hidden_states) for stack in stacks.values()):
         outputs = _one_by_one(module, layer, hidden_states, top_k_index)
     elif (settled := layer.store.settled(layer.index)) is not None:
         outputs = _settled(module, layer, settled, hidden_states, top_k_index)
     else:
-        outputs = _grouped(module, layer, stacks, hidden_states, top_k_index)
+        if chosen is None:
+            (copy,) = on_host(top_k_index)
+            chosen = copy.numpy(force=True)
+        outputs = _grouped(module, layer, stacks, hidden_states, chosen)
     weighted = outputs * top_k_weights.reshape(-1, 1)
     return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
 
@@ -87,21 +96,22 @@ def _settled(module: Any, layer: ExpertLayer, stack: SlotStack, hidden_states: T
 
 
 def _grouped(
-    module: Any, layer: ExpertLayer, stacks: Mapping[str, SlotStack], hidden_states: Tensor, top_k_index: Tensor
+    module: Any, layer: ExpertLayer, stacks: Mapping[str, SlotStack], hidden_states: Tensor, chosen: NDArray[np.int64]
 ) -> Tensor:
     """As ``_one_by_one``: a product for all experts that are there, and one for those that had to come.
 
     So many for each precision that is among them.
     """
-    num_tokens, k = top_k_index.shape
-    choices = Choices.of(top_k_index)
+    num_tokens, k = chosen.shape
+    choices = Choices.of(chosen)
     keys = layer.chosen([expert for expert in choices.rows if expert < module.num_experts])
-    outputs = hidden_states.new_zeros(num_tokens * k, hidden_states.shape[-1])
+    make = hidden_states.new_empty if len(keys) == len(choices.rows) else hidden_states.new_zeros  # for what is masked
+    outputs: Tensor = make(num_tokens * k, hidden_states.shape[-1])
     for wave in layer.store.waves(keys, all_at_once=True):
         for precision, stack in stacks.items():
             members = [(slot, key.expert) for key, slot in wave if key.precision == precision]
             if members:
-                rows, slots = torch.from_numpy(choices.wave(members)).to(hidden_states.device)
+                rows, slots = on_device(choices.wave(members), hidden_states.device)
                 outputs.index_copy_(0, rows, stack.apply(module, _gather(hidden_states, rows, k), slots))
     return outputs
 
@@ -129,5 +139,6 @@ def _places(top_k_index: Tensor) -> dict[int, Tensor]:
 
 
 def _routing(layer: int, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Routing:
-    given = (hidden_states.float(), top_k_index, top_k_weights.float())
-    return Routing(layer, *(tensor.numpy(force=True) for tensor in given))
+    # Widened here and not there, which would be two more things for the device to do.
+    hidden, experts, weights = on_host(hidden_states, top_k_index, top_k_weights)
+    return Routing(layer, *(given.numpy(force=True) for given in (hidden.float(), experts, weights.float())))
