@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from offload.copies import on_device, on_host
 from offload.experts.compute import for_many_tokens, for_one_token, suitable_threads
-from offload.experts.copies import on_device, on_host
 from offload.experts.grouped import Choices
 from offload.experts.stack import SlotStack
 from offload.experts.store import ExpertStore

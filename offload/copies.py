@@ -1,4 +1,4 @@
-"""What goes between the host and the device while a layer's experts are found: each waited for at most once."""
+"""Small things that go between the host and the device in the middle of a layer: each waited for at most once."""
 
 from typing import Any
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from offload.experts.copies import on_device, on_host
+from offload.copies import on_device, on_host
 from tests.tiers.devices import on_every_device
 
 
