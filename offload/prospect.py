@@ -12,6 +12,7 @@ from offload.config import RunConfig
 from offload.device import is_gpu
 from offload.dtypes import torch_dtype
 from offload.experts.note import ExpertNote
+from offload.experts.packed.check import check_packed
 from offload.kv.cache import layer_windows
 from offload.kv.input_shape import input_shape
 from offload.model_sizes import model_sizes
@@ -19,9 +20,8 @@ from offload.plan import ModelSizes, Plan, Workload
 from offload.planner import make_plan
 from offload.weights.types import stored_dtype
 from simulators.profile import HardwareProfile
-from tiers.block import ExpertKey
 from tiers.errors import BudgetError, InvalidOptionError, ModelError
-from tiers.weight_tier import STORED, WeightTier
+from tiers.weight_tier import WeightTier
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def open_prospect(
         named = str(torch_dtype(stored)).removeprefix("torch.")
         _check_dtype(path, config.dtype, named)
         _check_experts(path, config.experts)
-        _check_kernels(path, source, config.device)
+        check_packed(path, source.groups, config.device, torch_dtype(stored))
         named_config = {**standard_config(architecture.config), "dtype": named}
         tokens = block_tokens or _block_tokens(config.device, context_tokens)
         sizes = model_sizes(source.groups, named_config, architecture.attention, min_block_tokens=tokens)
@@ -160,16 +160,6 @@ def _check_dtype(path: Path, dtype: str, stored: str) -> None:
         raise InvalidOptionError(
             f"--dtype {dtype}: {path} is stored as {stored} and read in place; "
             f"run 'offload pack {path} OUT --dtype {dtype}' and use OUT"
-        )
-
-
-def _check_kernels(path: Path, source: WeightTier, device: str) -> None:
-    encoded = {group.key.precision for group in source.groups if isinstance(group.key, ExpertKey)} - {STORED}
-    if encoded and is_gpu(device):
-        kinds = ", ".join(sorted(encoded))
-        raise InvalidOptionError(
-            f"--device {device}: {path} keeps experts in {kinds}, in the layout of a processor's kernels; "
-            "use --device cpu, or the model as stored"
         )
 
 

@@ -126,11 +126,27 @@ class BlockStore:
         *,
         in_order: bool,
     ) -> None:
-        """Call ``visitor`` with every run of tokens of the given blocks, while their bytes stay where they are.
+        """As ``visit_waves``, for a visitor that takes one run after the other."""
 
-        What is on the device is visited while the rest is on its way, and no more at a time than the device has room
-        for. ``in_order`` keeps the tokens of a run in the order of the sequence; attention without a mask does not care
-        and gets longer runs.
+        def each(intervals: Sequence[Interval]) -> None:
+            for interval in intervals:
+                visitor(interval)
+
+        self.visit_waves(keys, spans, each, in_order=in_order)
+
+    def visit_waves(
+        self,
+        keys: Sequence[KVBlockKey],
+        spans: Sequence[Span],
+        visitor: Callable[[Sequence[Interval]], None],
+        *,
+        in_order: bool,
+    ) -> None:
+        """Call ``visitor`` with the runs of tokens of the given blocks, while their bytes stay where they are.
+
+        It gets those together that are ready together. What is on the device is visited while the rest is on its way,
+        and no more at a time than the device has room for. ``in_order`` keeps the tokens of a run in the order of the
+        sequence; attention without a mask does not care and gets longer runs.
         """
         pending = [(list(keys), list(spans))]
         while pending:
@@ -151,7 +167,12 @@ class BlockStore:
             self._visit_loaded(some_keys, some_spans, visitor, in_order=in_order)
 
     def _visit_loaded(
-        self, keys: list[KVBlockKey], spans: list[Span], visitor: Callable[[Interval], None], *, in_order: bool
+        self,
+        keys: list[KVBlockKey],
+        spans: list[Span],
+        visitor: Callable[[Sequence[Interval]], None],
+        *,
+        in_order: bool,
     ) -> None:
         manager = self.manager
         held = set(range(len(keys)))
@@ -163,8 +184,7 @@ class BlockStore:
                 held.difference_update(wave)  # complete_load gives the pins back by itself if it fails
                 slots = manager.complete_load(wave_keys)
                 try:
-                    for interval in self._intervals(slots, [spans[i] for i in wave], in_order=in_order):
-                        visitor(interval)
+                    visitor(self._intervals(slots, [spans[i] for i in wave], in_order=in_order))
                 finally:
                     manager.release(wave_keys)
         except BaseException:

@@ -14,7 +14,8 @@ _LARGE_RUN_NBYTES = 512 * 1024
 """From here on a run is worth a copy of its own, which costs some 15 µs to ask for."""
 
 _WORD_NBYTES = 8
-_LEAST_ROWS = 1024
+_LEAST_ROWS = 4096
+"""Of a table, which is made once: as many as a link plans together."""
 
 
 class CudaCopier(Copier):

@@ -13,8 +13,10 @@ from tiers.link import Batch, Transfer
 from tiers.tier import SupportsMemory
 from tiers.timeline import Timeline
 
-_BATCH = 1024
-"""Moves that are planned together: the first are copied while the others are planned."""
+_FIRST_BATCH = 512
+"""Moves that are planned before the first is copied; while it is, twice as many, and so on."""
+_BATCH = 4096
+"""At most. What small blocks cost the host is paid for each batch, and those that follow are planned beside copies."""
 
 
 class DeviceLink(ChunkedLink):
@@ -49,10 +51,12 @@ class DeviceLink(ChunkedLink):
         assert isinstance(source, SupportsMemory)
         assert isinstance(target, SupportsMemory)
         moves = transfer.moves
-        for first in range(0, len(moves), _BATCH):
-            last = first + _BATCH
+        first, size = 0, _FIRST_BATCH
+        while first < len(moves):
+            last = first + size
             chunks = plan_copies(source.layout(), target.layout(), moves[first:last], self._chunk_nbytes)
             yield Batch(chunks, is_last=last >= len(moves))
+            first, size = last, min(2 * size, _BATCH)
 
     def _has_room(self, num_more: int) -> bool:
         return len(self._copies) + num_more < self._depth

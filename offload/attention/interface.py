@@ -1,5 +1,7 @@
 """Our attention function, registered with transformers under a name of its own."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -8,6 +10,7 @@ from offload.attention.in_storage import attend_in_drives
 from offload.attention.latent import LatentHeads, take_latent_layer
 from offload.attention.mask import QueryMask, attend_new, attend_visible
 from offload.attention.padding import Padding, padding_mask
+from offload.attention.paged import attend_runs, kernel_for_runs
 from offload.attention.partial import PartialAttention, add_sink, attend_all, merge
 from offload.attention.stored import KeysAndValues, StoredTokens
 from offload.kv.drive_layer import DriveLayer
@@ -179,14 +182,25 @@ def _attend_blocks(
     most_parts = max(2, _MOST_PARTS * query.shape[-1] // asked.shape[-1])
     parts: list[PartialAttention] = []
 
-    def visit(interval: Interval) -> None:
-        key, value = stored.tokens(store, slice(interval.start, interval.stop))
-        if mask is not None and hides:
-            parts.append(attend_visible(asked, key, value, scale, mask, interval.position))
-        else:
-            parts.append(attend_all(asked, key, value, scale))
+    every = stored.tokens(store, slice(None))
+    kernel = None if hides else kernel_for_runs(asked, *every)
+
+    def visit(intervals: Sequence[Interval]) -> None:
+        if kernel is not None and len(intervals) > 1:
+            runs = [(interval.start, interval.stop) for interval in intervals]
+            add(attend_runs(kernel, asked, *every, runs, scale))
+            return
+        for interval in intervals:
+            key, value = (tokens[interval.start : interval.stop] for tokens in every)
+            if mask is not None and hides:
+                add(attend_visible(asked, key, value, scale, mask, interval.position))
+            else:
+                add(attend_all(asked, key, value, scale))
+
+    def add(part: PartialAttention) -> None:
+        parts.append(part)
         if len(parts) == most_parts:
             parts[:] = [merge(parts)]
 
-    store.visit(keys, spans, visit, in_order=hides)
+    store.visit_waves(keys, spans, visit, in_order=hides)
     return stored.answer(merge(parts))

@@ -11,9 +11,11 @@ from offload.experts.codecs.kernels import DEFAULT, Kernels
 from offload.experts.interface import ExpertLayer
 from offload.experts.layout import ExpertLayout, is_experts_module
 from offload.experts.names import CheckpointNames
+from offload.experts.packed.products import tiles_on
 from offload.experts.store import ExpertStore
 from prefetch.next_gate import Matrix
 from tiers.block import ExpertKey
+from tiers.copier import as_tensor
 from tiers.errors import ModelError
 from tiers.weight_tier import WeightGroup
 
@@ -52,7 +54,8 @@ def bind_experts(
             raise ModelError(f"{name} {counts}; is config.json its own?")
         assert store is not None, "what has groups has a store"
         copies = [*members, *low.get(layer, [])]
-        store.describe({key: ExpertLayout.of(group, name, module, names, kernels) for key, group in copies})
+        tiles = tiles_on(as_tensor(store.arena.buffer).device)
+        store.describe({key: ExpertLayout.of(group, name, module, names, kernels, tiles) for key, group in copies})
         module.tiered_experts = ExpertLayer(store, layer, [key for key, _ in sorted(members, key=_number)])
     for layer, (name, module) in modules.items():
         if layer not in layers:

@@ -6,7 +6,7 @@ are one product up and one down, whichever slots they are in, and nothing is cop
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from offload.dtypes import torch_dtype
 from offload.experts.layout import ExpertLayout
+from offload.experts.stack import SlotStack
 from tiers.weight_tier import TensorSpec
 
 _ALIGNMENT = 16
@@ -23,7 +24,7 @@ _ALIGNMENT = 16
 
 
 @dataclass(frozen=True, slots=True)
-class StackedSlots:
+class StackedSlots(SlotStack):
     """The matrices of one layer's layout in every slot of an arena: ``up`` and ``down`` [slots, outputs, inputs].
 
     [slots, inputs, outputs] where the family stores them transposed; biases [slots, outputs]. ``up`` is one matrix or,
@@ -51,14 +52,13 @@ class StackedSlots:
             return None
         if not all(_is_aligned(spec, is_transposed=first.down.is_transposed) for spec in specs):
             return None
-        *up, down = (_stack(arena, num_slots, spec) for spec in specs)
-        biases = (None if b is None else _stack(arena, num_slots, b) for b in (first.up_bias, first.down_bias))
+        *up, down = (over_slots(arena, num_slots, spec) for spec in specs)
+        biases = (None if b is None else over_slots(arena, num_slots, b) for b in (first.up_bias, first.down_bias))
         up_bias, down_bias = biases
         numbers = torch.arange(num_slots, device=arena.device)
         return cls(tuple(up), up_bias, down, down_bias, first.down.is_transposed, numbers)
 
     def part(self, first: int, count: int) -> Self:
-        """Only the slots from ``first`` on."""
         some = slice(first, first + count)
         return replace(
             self,
@@ -69,24 +69,19 @@ class StackedSlots:
             numbers=self.numbers[:count],
         )
 
-    def apply(self, module: Any, tokens: Tensor, slots: Tensor) -> Tensor:
-        """What experts make of ``tokens`` [rows, hidden]; ``slots`` [rows], ascending, is the slot of each.
+    def fits(self, tokens: Tensor) -> bool:
+        return tokens.dtype is self.down.dtype
 
-        Rows of slots that do not exist come last and mean nothing.
-        """
-        ends = torch.searchsorted(slots, self.numbers, right=True, out_int32=True)
-        parts = [self._product(tokens, matrices, ends) for matrices in self.up]
-        inner = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        if self.up_bias is not None:
-            inner = inner + self._rows(self.up_bias, slots)
-        inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)  # noqa: SLF001 - the interface's
-        output = self._product(inner, self.down, ends)
-        if self.down_bias is not None:
-            output = output + self._rows(self.down_bias, slots)
-        return module.post_expert_norm(output) if getattr(module, "has_post_expert_norm", False) else output
+    def index(self, slots: Tensor) -> Tensor:
+        """Where the rows of each slot end."""
+        return torch.searchsorted(slots, self.numbers, right=True, out_int32=True)
 
-    def _rows(self, biases: Tensor, slots: Tensor) -> Tensor:
-        return biases.index_select(0, slots.clamp(max=biases.shape[0] - 1))
+    def up_of(self, tokens: Tensor, index: Tensor) -> Tensor:
+        parts = [self._product(tokens, matrices, index) for matrices in self.up]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def down_of(self, inner: Tensor, index: Tensor) -> Tensor:
+        return self._product(inner, self.down, index)
 
     def _product(self, tokens: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
         matrices = matrices if self.is_transposed else matrices.transpose(1, 2)
@@ -100,10 +95,10 @@ class Choices:
     rows: Mapping[int, Sequence[int] | NDArray[np.int64]]
 
     @classmethod
-    def of(cls, top_k_index: Tensor) -> Self:
-        """From the indices [tokens, k]; waits for them."""
-        chosen = top_k_index.reshape(-1).numpy(force=True)
-        if top_k_index.shape[0] == 1:  # a token does not choose an expert twice
+    def of(cls, top_k_index: NDArray[np.int64]) -> Self:
+        """From the indices [tokens, k]."""
+        chosen = top_k_index.reshape(-1)
+        if len(top_k_index) == 1:  # a token does not choose an expert twice
             return cls(
                 {expert: (row,) for expert, row in sorted(zip(chosen.tolist(), range(len(chosen)), strict=True))}
             )
@@ -142,7 +137,8 @@ def _is_aligned(spec: TensorSpec, *, is_transposed: bool) -> bool:
     return not any(nbytes % _ALIGNMENT for nbytes in (spec.offset, inputs * itemsize, row * itemsize))
 
 
-def _stack(arena: Tensor, num_slots: int, spec: TensorSpec) -> Tensor:
+def over_slots(arena: Tensor, num_slots: int, spec: TensorSpec) -> Tensor:
+    """A tensor of a slot, [slots, ...], in each slot of an arena of slots of one size."""
     dtype = torch_dtype(spec.dtype)
     stride = arena.numel() // num_slots
     slot = arena[spec.offset :][: spec.nbytes].view(dtype).view(spec.shape)

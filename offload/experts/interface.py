@@ -1,16 +1,20 @@
 """Our experts function, registered with transformers under a name of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from offload.copies import on_device, on_host
 from offload.experts.compute import for_many_tokens, for_one_token, suitable_threads
-from offload.experts.grouped import Choices, StackedSlots
+from offload.experts.grouped import Choices
+from offload.experts.stack import SlotStack
 from offload.experts.store import ExpertStore
 from prefetch.expert_predictor import Routing
 from tiers.block import ExpertKey
@@ -26,6 +30,11 @@ class ExpertLayer:
     index: int
     keys: Sequence[ExpertKey]
     """Of the experts, by their number."""
+
+    def chosen(self, experts: Sequence[int]) -> list[ExpertKey]:
+        """What to visit for these experts: them, or the low copies that may stand in for them."""
+        keys = [self.keys[expert] for expert in experts]
+        return self.store.low_copies.choose(keys) if self.store.low_copies else keys
 
 
 def register() -> str:
@@ -43,15 +52,21 @@ def tiered_experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_
     """
     layer: ExpertLayer = module.tiered_experts
     num_tokens, k = top_k_index.shape
+    chosen: NDArray[np.int64] | None = None
     if layer.store.observers:
-        layer.store.observe(_routing(layer.index, hidden_states, top_k_index, top_k_weights))
-    stack = layer.store.stack(layer.index)
-    if stack is None or stack.down.dtype is not hidden_states.dtype:
+        routing = _routing(layer.index, hidden_states, top_k_index, top_k_weights)
+        layer.store.observe(routing)
+        chosen = routing.experts
+    stacks = layer.store.stacks(layer.index)
+    if not stacks or not all(stack.fits(hidden_states) for stack in stacks.values()):
         outputs = _one_by_one(module, layer, hidden_states, top_k_index)
-    elif layer.store.stays(layer.index):
-        outputs = _settled(module, layer, stack, hidden_states, top_k_index)
+    elif (settled := layer.store.settled(layer.index)) is not None:
+        outputs = _settled(module, layer, settled, hidden_states, top_k_index)
     else:
-        outputs = _grouped(module, layer, stack, hidden_states, top_k_index)
+        if chosen is None:
+            (copy,) = on_host(top_k_index)
+            chosen = copy.numpy(force=True)
+        outputs = _grouped(module, layer, stacks, hidden_states, chosen)
     weighted = outputs * top_k_weights.reshape(-1, 1)
     return weighted.view(num_tokens, k, -1).sum(dim=1).to(hidden_states.dtype)
 
@@ -60,18 +75,14 @@ def _one_by_one(module: Any, layer: ExpertLayer, hidden_states: Tensor, top_k_in
     """[tokens * k, hidden]: what each chosen expert makes of its token, zeros where a choice was masked."""
     num_tokens, k = top_k_index.shape
     places = _places_of_one(top_k_index) if num_tokens == 1 else _places(top_k_index)
-    keys = [layer.keys[expert] for expert in places if expert < module.num_experts]
-    if layer.store.low_copies:
-        keys = layer.store.low_copies.choose(keys)
+    keys = layer.chosen([expert for expert in places if expert < module.num_experts])
     compute: Any = for_one_token if num_tokens == 1 else for_many_tokens
     with suitable_threads(layer.store.slot_nbytes, num_tokens * k / len(places)):
         outputs: Tensor = compute(module, hidden_states, places, layer.store.visit(keys), k)
     return outputs
 
 
-def _settled(
-    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor
-) -> Tensor:
+def _settled(module: Any, layer: ExpertLayer, stack: SlotStack, hidden_states: Tensor, top_k_index: Tensor) -> Tensor:
     """As ``_one_by_one`` where slot i of the stack is expert i: only the device needs to know who is chosen."""
     num_tokens, k = top_k_index.shape
     # At most: how many different ones they are is not worth waiting for.
@@ -85,17 +96,23 @@ def _settled(
 
 
 def _grouped(
-    module: Any, layer: ExpertLayer, stack: StackedSlots, hidden_states: Tensor, top_k_index: Tensor
+    module: Any, layer: ExpertLayer, stacks: Mapping[str, SlotStack], hidden_states: Tensor, chosen: NDArray[np.int64]
 ) -> Tensor:
-    """As ``_one_by_one``: a product for all experts that are there, and one for those that had to come."""
-    num_tokens, k = top_k_index.shape
-    choices = Choices.of(top_k_index)
-    keys = [layer.keys[expert] for expert in choices.rows if expert < module.num_experts]
-    outputs = hidden_states.new_zeros(num_tokens * k, hidden_states.shape[-1])
+    """As ``_one_by_one``: a product for all experts that are there, and one for those that had to come.
+
+    So many for each precision that is among them.
+    """
+    num_tokens, k = chosen.shape
+    choices = Choices.of(chosen)
+    keys = layer.chosen([expert for expert in choices.rows if expert < module.num_experts])
+    make = hidden_states.new_empty if len(keys) == len(choices.rows) else hidden_states.new_zeros  # for what is masked
+    outputs: Tensor = make(num_tokens * k, hidden_states.shape[-1])
     for wave in layer.store.waves(keys, all_at_once=True):
-        index = choices.wave([(slot, key.expert) for key, slot in wave])
-        rows, slots = torch.from_numpy(index).to(hidden_states.device)
-        outputs.index_copy_(0, rows, stack.apply(module, _gather(hidden_states, rows, k), slots))
+        for precision, stack in stacks.items():
+            members = [(slot, key.expert) for key, slot in wave if key.precision == precision]
+            if members:
+                rows, slots = on_device(choices.wave(members), hidden_states.device)
+                outputs.index_copy_(0, rows, stack.apply(module, _gather(hidden_states, rows, k), slots))
     return outputs
 
 
@@ -122,5 +139,6 @@ def _places(top_k_index: Tensor) -> dict[int, Tensor]:
 
 
 def _routing(layer: int, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Routing:
-    given = (hidden_states.float(), top_k_index, top_k_weights.float())
-    return Routing(layer, *(tensor.numpy(force=True) for tensor in given))
+    # Widened here and not there, which would be two more things for the device to do.
+    hidden, experts, weights = on_host(hidden_states, top_k_index, top_k_weights)
+    return Routing(layer, *(given.numpy(force=True) for given in (hidden.float(), experts, weights.float())))

@@ -13,7 +13,10 @@ from offload.experts.codecs.base import Codec, Matrix
 from offload.experts.codecs.kernels import DEFAULT, Kernels
 from offload.experts.codecs.registry import codec_of
 from offload.experts.codecs.stored import StoredMatrix
+from offload.experts.codecs.tiles import tiles_here
 from offload.experts.names import CheckpointNames
+from offload.experts.packed.matrix import PackedMatrix
+from offload.experts.packed.products import products_on
 from offload.weights.binding import tensor_view
 from tiers.block import ExpertKey
 from tiers.errors import ModelError
@@ -75,19 +78,23 @@ def activate(module: Any, inner: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class MatrixLayout:
-    """The tensors that make up a matrix, as ``codec`` encodes it; as it is stored without one."""
+    """The tensors that make up a matrix, as ``codec`` encodes it in ``tiles``; as it is stored without one."""
 
     specs: tuple[TensorSpec, ...]
     is_transposed: bool = False
     codec: Codec | None = None
     kernels: Kernels = DEFAULT
+    tiles: str = ""
 
     def view(self, slot: SlotBytes) -> Matrix:
         """The matrix in a slot."""
         parts = [tensor_view(slot, spec) for spec in self.specs]
-        if self.codec:
+        if self.codec is None:
+            return StoredMatrix(parts[0], self.is_transposed, self.kernels)
+        products = products_on(parts[0].device)
+        if products is None:
             return self.codec.matrix(parts, self.kernels)
-        return StoredMatrix(parts[0], self.is_transposed, self.kernels)
+        return PackedMatrix(self.codec.stack([part.unsqueeze(0) for part in parts], self.tiles), products)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +114,9 @@ class ExpertLayout:
         module: nn.Module,
         names: CheckpointNames,
         kernels: Kernels = DEFAULT,
+        tiles: Sequence[str] = (),
     ) -> "ExpertLayout":
-        """Sort the tensors of ``group``, to multiply by with ``kernels``.
+        """Sort the tensors of ``group``, to multiply by with ``kernels``, which read ``tiles``, or this processor's.
 
         Raises ModelError where they are not those that the module has.
         """
@@ -116,7 +124,9 @@ class ExpertLayout:
         if group.key.precision == STORED:
             layout = _stored_layout(group, module_name, module, names)
         else:
-            layout = _encoded_layout(group, module_name, module, codec_of(group.key.precision))
+            layout = _encoded_layout(
+                group, module_name, module, codec_of(group.key.precision), tiles or (tiles_here(),)
+            )
         up = tuple(replace(matrix, kernels=kernels) for matrix in layout.up)
         return replace(layout, up=up, down=replace(layout.down, kernels=kernels))
 
@@ -163,7 +173,9 @@ def _stored_layout(group: WeightGroup, module_name: str, module: Any, names: Che
     )
 
 
-def _encoded_layout(group: WeightGroup, module_name: str, module: nn.Module, codec: Codec) -> ExpertLayout:
+def _encoded_layout(
+    group: WeightGroup, module_name: str, module: nn.Module, codec: Codec, readable: Sequence[str]
+) -> ExpertLayout:
     assert isinstance(group.key, ExpertKey)
     key, specs = group.key, {spec.name: spec for spec in group.tensors}
 
@@ -175,14 +187,17 @@ def _encoded_layout(group: WeightGroup, module_name: str, module: nn.Module, cod
         return spec
 
     def matrix(role: str) -> MatrixLayout:
-        parts = codec.parts(*matrix_shape(module, role))
+        shape = matrix_shape(module, role)
+        of_first = [encoded_name(module_name, key, role, codec.parts(*shape, tiles)[0].name) for tiles in readable]
+        tiles = next((tiles for tiles, name in zip(readable, of_first, strict=True) if name in specs), readable[0])
+        parts = codec.parts(*shape, tiles)
         found = tuple(find(role, part.name) for part in parts)
         for part, spec in zip(parts, found, strict=True):
             if (part.dtype, part.shape) != (spec.dtype, spec.shape):
                 raise ModelError(
                     f"{spec.name}: {spec.dtype} {spec.shape}, not {part.dtype} {part.shape}; pack it again"
                 )
-        return MatrixLayout(found, codec=codec)
+        return MatrixLayout(found, codec=codec, tiles=tiles)
 
     up, down = matrix_names(module)
     return ExpertLayout(

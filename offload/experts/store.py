@@ -8,6 +8,9 @@ from offload.arenas import arena_bytes, make_arena, slot_bytes
 from offload.experts.grouped import StackedSlots, is_grouped
 from offload.experts.layout import ExpertLayout, ExpertWeights
 from offload.experts.low_copies import LowCopies
+from offload.experts.packed.products import products_on
+from offload.experts.packed.slots import PackedSlots
+from offload.experts.stack import SlotStack
 from offload.weights.host_copies import host_levels
 from prefetch.expert_predictor import ExpertPredictor, Routing, RoutingObserver
 from prefetch.expert_waves import ExpertWaves
@@ -19,7 +22,7 @@ from tiers.memory_tier import MemoryTier
 from tiers.pool import BlockPool
 from tiers.population import Population
 from tiers.transfer import TransferEngine
-from tiers.weight_tier import WeightGroup, WeightTier
+from tiers.weight_tier import STORED, WeightGroup, WeightTier
 
 if TYPE_CHECKING:
     from tiers.link import LinkStats
@@ -66,8 +69,8 @@ class ExpertStore:
         self._source = source
         self._layouts: dict[ExpertKey, ExpertLayout] = {}
         self._views: dict[ExpertKey, tuple[int, ExpertWeights]] = {}
-        self._stacks: dict[int, StackedSlots | None] = {}
-        self._stays_at: dict[int, int] = {}
+        self._stacks: dict[int, dict[str, SlotStack]] = {}
+        self._settled: dict[int, SlotStack] = {}
 
     @property
     def decision_s(self) -> float:
@@ -99,19 +102,15 @@ class ExpertStore:
             observer.observe(routing)
         self._waves.decision_s += time.perf_counter() - start
 
-    def stack(self, layer: int) -> StackedSlots | None:
-        """All slots as one tensor for the experts of a layer, where products are grouped on this device."""
+    def stacks(self, layer: int) -> Mapping[str, SlotStack]:
+        """All slots as one stack for the experts of a layer, by precision; empty where products are not grouped."""
         if layer not in self._stacks:
-            layouts = [layout for key, layout in self._layouts.items() if key.layer == layer]
-            slots = StackedSlots.over(as_tensor(arena_bytes(self.arena)), self.pool.num_slots, layouts)
-            if slots is not None and layer in self._stays_at:
-                slots = slots.part(self._stays_at[layer], len(layouts))
-            self._stacks[layer] = slots if slots is not None and is_grouped(slots.down) else None
+            self._stacks[layer] = self._make_stacks(layer)
         return self._stacks[layer]
 
-    def stays(self, layer: int) -> bool:
-        """Whether the experts of a layer are in consecutive slots, by their number, and never leave."""
-        return layer in self._stays_at
+    def settled(self, layer: int) -> SlotStack | None:
+        """The stack of a layer whose experts, by their number, are all that is in it and never leave; or None."""
+        return self._settled.get(layer)
 
     def bring_all(self, on_arrival: Callable[[int], None]) -> None:
         """Every expert to a slot of its own, for good; ``on_arrival`` is told the bytes. Raises TransferError.
@@ -126,7 +125,9 @@ class ExpertStore:
             slots = self.manager.complete_load(keys)
             self.manager.release(keys)
             assert slots == list(range(slots[0], slots[0] + len(keys))), "an empty arena is filled from its start"
-            self._stays_at[layer] = slots[0]
+            stacks = list(self.stacks(layer).values())
+            if len(stacks) == 1:
+                self._settled[layer] = stacks[0].part(slots[0], len(keys))
             on_arrival(len(keys) * self.slot_nbytes)
         self.manager.stats.misses = 0
 
@@ -153,6 +154,23 @@ class ExpertStore:
         self.arena.close()
         for level in self.host:
             level.tier.close()
+
+    def _make_stacks(self, layer: int) -> dict[str, SlotStack]:
+        layouts: dict[str, list[ExpertLayout]] = {}
+        for key, layout in self._layouts.items():
+            if key.layer == layer:
+                layouts.setdefault(key.precision, []).append(layout)
+        arena, slots = as_tensor(arena_bytes(self.arena)), self.pool.num_slots
+        products = products_on(arena.device)
+        stacks: dict[str, SlotStack] = {}
+        for precision, some in layouts.items():
+            if precision == STORED:
+                stored = StackedSlots.over(arena, slots, some)
+                if stored is not None and is_grouped(stored.down):
+                    stacks[precision] = stored
+            elif products is not None:
+                stacks[precision] = PackedSlots.over(arena, slots, some, products)
+        return stacks if len(stacks) == len(layouts) else {}
 
     def _weights(self, key: ExpertKey, slot: int) -> ExpertWeights:
         known = self._views.get(key)

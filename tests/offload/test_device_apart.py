@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-import offload
 from offload.device import MemoryKind
-from offload.pack import pack
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
 from tests.tiers.devices import CUDA, needs_cuda
-from tiers.errors import InvalidOptionError, TierError
+from tiers.errors import TierError
 
 PROMPT, NEW, PADDING = 400, 8, (0, 30)  # more than a block
 WORKLOAD: dict[str, Any] = {"prompt_tokens": PROMPT, "new_tokens": NEW, "batch": len(PADDING)}
@@ -108,13 +106,6 @@ def test_memory_that_is_not_page_locked_is_said(models: dict[str, Path], tmp_pat
     with loaded(models["llama"], **WORKLOAD, **options) as model:
         expected = ["host: not pinned: cpu is no CUDA device of this machine"]
         assert model.runtime.notes == (expected if device == "cpu" else [])
-
-
-def test_experts_in_a_processors_layout_are_refused(models: dict[str, Path], tmp_path: Path, device: str) -> None:
-    path = save_model(tmp_path / "model", "mixtral", dtype=torch.bfloat16, **FAMILIES["mixtral"], intermediate_size=64)
-    pack(path, tmp_path / "packed", experts="int8")
-    with pytest.raises(InvalidOptionError, match="keeps experts in int8, in the layout of a processor's kernels"):
-        offload.load(tmp_path / "packed", device="cuda")
 
 
 @pytest.mark.gpu

@@ -185,3 +185,18 @@ def test_the_processor_needs_no_pinned_memory(engine: TransferEngine) -> None:
     engine.wait(load(engine, host, there, [3], Priority.DEMAND))
     assert holds(there, {3: 3})
     assert torch.equal(there.buffer[: 3 * BLOCK], torch.zeros(3 * BLOCK, dtype=torch.uint8))
+
+
+@on_every_device
+def test_more_blocks_than_are_planned_together(device: str) -> None:
+    num_slots, nbytes = 6000, 64
+    host, there = PinnedTier("host", num_slots, nbytes, device=device), device_tier(device, num_slots, nbytes)
+    filler = np.random.default_rng(0).integers(0, 256, num_slots * nbytes, np.uint8)
+    np.frombuffer(host.buffer, np.uint8)[: filler.size] = filler
+    places = np.random.default_rng(1).permutation(num_slots)
+    with closing(TransferEngine()) as engine:
+        moves = [Move(slot, place) for slot, place in enumerate(places.tolist())]
+        engine.wait(engine.submit(host, there, moves, Priority.DEMAND))
+    found = there.buffer[: filler.size].cpu().numpy().reshape(num_slots, nbytes)
+    assert (found[places] == filler.reshape(num_slots, nbytes)).all()
+    host.close()

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from offload.experts.codecs.base import Codec, Matrix, Part
 from offload.experts.codecs.kernels import DEFAULT, Kernels
+from offload.experts.codecs.planes import join_planes, split_planes
+from offload.experts.codecs.tiles import TILES, tile_rows, tiles_here
+from offload.experts.packed.stack import PackedStack
 from tiers.errors import ModelError
 
 _GROUPS = (64, 32)
@@ -22,11 +25,6 @@ _SHRINKS = (1.0, 0.94, 0.88, 0.82)
 """Parts of a group's range that are tried: clipping its extremes can make the error of all others smaller."""
 
 _TOKENS_TO_DECODE = 32
-
-
-def tile_rows() -> int:
-    """Rows of a tile of the kernel, which depends on the instructions that the processor has."""
-    return 64 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +81,14 @@ class AffineCodec(Codec):
         self.bits = bits
         self.name = f"int{bits}"  # type: ignore[misc]  # one class, three names
 
-    def parts(self, outputs: int, inputs: int) -> tuple[Part, ...]:
+    def parts(self, outputs: int, inputs: int, tiles: str | None = None) -> tuple[Part, ...]:
         group = next((size for size in _GROUPS if inputs % size == 0), None)
         if outputs % 16 or group is None:
             needs = "outputs in multiples of 16 and inputs in multiples of 32"
             raise ModelError(f"{self.name} experts need {needs}, not [{outputs}, {inputs}]; take int8")
         nbytes = outputs * inputs // 2
         # The tiles are part of the name: codes for another processor would be read as other weights.
-        planes = [Part(f"tiles{tile_rows()}_{name}", "U8", (nbytes * bits // 4,)) for name, bits in self._planes]
+        planes = [Part(f"{tiles or tiles_here()}_{name}", "U8", (nbytes * bits // 4,)) for name, bits in self._planes]
         return (*planes, Part("scales", "BF16", (inputs // group, outputs, 2)))
 
     @property
@@ -115,6 +113,9 @@ class AffineCodec(Codec):
     def matrix(self, parts: Sequence[Tensor], kernels: Kernels = DEFAULT) -> Matrix:
         return AffineMatrix(self.bits, tuple(parts[:-1]), parts[-1], kernels.int4)
 
+    def stack(self, parts: Sequence[Tensor], tiles: str) -> PackedStack:
+        return PackedStack(self.bits, TILES[tiles], parts[0], parts[1] if self.bits == 3 else None, parts[-1])
+
 
 def _fit(groups: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """Scale, zero and int32 codes from 0 to ``most`` of each group [outputs, groups, inputs of a group].
@@ -138,29 +139,3 @@ def _fit(groups: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
             best = tuple(torch.where(better, new, old) for new, old in zip(found, best, strict=True))  # type: ignore[assignment]
     assert best is not None
     return best[1], best[2], best[3].to(torch.int32)
-
-
-def split_planes(nibbles: Tensor, bits: int) -> tuple[Tensor, ...]:
-    """Bytes of two nibbles, each below ``2**bits``, without the bits that are zero in all of them."""
-    if bits == 4:
-        return (nibbles,)
-    first, second = nibbles.chunk(2)
-    low = (first & 0x33) | ((second & 0x33) << 2)
-    if bits == 2:
-        return (low,)
-    quarters = nibbles.chunk(4)
-    high = sum(((quarter >> 2) & 0x11) << place for place, quarter in enumerate(quarters))
-    assert isinstance(high, Tensor)
-    return low, high
-
-
-def join_planes(planes: Sequence[Tensor], bits: int) -> Tensor:
-    """The inverse of ``split_planes``."""
-    if bits == 4:
-        return planes[0]
-    low = planes[0]
-    nibbles = torch.cat((low & 0x33, (low >> 2) & 0x33))
-    if bits == 3:
-        for place, quarter in enumerate(nibbles.chunk(4)):
-            quarter.bitwise_or_(((planes[1] >> place) & 0x11) << 2)
-    return nibbles

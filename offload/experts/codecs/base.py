@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from offload.experts.codecs.kernels import DEFAULT, Kernels
+from offload.experts.packed.stack import PackedStack
 
 
 class Matrix(ABC):
@@ -34,8 +35,11 @@ class Codec(ABC):
     """The precision in the key of an expert."""
 
     @abstractmethod
-    def parts(self, outputs: int, inputs: int) -> tuple[Part, ...]:
-        """What a matrix of that shape becomes. Raises ModelError for a shape that the kernel cannot take."""
+    def parts(self, outputs: int, inputs: int, tiles: str | None = None) -> tuple[Part, ...]:
+        """What a matrix of that shape becomes, with codes in ``tiles`` if not in those of this processor.
+
+        Raises ModelError for a shape that the kernel cannot take.
+        """
 
     @abstractmethod
     def encode(self, weight: Tensor) -> tuple[Tensor, ...]:
@@ -48,3 +52,7 @@ class Codec(ABC):
     @abstractmethod
     def matrix(self, parts: Sequence[Tensor], kernels: Kernels = DEFAULT) -> Matrix:
         """The matrix to multiply by, by ``kernels``; looks into ``parts`` and copies nothing."""
+
+    @abstractmethod
+    def stack(self, parts: Sequence[Tensor], tiles: str) -> PackedStack:
+        """The matrices whose ``parts``, one more dimension before their own, lie in several slots."""

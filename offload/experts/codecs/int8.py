@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from offload.experts.codecs.base import Codec, Matrix, Part
 from offload.experts.codecs.kernels import DEFAULT, Kernels
+from offload.experts.packed.stack import PackedStack
 from tiers.errors import ModelError
 
 
@@ -38,7 +39,7 @@ class Int8Codec(Codec):
 
     name: ClassVar[str] = "int8"
 
-    def parts(self, outputs: int, inputs: int) -> tuple[Part, ...]:
+    def parts(self, outputs: int, inputs: int, tiles: str | None = None) -> tuple[Part, ...]:
         if inputs % 16:
             raise ModelError(f"int8 experts need inputs in multiples of 16, not {inputs}; keep them as stored")
         return Part("codes", "I8", (outputs, inputs)), Part("scales", "BF16", (outputs,))
@@ -56,3 +57,7 @@ class Int8Codec(Codec):
     def matrix(self, parts: Sequence[Tensor], kernels: Kernels = DEFAULT) -> Matrix:
         codes, scales = parts
         return Int8Matrix(codes, scales, kernels.int8)
+
+    def stack(self, parts: Sequence[Tensor], tiles: str) -> PackedStack:
+        codes, scales = parts
+        return PackedStack(8, 0, codes, None, scales)

@@ -1,13 +1,14 @@
 """Few bits for almost all weights, and the largest ones apart (dense and sparse, SqueezeLLM, arXiv 2306.07629)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from offload.experts.codecs.base import Codec, Matrix, Part
 from offload.experts.codecs.kernels import DEFAULT, Kernels
+from offload.experts.packed.stack import PackedStack
 
 _SHARE = 0.005
 """Of the weights that are kept apart; the paper's is 0.45 %."""
@@ -38,10 +39,10 @@ class SparseCodec(Codec):
         self._dense = dense
         self.name = f"{dense.name}-sparse"  # type: ignore[misc]  # one class, several names
 
-    def parts(self, outputs: int, inputs: int) -> tuple[Part, ...]:
+    def parts(self, outputs: int, inputs: int, tiles: str | None = None) -> tuple[Part, ...]:
         count = _count(outputs * inputs)
         own = (Part("rows", "I32", (count,)), Part("columns", "I32", (count,)), Part("values", "BF16", (count,)))
-        return *self._dense.parts(outputs, inputs), *own
+        return *self._dense.parts(outputs, inputs, tiles), *own
 
     def encode(self, weight: Tensor) -> tuple[Tensor, ...]:
         flat = weight.flatten()
@@ -60,6 +61,10 @@ class SparseCodec(Codec):
     def matrix(self, parts: Sequence[Tensor], kernels: Kernels = DEFAULT) -> Matrix:
         *dense, rows, columns, values = parts
         return SparseMatrix(self._dense.matrix(dense, kernels), rows, columns, values)
+
+    def stack(self, parts: Sequence[Tensor], tiles: str) -> PackedStack:
+        *dense, rows, columns, values = parts
+        return replace(self._dense.stack(dense, tiles), apart=(rows, columns, values))
 
 
 def _count(weights: int) -> int:

@@ -154,6 +154,6 @@ def test_what_cannot_be_done(tmp_path: Path) -> None:
 def test_tiles_of_another_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_model(tmp_path / "model", "mixtral", **FAMILIES["mixtral"])
     pack(path, tmp_path / "packed", experts="int4")
-    monkeypatch.setattr("offload.experts.codecs.affine.tile_rows", lambda: 16)
+    monkeypatch.setattr("offload.experts.packed.products.tiles_here", lambda: "tiles16")
     with pytest.raises(ModelError, match=r"no 'tiles16_all' of int4 .*; the store was packed for another processor"):
         logits(tmp_path / "packed", tmp_path / "nvme")

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from offload.experts.codecs.affine import AffineCodec, join_planes, split_planes, tile_rows
+from offload.experts.codecs.affine import AffineCodec
 from offload.experts.codecs.base import Codec
 from offload.experts.codecs.kernels import DEFAULT, Kernels
+from offload.experts.codecs.planes import join_planes, split_planes
 from offload.experts.codecs.registry import CODECS, codec_of
 from offload.experts.codecs.stored import StoredMatrix
+from offload.experts.codecs.tiles import tiles_here
 from tiers.errors import ModelError
 from tiers.weight_tier import TensorSpec
 
@@ -87,7 +89,7 @@ def test_shapes_that_no_kernel_takes() -> None:
 
 
 def test_codes_name_the_tiles_that_they_are_in() -> None:
-    assert AffineCodec(4).parts(64, 64)[0].name == f"tiles{tile_rows()}_all"
+    assert AffineCodec(4).parts(64, 64)[0].name == f"{tiles_here()}_all"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,0 +1,84 @@
+"""Attention of one query to blocks wherever they lie: in one launch for all that are there, without gathering them."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offload.attention.partial import PartialAttention, attend_all
+from offload.copies import on_device
+
+AttendPieces = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""See ``attend_pieces``."""
+Runs = Sequence[tuple[int, int]]
+"""First token in the arena, and the one after the last."""
+
+_PIECE_TOKENS = 256
+"""Small enough that a few thousand tokens keep all multiprocessors busy; longer where there would be many of them."""
+_MOST_PIECES = 512
+"""About: each keeps an output of its own until they are merged."""
+_WIDEST = 256
+"""Of a head; latents are wider."""
+_CLOSE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+"""Largest root mean square error, relative to the result."""
+
+
+def kernel_for_runs(query: Tensor, keys: Tensor, values: Tensor) -> AttendPieces | None:
+    """A kernel for one query to many runs that is right on this device; None where each run takes its own.
+
+    query [heads, queries, dim]; keys [tokens, kv_heads, dim] and values alike.
+    """
+    (heads, queries, dim), kv_heads, value_dim = query.shape, keys.shape[1], values.shape[2]
+    if not query.is_cuda or queries != 1 or max(dim, value_dim) > _WIDEST:
+        return None
+    return _proven(query.device, query.dtype, heads, kv_heads, dim, value_dim)
+
+
+def attend_runs(
+    kernel: AttendPieces, query: Tensor, keys: Tensor, values: Tensor, runs: Runs, scale: float
+) -> PartialAttention:
+    """The query sees every key of the runs, of which no two overlap and none is empty.
+
+    query [heads, 1, dim]; keys [tokens, kv_heads, dim] and values alike, all that there are. One launch of ``kernel``
+    and a few to merge all pieces at once; always in the same order.
+    """
+    pieces = on_device(cut(runs), query.device)
+    outputs, logsumexps = kernel(query[:, 0].contiguous(), keys, values, pieces, scale)
+    total = torch.logsumexp(logsumexps, 0)
+    weights = torch.exp(logsumexps - total).unsqueeze(-1)
+    return PartialAttention((outputs * weights).sum(0).unsqueeze(1), total.unsqueeze(1))
+
+
+def cut(runs: Runs) -> NDArray[np.int64]:
+    """Pieces of the runs, [pieces, 2], of a limited length."""
+    size = max(_PIECE_TOKENS, sum(stop - start for start, stop in runs) // _MOST_PIECES)
+    pieces = [(first, min(first + size, stop)) for start, stop in runs for first in range(start, stop, size)]
+    return np.array(pieces, np.int64)
+
+
+@cache
+def _proven(
+    device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, dim: int, value_dim: int
+) -> AttendPieces | None:
+    """The kernel, once it has proved to be right for such heads; None where Triton or its compiler is missing."""
+    try:
+        from offload.attention.paged_kernel import attend_pieces
+
+        generator = torch.Generator().manual_seed(heads)
+        query = torch.randn(heads, 1, dim, generator=generator).to(device, dtype)
+        rows = torch.randn(700, kv_heads, dim + value_dim, generator=generator).to(device, dtype)
+        keys, values = rows.split((dim, value_dim), -1)
+        runs = [(3, 4), (10, 330), (400, 700)]
+        found = attend_runs(attend_pieces, query, keys, values, runs, dim**-0.5)
+        every = torch.cat([rows[start:stop] for start, stop in runs]).float()
+        expected = attend_all(query.float(), every[..., :dim], every[..., dim:], dim**-0.5)
+        errors = [
+            float((one - other).norm() / other.norm())
+            for one, other in ((found.output, expected.output), (found.logsumexp, expected.logsumexp))
+        ]
+    except Exception:  # noqa: BLE001 - whatever it is, there are slower ways
+        return None
+    return attend_pieces if max(errors) < _CLOSE.get(dtype, 0.0) else None

@@ -1,0 +1,74 @@
+"""Attention of one query to many runs of an arena in one launch, split over the runs (FlashDecoding, Dao et al., 2023).
+
+Imported where it is used only: Triton comes with torch on some machines and not on others.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def attend_pieces(query: Tensor, keys: Tensor, values: Tensor, pieces: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """What the query makes of each piece alone.
+
+    query [heads, dim], contiguous; keys [tokens, kv_heads, dim] and values alike, whose rows are contiguous; pieces
+    int64 [pieces, 2], first token and the one after the last, none of them empty -> outputs [pieces, heads, value_dim]
+    and logsumexps [pieces, heads] in float32.
+    """
+    (heads, dim), (_, kv_heads, value_dim) = query.shape, values.shape
+    group = heads // kv_heads
+    outputs = query.new_empty(len(pieces), heads, value_dim, dtype=torch.float32)
+    logsumexps = query.new_empty(len(pieces), heads, dtype=torch.float32)
+    # A processor comes here to interpret the kernel only, and knows no product of bfloat16.
+    dot = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}.get(query.dtype, tl.float32)
+    _attend[len(pieces), kv_heads](
+        query, keys, values, pieces, outputs, logsumexps,
+        scale, heads, dim, value_dim, keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
+        GROUP=group, ROWS=max(16, triton.next_power_of_2(group)),
+        WIDTH=max(16, triton.next_power_of_2(dim)), VALUE_WIDTH=max(16, triton.next_power_of_2(value_dim)),
+        BLOCK=32 if dot is tl.float32 else 64, DOT=dot if query.is_cuda else tl.float32,
+    )  # fmt: skip
+    return outputs, logsumexps
+
+
+@triton.jit
+def _attend(
+    query, keys, values, pieces, outputs, logsumexps,
+    scale, heads, dim, value_dim, key_stride, key_head_stride, value_stride, value_head_stride,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """A piece (axis 0) for the GROUP query heads that share a head of keys (axis 1), by an online softmax."""
+    piece, kv_head = tl.program_id(0), tl.program_id(1)
+    start, stop = tl.load(pieces + 2 * piece), tl.load(pieces + 2 * piece + 1)
+    row = tl.arange(0, ROWS)
+    is_row = row < GROUP
+    head = kv_head * GROUP + row
+    column, value_column = tl.arange(0, WIDTH), tl.arange(0, VALUE_WIDTH)
+    is_column, is_value = column < dim, value_column < value_dim
+    asked = tl.load(
+        query + head[:, None] * dim + column[None, :], mask=is_row[:, None] & is_column[None, :], other=0.0
+    ).to(DOT)
+    highest = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    sums = tl.zeros((ROWS, VALUE_WIDTH), tl.float32)
+    for first in range(start, stop, BLOCK):
+        token = first + tl.arange(0, BLOCK)
+        inside = token < stop
+        place = keys + kv_head * key_head_stride + token[None, :] * key_stride + column[:, None]
+        key = tl.load(place, mask=inside[None, :] & is_column[:, None], other=0.0).to(DOT)
+        scores = tl.dot(asked, key, input_precision="ieee") * scale
+        scores = tl.where(inside[None, :], scores, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, 1))
+        weights = tl.exp(scores - higher[:, None])
+        fade = tl.exp(highest - higher)
+        place = values + kv_head * value_head_stride + token[:, None] * value_stride + value_column[None, :]
+        value = tl.load(place, mask=inside[:, None] & is_value[None, :], other=0.0).to(DOT)
+        sums = sums * fade[:, None] + tl.dot(weights.to(DOT), value, input_precision="ieee")
+        total = total * fade + tl.sum(weights, 1)
+        highest = higher
+    place = piece * heads + head
+    tl.store(logsumexps + place, highest + tl.log(total), mask=is_row)
+    target = outputs + place[:, None] * value_dim + value_column[None, :]
+    tl.store(target, sums / total[:, None], mask=is_row[:, None] & is_value[None, :])

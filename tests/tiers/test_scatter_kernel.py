@@ -1,0 +1,43 @@
+"""The kernel that copies many small ranges, interpreted on the processor."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+
+def check(count: int, most_nbytes: int, *, is_even: bool, multiple: int) -> None:
+    """Ranges in any order to places in any order; what lies between them is left alone."""
+    from tiers.scatter_kernel import copy_runs
+
+    random = np.random.default_rng(count)
+    slot = most_nbytes + 64
+    sizes = (
+        np.full(count, most_nbytes) if is_even else random.integers(1, most_nbytes // multiple + 1, count) * multiple
+    )
+    starts, places = (random.permutation(count) * slot + multiple for _ in range(2))
+    source = torch.from_numpy(random.integers(1, 256, count * slot, np.uint8))
+    target = torch.zeros(count * slot, dtype=torch.uint8)
+    expected = target.clone()
+    for start, place, nbytes in zip(starts, places, sizes, strict=True):
+        expected[place : place + nbytes] = source[start : start + nbytes]
+    copy_runs(source, target, np.stack([starts, places, sizes], 1), torch.empty((count + 3, 3), dtype=torch.int64))
+    assert torch.equal(target, expected), (count, most_nbytes, is_even, multiple)
+
+
+def check_all() -> None:
+    for count, nbytes in ((1, 64), (40, 4096), (70, 8192), (33, 16384), (9, 40960), (200, 512)):
+        for is_even in (True, False):
+            for multiple in (8, 16):
+                check(count, nbytes, is_even=is_even, multiple=multiple)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_ranges_arrive_as_they_left() -> None:
+    """In a process of its own: whether kernels are interpreted is settled when Triton is imported."""
+    code = "from tests.tiers.test_scatter_kernel import check_all; check_all()"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"}, check=True)
