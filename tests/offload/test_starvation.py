@@ -177,3 +177,9 @@ def test_pieces_are_halved_in_whole_blocks(models: dict[str, Path]) -> None:
     ]
     config.rope_parameters = {"rope_type": "dynamic", "original_max_position_embeddings": 100}
     assert smaller_pieces(config, 400, None, 64) is None, "its positions would be others"
+
+
+def test_a_processor_says_it_in_such_words() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert isinstance(starved(caught.value), StarvedError)
