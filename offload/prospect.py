@@ -145,12 +145,13 @@ def _newest_nbytes(
         width = input_shape(prospect.config, attention).width
         of_token += width * of_token // attention.kv.values_per_token
     wanted = config.write_back * workload.batch * (whole.num_layers - beside.num_layers) * of_token
-    if host_bytes is not None and wanted > host_bytes:
+    available = available_bytes("cpu") if host_bytes is None else host_bytes
+    if wanted > available:
         raise BudgetError(
-            f"--write-back {config.write_back} keeps {wanted:,} bytes of newest keys and values in the host, and "
-            f"--host-memory is {host_bytes:,}; raise it or write fewer tokens at a time",
+            f"--write-back {config.write_back} keeps {wanted:,} bytes of newest keys and values in the host, which may "
+            f"have {available:,}; raise --host-memory or write fewer tokens at a time",
             wanted_bytes=wanted,
-            available_bytes=host_bytes,
+            available_bytes=available,
         )
     return wanted
 

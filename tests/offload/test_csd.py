@@ -216,7 +216,7 @@ def test_newest_tokens_are_part_of_the_hosts_budget(llama: Path, tmp_path: Path)
     """A larger batch than was planned for finds no room there: its tokens travel with their queries."""
     options: dict[str, Any] = {"csd": 1, "nvme_dir": tmp_path, "prompt_tokens": 40, "new_tokens": NEW, "write_back": 16}
     wanted = 16 * 4 * 2 * 2 * 16 * 4
-    with pytest.raises(BudgetError, match=f"--write-back 16 keeps {wanted:,} bytes .* and --host-memory is 4,096"):
+    with pytest.raises(BudgetError, match=f"--write-back 16 keeps {wanted:,} bytes .* which may have 4,096; raise"):
         offload.load(llama, **options, host_memory="4KiB")
     with loaded(llama, **options, host_memory=wanted) as model:
         assert model.plan.placement()["host"]["newest_kv_bytes"] == wanted

@@ -12,8 +12,17 @@ NEW_TOKENS = 6
 PROMPTS = (1, 15, 16, 17, 512, 4000)
 BATCHES = (1, 4)
 
-Kind = float | Literal["all resident", "with a host tier", "in two drives"]
-KINDS: tuple[Kind, ...] = ("all resident", "in two drives", 1.0, 1.1, 1.5, 2.5, "with a host tier")
+Kind = float | Literal["all resident", "with a host tier", "in two drives", "newest in the host"]
+KINDS: tuple[Kind, ...] = (
+    "all resident",
+    "in two drives",
+    "newest in the host",
+    1.0,
+    1.1,
+    1.5,
+    2.5,
+    "with a host tier",
+)
 """A number is so many times the smallest budget there is."""
 
 
@@ -51,6 +60,8 @@ def budget_of(path: Path, nvme_dir: Path, workload: dict[str, Any], kind: Kind) 
         return {}
     if kind == "in two drives":
         return {"csd": 2, "nvme_dir": nvme_dir}
+    if kind == "newest in the host":
+        return {"csd": 1, "nvme_dir": nvme_dir, "write_back": 16}
     least = smallest_budget(path, nvme_dir, **workload)
     if kind == "with a host tier":
         return {"device_memory": int(least * 1.2), "host_memory": "64KiB", "nvme_dir": nvme_dir}
@@ -68,7 +79,7 @@ def check(plain: Plain, nvme_dir: Path, prompt: int, batch: int, kinds: Iterable
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_tiny_model_at_every_budget(tiny: Plain, tmp_path: Path, prompt: int, batch: int) -> None:
-    check(tiny, tmp_path / "nvme", prompt, batch, KINDS if prompt < 4000 else KINDS[:2])
+    check(tiny, tmp_path / "nvme", prompt, batch, KINDS if prompt < 4000 else KINDS[:3])
 
 
 @pytest.mark.parametrize(("prompt", "batch"), [(17, 1), (512, 1), (40, 4)])
