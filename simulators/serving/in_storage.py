@@ -9,6 +9,7 @@ from simulators.flash.timing import AttendTime, FlashTiming, Phase
 from simulators.serving.base import Host, ServingTime, Workload
 from simulators.serving.gpu import prefill_s, weights_s
 from simulators.serving.kv_pages import KVPages, flushed_per_step, pages_of
+from simulators.serving.moved import Moved
 from simulators.serving.selection import Selection, WholeGroups
 from simulators.serving.software import SoftwareCosts
 
@@ -70,6 +71,29 @@ class InStorage:
         per_job = pages.num_pages(workload.prompt_tokens, channel_copy=self._is_twice)
         programs_s = FlashTiming(self.drive, self.makespan).write_s(pages.written(per_job))
         return max(programs_s, self.drive.link_s(nbytes))
+
+    def moved(self, time: ServingTime, host: Host) -> Moved:
+        """Of all drives together: over their links only queries, outputs and new tokens, and the prompts once."""
+        workload = time.workload
+        shape, steps = workload.shape, workload.new_tokens
+        contexts = workload.contexts(_CONTEXTS)
+        touched = [phase.pages.num_pages for t in contexts for phase in self._phases(self._pages(workload), t)]
+        page_nbytes = self.drive.page_nbytes * shape.layers * self.drives
+        vector_nbytes = steps * shape.layers * workload.batch * shape.head_dim * _VECTOR_NBYTES
+        sent = workload.kv_nbytes(workload.prompt_tokens) + (shape.heads + 2 * shape.kv_heads) * vector_nbytes
+        pages = self._pages(workload)
+        return Moved(
+            prefill_s(workload, host, workload.batch, workload.prompt_tokens)
+            + steps * weights_s(workload, host, workload.batch),
+            {"device->csd": float(sent), "csd->device": float(shape.heads * vector_nbytes)},
+            flash_read_nbytes=float(page_nbytes * steps * sum(touched) / len(contexts)),
+            flash_written_nbytes=float(
+                page_nbytes * pages.jobs * pages.num_pages(workload.tokens, channel_copy=self._is_twice)
+            ),
+            drives=self.drives,
+            drive_busy_s=time.kv_s + shape.layers * self.layer_write_s(workload),
+            engine_busy_s=time.kv_s,
+        )
 
     @property
     def _is_twice(self) -> bool:
