@@ -1,7 +1,8 @@
 """``offload plan``: what would sit where, and how fast that should be, before anything is loaded."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,8 @@ from offload.runnable import runnable_model
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from offload.plan import Workload
 
 
 @options.takes_settings
@@ -29,17 +32,26 @@ def plan(
     with answering(as_json) as answer:
         path = runnable_model(model, notice=say)
         from offload.plan import Workload
-        from offload.session import plan_model
 
         workload = Workload(batch=settings.batch, prompt_tokens=prompt_length, new_tokens=new_tokens)
-        result = plan_model(settings, path, workload)
-        data = {
-            "placement": result.placement(),
-            "predicted_tokens_per_s": result.predicted_tokens_per_s,
-            "predicted_prefill_s": result.predicted_prefill_s,
-            "bottleneck": result.bottleneck,
-        }
-        answer.show(data, _tables)
+        answer.show(_planned(settings, path, workload), _tables)
+
+
+def _planned(settings: RunConfig, path: Path, workload: "Workload") -> dict[str, Any]:
+    if settings.csd:
+        from offload.simulation.drive_plan import plan_with_drives
+
+        found = plan_with_drives(settings, path, workload)
+        return {"placement": found.plan.placement(), **found.as_json()}
+    from offload.session import plan_model
+
+    result = plan_model(settings, path, workload)
+    return {
+        "placement": result.placement(),
+        "predicted_tokens_per_s": result.predicted_tokens_per_s,
+        "predicted_prefill_s": result.predicted_prefill_s,
+        "bottleneck": result.bottleneck,
+    }
 
 
 def _tables(data: Data) -> "Sequence[RenderableType]":

@@ -53,6 +53,11 @@ class KVDrives:
         return self._drives.capacity_nbytes
 
     @property
+    def kv_shape(self) -> tuple[int, int]:
+        """KV heads, and numbers of a key or value."""
+        return self._config.kv_heads, self._config.head_dim
+
+    @property
     def used_nbytes(self) -> int:
         """By the tokens that the drives hold, with both copies of their keys."""
         return self._num_tokens.total() * self._token_nbytes

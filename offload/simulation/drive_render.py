@@ -11,9 +11,9 @@ from offload.sizes import format_size
 
 _LEGEND = (
     "tiers: the cache on device, host and plain drives, moved to the GPU without any loss. TTFT: seconds until the "
-    "first token. step: seconds of one of decoding, and the part for keys and values. links: all bytes between GPU, "
-    "host and drives; flash: pages that computing drives read inside. Limits of hardware; software costs nothing unless "
-    "the scenario says so."
+    "first token. step: seconds of one of decoding. links: all bytes between GPU, "
+    "host and drives; flash: pages that computing drives read inside. Limits of hardware: software costs nothing "
+    "unless the scenario says so."
 )
 
 
@@ -32,10 +32,10 @@ def drive_tables(data: Mapping[str, Any]) -> list[Table | Text]:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = plain_table("cache", "tokens/s", "TTFT", "step", "KV", "links", "flash", "J/token")
+    table = plain_table("cache", "tokens/s", "TTFT", "step", "links", "flash", "J/token")
     for row in rows:
         if row["tokens_per_s"] is None:
-            table.add_row(row["policy"], *["-"] * 7)
+            table.add_row(row["policy"], *["-"] * 6)
             continue
         joules = row["energy_j_per_token"]
         table.add_row(
@@ -43,7 +43,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
             f"{row['tokens_per_s']:,.1f}",
             f"{row['ttft_s']:,.1f}",
             f"{row['step_s']:,.3g}",
-            f"{row['kv_share']:.0%}",
             format_size(row["bytes"]),
             format_size(row["flash_read_bytes"]),
             "-" if joules is None else f"{joules:,.3g}",

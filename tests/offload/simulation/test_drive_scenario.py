@@ -152,4 +152,4 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SCENARIO.replace("drives: 2", "drivs: 2"), encoding="utf-8")
     ran = offload("simulate", "s.yaml", "--json", cwd=tmp_path)
     assert ran.returncode == 2
-    assert complaint(ran) == "s.yaml: unknown key 'drive.drivs'; did you mean 'drives'?"
+    assert complaint(ran) == "offload: s.yaml: unknown key 'drive.drivs'; did you mean 'drives'?"
