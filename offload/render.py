@@ -27,6 +27,7 @@ _ROW_COLUMNS: Final = {
     "bytes_read": "bytes / dense",
     "kl": "KL",
     "top1": "top 1",
+    "needles": "needles",
     "hit_ratio": "hits",
     "belady_gap": "to Belady",
     "prediction_accuracy": "accuracy",

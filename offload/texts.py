@@ -20,13 +20,17 @@ def help_tokens(model: Path, num_tokens: int) -> list[int]:
     return list(itertools.islice(itertools.cycle(ids), num_tokens))
 
 
-def file_tokens(model: Path, num_tokens: int, path: Path) -> list[int]:
-    """The first tokens of a UTF-8 text as ``model`` has them. InvalidOptionError where it is none, or too short."""
+def read_text(path: Path) -> str:
+    """InvalidOptionError where a file is no UTF-8 text."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidOptionError(f"--text {path}: cannot be read as UTF-8 ({error}); name a text file") from None
-    ids = first_tokens(load_tokenizer(model), text, num_tokens)
+
+
+def file_tokens(model: Path, num_tokens: int, path: Path) -> list[int]:
+    """The first tokens of a text as ``model`` has them. InvalidOptionError where it is none, or too short."""
+    ids = first_tokens(load_tokenizer(model), read_text(path), num_tokens)
     if len(ids) < num_tokens:
         raise InvalidOptionError(f"--text {path}: has {len(ids)} tokens; name a file with at least {num_tokens}")
     return ids[:num_tokens]

@@ -35,11 +35,13 @@ class InStorage:
         shape = workload.shape
         # Without a channel copy, of which only full spans are read, time is linear in the length.
         contexts = workload.contexts(_CONTEXTS if self._is_twice else 1)
-        attend_s = sum(self.attend(workload, tokens).seconds for tokens in contexts) / len(contexts)
+        attended = [self.attend(workload, tokens) for tokens in contexts]
+        attend_s = sum(time.seconds for time in attended) / len(contexts)
+        weigh_s = sum(time.stations_s["weigh"] for time in attended) / len(contexts)
         submit_s = self.software.submit_s * workload.batch * self.drives
-        kv_s = workload.new_tokens * shape.layers * (submit_s + attend_s)
+        kv_s = workload.new_tokens * shape.layers * (submit_s + attend_s - weigh_s)
         gpu_s = weights_s(workload, host, workload.batch)
-        other_s = workload.new_tokens * (gpu_s + shape.layers * self.software.layer_overhead_s)
+        other_s = workload.new_tokens * (gpu_s + shape.layers * (self.software.layer_overhead_s + weigh_s))
         return ServingTime(workload, self.prefill_s(workload, host), kv_s + other_s, kv_s)
 
     def attend(self, workload: Workload, tokens: int) -> AttendTime:

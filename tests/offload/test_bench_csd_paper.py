@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from offload.bench.csd_claims import BATCHES
 from offload.bench.csd_paper import bench_csd_paper, csd_throughput
-from offload.bench.csd_setup import csd_setup, settings_of
+from offload.bench.csd_setup import SYSTEMS, csd_setup, settings_of
 from tiers.errors import InvalidOptionError
 
-MISSED = {"Llama-2-13B: SparF / Recompute, batch 128"}
+MISSED = {"Llama-2-13B: Recompute, batch 128 / FlexGen, batch 16"}
 """Cells that the model does not reach, each with its reason in the table."""
 
 
@@ -45,7 +46,7 @@ def test_systems_are_within_a_fifth_of_the_paper(rows: dict[str, dict[str, Any]]
         ("DeepSpeed: first batch", 0.0),
         ("FlexGen: first batch", 0.0),
         ("FlexGen: best batch", 0.0),
-        ("order of systems", 0.0),
+        ("order at batch", 0.0),
     ],
 )
 def test_what_is_known_better_is_closer(rows: dict[str, dict[str, Any]], start: str, error: float) -> None:
@@ -54,6 +55,21 @@ def test_what_is_known_better_is_closer(rows: dict[str, dict[str, Any]], start: 
     assert found
     for row in found:
         assert abs(row["error"]) <= (0.15 if row["unit"] == "GB/s" and "Table" in start else error)
+
+
+def test_the_order_is_told_at_every_batch_size(rows: dict[str, dict[str, Any]]) -> None:
+    """All systems are named there, those that ran out of memory too."""
+    for batch in BATCHES:
+        note = rows[f"order at batch {batch}: statements that hold"]["note"]
+        assert note.startswith("right; ")
+        assert all(system in note for system in SYSTEMS)
+
+
+def test_shares_of_keys_and_values_follow_from_one_machine(rows: dict[str, dict[str, Any]]) -> None:
+    """Within 5 points of the paper."""
+    shares = [row for name, row in rows.items() if name.startswith("KV share")]
+    assert len(shares) == 6
+    assert all(abs(row["ours"] - row["paper"]) < 5 for row in shares)
 
 
 def test_a_researcher_changes_the_drive() -> None:
