@@ -9,7 +9,7 @@ from offload.architecture import Architecture, read_architecture, standard_confi
 from offload.budgets import budgets_here, budgets_on
 from offload.checkpoint.source import open_source
 from offload.config import RunConfig
-from offload.device import is_gpu
+from offload.device import available_bytes, is_gpu
 from offload.dtypes import torch_dtype
 from offload.experts.note import ExpertNote
 from offload.experts.packed.check import check_packed

@@ -28,6 +28,7 @@ _ROW_COLUMNS: Final = {
     "bytes_read": "bytes / dense",
     "kl": "KL",
     "top1": "top 1",
+    "needles": "needles",
     "hit_ratio": "hits",
     "belady_gap": "to Belady",
     "prediction_accuracy": "accuracy",
@@ -49,7 +50,14 @@ def plan_tables(data: Mapping[str, Any]) -> list[Table | Text]:
         f"predicted: {data['predicted_tokens_per_s']:.2f} tokens/s after {format_seconds(data['predicted_prefill_s'])} "
         f"of prefill; bound by {data['bottleneck']}"
     )
-    return [table, Text(speed)]
+    if "drives" not in data:
+        return [table, Text(speed)]
+    real, here = data["drives"]["modelled"], data["drives"]["emulated"]
+    with_real = (
+        f"with real drives ({real['drive']}, modelled): {real['tokens_per_s']:.2f} tokens/s, "
+        f"{real['attend_ms']:.2f} ms a layer, where the emulated ones take {here['attend_ms']:.2f}"
+    )
+    return [table, Text(speed), Text(with_real)]
 
 
 def run_tables(data: Mapping[str, Any]) -> list[Table | Text]:

@@ -7,7 +7,7 @@ from prefetch.block_table import TokenTable
 from prefetch.expert_predictor import ExpertPredictor
 from prefetch.expert_waves import ExpertWaves
 from prefetch.weight_stream import WeightStream
-from simulators.generation_shape import ModelShape, PlacementShape
+from simulators.generation_shape import DriveCosts, ModelShape, PlacementShape
 from simulators.modelled_mover import EmptyTier
 from simulators.queued_mover import EmptyFile, QueuedMover
 from tiers.block import BlockKey
@@ -90,6 +90,33 @@ class KVRows:
         if len(tables) == 1:
             return list(tables[0].full_blocks())
         return list(dict.fromkeys(key for table in tables for key in table.full_blocks()))
+
+
+class KVDrives:
+    """Computational drives that hold the cache instead: commands one after the other, writes beside the model."""
+
+    def __init__(self, mover: QueuedMover, costs: DriveCosts) -> None:
+        self._mover, self._costs = mover, costs
+        self._free_s = 0.0
+        self.num_tokens: dict[int, int] = {}
+        """Of a row, by layer."""
+
+    def store(self, layer: int, tokens: int) -> None:
+        """Of a prompt: what was there is read back first, then these are on their way."""
+        before = self.num_tokens.get(layer, 0)
+        if before:
+            self._wait()
+            self._mover.compute(before * self._costs.read_s, 1.0)
+        self._free_s = max(self._free_s, self._mover.clock.now_s) + tokens * self._costs.write_s
+        self.num_tokens[layer] = before + tokens
+
+    def attend(self) -> None:
+        """The model waits for it, and for all writes before it."""
+        self._wait()
+        self._mover.compute(self._costs.attend_s, 1.0)
+
+    def _wait(self) -> None:
+        self._mover.compute(max(0.0, self._free_s - self._mover.clock.now_s), 1.0)
 
 
 class _VirtualPace:

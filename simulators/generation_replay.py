@@ -17,7 +17,7 @@ from prefetch.expert_predictor import ExpertPredictor
 from simulators.expert_trace import ExpertTrace
 from simulators.expert_visits import Pass, passes_of, routing_at, tokens_of
 from simulators.generation_costs import GenerationCosts
-from simulators.generation_parts import KVRows, make_experts, make_stream
+from simulators.generation_parts import KVDrives, KVRows, make_experts, make_stream
 from simulators.generation_shape import GroupShape, LayerShape, ModelShape, PlacementShape, WorkShape
 from simulators.modelled_link import VirtualClock
 from simulators.profile import HardwareProfile
@@ -96,6 +96,7 @@ class _Generation:
         if placement.expert_slots >= len(model.experts):
             self._predictor = None
         self._kv = KVRows(mover, model, placement, work.batch)
+        self._drives = None if placement.drives is None else KVDrives(mover, placement.drives)
         self._products = {expert.key: expert.products for expert in model.experts}
 
     def run(self) -> GenerationResult:
@@ -134,12 +135,10 @@ class _Generation:
             self._acquire(layer.group)
             layer_s = costs.layer_s(layer, count)
             self._compute(layer_s / 2)
-            for table in self._kv.tables[number]:
-                table.grow(tokens, _write_nothing)
-                if layer.attention.window is not None:
-                    table.drop_before(table.num_tokens - tokens - layer.attention.window + 1)
-            for table in self._kv.tables[number]:
-                self._attend(table, layer, tokens)
+            if self._drives and layer.attention.window is None:
+                self._attend_in_drives(self._drives, number, layer, tokens)
+            else:
+                self._attend_rows(self._kv.tables[number], layer, tokens)
             if self._kv.prefetcher:
                 self._kv.prefetcher.advance(number)
             self._compute(layer_s / 2)
@@ -152,6 +151,25 @@ class _Generation:
             self._acquire(piece)
             self._compute(costs.products_s(piece.products, self._work.batch, by_vector=True))
             self._release(piece)
+
+    def _attend_in_drives(self, drives: KVDrives, number: int, layer: LayerShape, tokens: int) -> None:
+        """As ``offload.attention.in_storage`` does; a prompt attends to itself on the device."""
+        if tokens == 1:
+            drives.attend()
+            return
+        before = drives.num_tokens.get(number, 0)
+        for _ in range(self._work.batch):
+            self._compute(self._costs.attention_s(layer.attention, tokens, before + tokens // 2))
+        drives.store(number, tokens)
+
+    def _attend_rows(self, tables: Sequence[TokenTable[BlockStore]], layer: LayerShape, tokens: int) -> None:
+        window = layer.attention.window
+        for table in tables:
+            table.grow(tokens, _write_nothing)
+            if window is not None:
+                table.drop_before(table.num_tokens - tokens - window + 1)
+        for table in tables:
+            self._attend(table, layer, tokens)
 
     def _attend(self, table: TokenTable[BlockStore], layer: LayerShape, tokens: int) -> None:
         """As ``offload.attention.interface`` does, of sequences without padding."""

@@ -52,6 +52,18 @@ class ModelShape:
 
 
 @dataclass(frozen=True, slots=True)
+class DriveCosts:
+    """Seconds of computational drives that keep the KV cache of all layers without a window, all rows together."""
+
+    write_s: float
+    """Of a token in one layer of the prompt; the drives write while the model computes."""
+    read_s: float
+    """Of a token in one layer that a further piece of the prompt asks back."""
+    attend_s: float
+    """Of one layer of a decode step at the mean context: they grow evenly, so that the mean stands for all."""
+
+
+@dataclass(frozen=True, slots=True)
 class PlacementShape:
     """Slots and blocks as the planner has set them; see ``offload.plan.Plan``."""
 
@@ -69,6 +81,8 @@ class PlacementShape:
     expert_slot_nbytes: int = 0
     prefill_chunk_tokens: int | None = None
     """None where a prompt is taken in one piece."""
+    drives: DriveCosts | None = None
+    """None where keys and values are in these tiers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,15 @@ def bench_csd(
     is_whole: bool = False,
     sizes: RunSizes | None = None,
     frontier: FrontierSizes | None = None,
+    text: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Rows of four kinds: published cells, the engine's speed, runs of ``model`` on an emulated drive, its accuracy.
 
     ``settings`` change numbers of ``drive`` (see ``csd_setup``). ``is_whole`` measures the accuracy of every engine at
-    every compression, which takes a quarter of an hour. Raises InvalidOptionError, and as ``offload.load``.
+    every compression, which takes half an hour. Accuracy is that on ``text``, by default on the help of Python. Raises
+    InvalidOptionError, and as ``offload.load``.
     """
     setup = csd_setup(settings, drive=drive)
     chosen = FrontierSizes(variants=tuple(VARIANTS)) if is_whole else frontier or _SOME
@@ -39,12 +41,14 @@ def bench_csd(
     parts.done()
     rows += run_rows(model, nvme_dir, setup.drive, sizes)
     parts.done()
-    rows += csd_frontier(model, sizes=chosen, seed=seed)["rows"]
+    found = csd_frontier(model, text=text, sizes=chosen, seed=seed)
+    rows += found["rows"]
     parts.done()
     return header(seed=seed, directory=nvme_dir) | {
         "model": str(model.name),
         "drive": setup.drive.name,
         "settings": dict(settings or {}),
+        **{key: found[key] for key in ("text", "needles", "needles_found_by_dense")},
         "rows": rows,
     }
 

@@ -1,6 +1,5 @@
 """A real model whose decode attention is answered by the drive's engines, over pages in memory."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,8 +73,9 @@ class _Decode:
     """One engine over one growing sequence."""
 
     engine: AttentionEngine
-    dense: AttentionEngine
     layers: list[MemoryPages]
+    dense: AttentionEngine | None = None
+    """To measure the other against."""
     tally: Tally = field(default_factory=Tally)
 
 
@@ -107,32 +107,41 @@ class EngineModel:
 
     @torch.inference_mode()
     def decode(
+        self, context: Context, engine: AttentionEngine, forced: Sequence[int], *, learnt_order: bool = False
+    ) -> Decoded:
+        """Runs ``forced`` after the context, one by one, each layer also with dense attention for the tally."""
+        decode = _Decode(engine, self._pages(context, engine, learnt_order), DenseEngine())
+        logits = torch.stack([self._step(decode, context, step, token) for step, token in enumerate(forced)])
+        return Decoded(tuple(logits.argmax(-1).tolist()), logits, decode.tally)
+
+    @torch.inference_mode()
+    def answers(
         self,
         context: Context,
         engine: AttentionEngine,
-        forced: Sequence[int],
-        new_tokens: int = 0,
+        asked: int,
+        answer: Sequence[int],
         *,
         learnt_order: bool = False,
-    ) -> Decoded:
-        """Runs ``forced`` after the context, one by one, and as many tokens more as greedy choice gives.
+    ) -> bool:
+        """Whether greedy choice after the token ``asked`` gives ``answer``; ends with the first token that differs."""
+        decode = _Decode(engine, self._pages(context, engine, learnt_order))
+        given = (asked, *answer[:-1])
+        return all(
+            int(self._step(decode, context, step, token).argmax()) == right
+            for step, (token, right) in enumerate(zip(given, answer, strict=True))
+        )
 
-        ``forced`` has at least one token: the context's keys are there, what follows it is not known.
-        """
-        self._decode = _Decode(engine, DenseEngine(), self._pages(context, engine, learnt_order))
-        logits: list[Tensor] = []
-        tokens = list(forced)
-        for step in itertools.count():
-            if step == len(tokens):
-                break
+    def _step(self, decode: _Decode, context: Context, step: int, token: int) -> Tensor:
+        """Logits [vocabulary] of what follows ``token``, which is the ``step``-th behind the context."""
+        self._decode = decode
+        try:
             position = torch.tensor([[len(context.tokens) + step]])
-            logits.append(
-                self.model(torch.tensor([[tokens[step]]]), position_ids=position, use_cache=False).logits[0, -1]
-            )
-            if len(forced) - 1 <= step < len(forced) - 1 + new_tokens:
-                tokens.append(int(logits[-1].argmax()))
-        tally, self._decode = self._decode.tally, None
-        return Decoded(tuple(int(each.argmax()) for each in logits), torch.stack(logits), tally)
+            found = self.model(torch.tensor([[token]]), position_ids=position, use_cache=False).logits[0, -1]
+        finally:
+            self._decode = None
+        assert isinstance(found, Tensor), "a model gives logits"
+        return found
 
     def _pages(self, context: Context, engine: AttentionEngine, learnt_order: bool) -> list[MemoryPages]:
         layers = []
@@ -161,8 +170,10 @@ class EngineModel:
         decode, pages = self._decode, self._decode.layers[layer]
         pages.append(*(part[0].half().numpy() for part in (key, value)))
         heads = query[0, :, 0].numpy()
-        exact = _logged(decode.dense, heads, pages)
         found = _logged(decode.engine, heads, pages)
+        if decode.dense is None:
+            return torch.from_numpy(found.output)[None, None], None
+        exact = _logged(decode.dense, heads, pages)
         decode.tally.error += float(np.square(found.output - exact.output).sum())
         decode.tally.output += float(np.square(exact.output).sum())
         decode.tally.pages += found.pages

@@ -15,7 +15,7 @@ from offload.bench.csd_decode import Context, Decoded, EngineModel
 from offload.bench.header import header
 from offload.bench.needles import Needle, hide_needles
 from offload.bench.ticker import Progress, ticker
-from offload.texts import help_tokens
+from offload.texts import file_tokens, help_tokens
 from offload.tokens import load_tokenizer
 from tiers.csd.engines.base import AttentionEngine
 from tiers.csd.engines.channel_groups import ChannelGroupsEngine
@@ -54,11 +54,15 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class FrontierSizes:
-    """``tokens`` of context; ``steps`` decoded after it, the real text going on; ``needles`` hidden in it."""
+    """``tokens`` of context; ``steps`` decoded after it, the real text going on.
+
+    ``needles`` are hidden in the first ``needle_tokens`` of them.
+    """
 
     tokens: int = 4096
-    steps: int = 16
-    needles: int = 8
+    steps: int = 64
+    needle_tokens: int = 2048
+    needles: int = 32
     tokens_per_group: int = 16
     channels_per_page: int = 4
     compressions: tuple[int, ...] = (1, 2, 4, 8, 16)
@@ -66,27 +70,33 @@ class FrontierSizes:
 
 
 def csd_frontier(
-    model: Path, *, progress: Progress | None = None, sizes: FrontierSizes | None = None, seed: int = 0
+    model: Path,
+    *,
+    text: Path | None = None,
+    progress: Progress | None = None,
+    sizes: FrontierSizes | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """One row for each engine and compression.
+    """One row for each engine and compression, on ``text`` or else on the help of Python.
 
     ``ours`` is the relative L2 error of the attention outputs of all layers against dense attention over the same
     halves. Further keys: ``bytes_read`` over those of dense attention, in whole pages; ``bytes_with_summaries``, if
     what the engine keeps of each group were read from pages too, and not from the drive's memory; ``kl`` in nats and
-    ``top1`` of the model's next token against dense attention; ``needles``, the share of answers about hidden facts
-    that are those of dense attention, right or wrong, and ``needles_found``, the share of the right ones that stay
-    (None where dense attention finds none). Raises ModelError for a model that cannot be loaded.
+    ``top1`` of the model's next token against dense attention; ``needles``, the share of the hidden facts told rightly,
+    of those that dense attention tells (None where it tells none). Raises ModelError for a model that cannot be loaded,
+    InvalidOptionError for a text that is too short.
     """
     sizes = sizes or FrontierSizes()
     cells = tuple(itertools.product(sizes.variants, sizes.compressions))
+    most = max(sizes.tokens + sizes.steps, sizes.needle_tokens)
+    tokens = help_tokens(model, most) if text is None else file_tokens(model, most, text)
     bench = _Frontier(EngineModel(model, sizes.tokens_per_group, sizes.channels_per_page), sizes, cells)
     tick = ticker(progress, (1 + sizes.needles) * len(cells))
-    text = help_tokens(model, sizes.tokens + sizes.steps)
-    on_text = bench.on_text(text, tick)
-    hidden = hide_needles(load_tokenizer(model), text[: sizes.tokens], sizes.needles, seed)
+    on_text = bench.on_text(tokens[: sizes.tokens + sizes.steps], tick)
+    hidden = hide_needles(load_tokenizer(model), tokens[: sizes.needle_tokens], sizes.needles, seed)
     found, on_needles = bench.on_needles(*hidden, tick)
-    context = {"model": model.name, "tokens": sizes.tokens, "page_bytes": bench.model.shape.page_bytes}
-    context |= {"needles_found_by_dense": found}
+    context = {"model": model.name, "text": "Python's help" if text is None else text.name, "tokens": sizes.tokens}
+    context |= {"page_bytes": bench.model.shape.page_bytes, "needles": sizes.needles, "needles_found_by_dense": found}
     return header(seed=seed) | context | {"rows": [on_text[cell] | on_needles[cell] for cell in cells]}
 
 
@@ -103,7 +113,9 @@ class _Frontier:
         dense = self.model.decode(context, DenseEngine(), forced)
         rows = {}
         for cell in self.cells:
-            rows[cell] = self._row(cell, self._decode(cell, context, forced), dense)
+            engine, variant = _engine(cell)
+            decoded = self.model.decode(context, engine, forced, learnt_order=variant.learnt_order)
+            rows[cell] = self._row(cell, decoded, dense)
             tick()
         return rows
 
@@ -112,32 +124,26 @@ class _Frontier:
     ) -> tuple[int, dict[Cell, Row]]:
         """Questions after the text, of which the last token and the answer are decoded.
 
-        With the number of those that dense attention answers rightly.
+        With the number of those that dense attention answers rightly; the others tell nothing and are not asked again.
         """
-        found, same, kept = 0, Counter[Cell](), Counter[Cell]()
+        found, kept = 0, Counter[Cell]()
         _, cache = self.model.prefill(tokens)
         for needle in needles:
             if asked_before := cache.get_seq_length() - len(tokens):
                 cache.crop(-asked_before)
             context, _ = self.model.prefill([*tokens, *needle.question[:-1]], cache)
-            asked, rest = needle.question[-1:], len(needle.answer) - 1
-            dense = self.model.decode(context, DenseEngine(), asked, rest).tokens
-            found += dense == needle.answer
+            is_found = self._is_told(context, needle, DenseEngine())
+            found += is_found
             for cell in self.cells:
-                answer = self._decode(cell, context, asked, rest).tokens
-                same[cell] += answer == dense
-                kept[cell] += answer == dense == needle.answer
+                engine, variant = _engine(cell)
+                kept[cell] += is_found and self._is_told(context, needle, engine, learnt_order=variant.learnt_order)
                 tick()
-        return found, {
-            cell: {"needles": same[cell] / len(needles), "needles_found": kept[cell] / found if found else None}
-            for cell in self.cells
-        }
+        return found, {cell: {"needles": kept[cell] / found if found else None} for cell in self.cells}
 
-    def _decode(self, cell: Cell, context: Context, forced: Sequence[int], new_tokens: int = 0) -> Decoded:
-        name, compression = cell
-        variant = VARIANTS[name]
-        engine = variant.make(1 / compression)
-        return self.model.decode(context, engine, forced, new_tokens, learnt_order=variant.learnt_order)
+    def _is_told(
+        self, context: Context, needle: Needle, engine: AttentionEngine, *, learnt_order: bool = False
+    ) -> bool:
+        return self.model.answers(context, engine, needle.question[-1], needle.answer, learnt_order=learnt_order)
 
     def _row(self, cell: Cell, found: Decoded, dense: Decoded) -> Row:
         name, compression = cell
@@ -153,3 +159,8 @@ class _Frontier:
             "kl": float(divergence),
             "top1": sum(map(operator.eq, found.tokens, dense.tokens)) / len(dense.tokens),
         }
+
+
+def _engine(cell: Cell) -> tuple[AttentionEngine, Variant]:
+    name, compression = cell
+    return VARIANTS[name].make(1 / compression), VARIANTS[name]

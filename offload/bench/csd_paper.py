@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from offload.bench.csd_claims import BATCHES, crossing_rows, order_row, ratio_rows, share_rows
+from offload.bench.csd_claims import BATCHES, crossing_rows, ratio_rows, share_rows
 from offload.bench.csd_hilos import hilos_rows, path_rows
+from offload.bench.csd_order import order_rows
 from offload.bench.csd_setup import BEYOND, SYSTEMS, CsdFigures, CsdSetup, csd_setup, workload_of
 from offload.bench.csd_table import Row, flash_rows, table_rows
 from offload.bench.header import header
@@ -33,7 +34,7 @@ def bench_csd_paper(
     for part in (
         lambda: table_rows(setup),
         lambda: ratio_rows(figures),
-        lambda: itertools.chain(share_rows(figures), crossing_rows(figures), [order_row(figures)]),
+        lambda: itertools.chain(share_rows(figures), crossing_rows(figures), order_rows(figures)),
         flash_rows,
         hilos_rows,
     ):

@@ -1,7 +1,7 @@
 """A model that decodes with its KV cache in an emulated drive: bytes on the link, flash pages, modelled time."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,9 @@ from offload.bench.generation import generate_timed, with_tiers
 from offload.config import RunConfig
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Workload
+from offload.simulation.drive_speed import timing_of
 from offload.texts import help_tokens
-from simulators.flash.command_timing import CommandTiming
 from simulators.flash.drive import DriveParameters
-from tiers.csd.geometry import FlashGeometry
-from tiers.csd.timing import DriveTiming
 
 Row = dict[str, Any]
 
@@ -104,20 +102,8 @@ def run_rows(model: Path, nvme_dir: Path, drive: DriveParameters, sizes: RunSize
                 "same_tokens": timed.tokens == plain.tokens,
             }
 
-        row, _ = with_tiers(model, config, workload, use, drive_timing=lambda geometry: _timing(drive, geometry))
+        row, _ = with_tiers(model, config, workload, use, drive_timing=timing_of(drive))
         yield {"name": f"{way.name}, {sizes.prompt} tokens", **row}
-
-
-def _timing(drive: DriveParameters, geometry: FlashGeometry) -> DriveTiming:
-    """``drive`` with pages as the model's heads want them, on as many dies as are emulated."""
-    return CommandTiming(
-        replace(
-            drive,
-            page_nbytes=geometry.page_nbytes,
-            channels=geometry.channels,
-            dies_per_channel=geometry.dies_per_channel,
-        )
-    )
 
 
 def _per_token(name: str, counts: list[tuple[_Count, _Count]], steps: int) -> float:

@@ -27,6 +27,13 @@ PROMPTS = {"opt-13b": 1024, "opt-30b": 1024, "llama-2-13b": 2048}
 _GPUS = {"opt-30b": 2}
 _SELECTION = {"r": "channels", "k": "token_share", "mean_run": "mean_run"}
 _GROUPS = {"groups": "share"}
+_KINDS = (
+    {one.name: "software" for one in fields(SoftwareCosts)}
+    | dict.fromkeys(_SELECTION, "selection")
+    | dict.fromkeys(_GROUPS, "groups")
+)
+SETTINGS = (*(one.name for one in fields(DriveParameters) if one.name not in ("name", "sources")), *_KINDS, "path")
+"""Names that ``csd_setup`` knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,11 @@ class CsdSetup:
 
 
 def csd_setup(
-    settings: Mapping[str, object] | None = None, *, drive: str = "instattention", profile: str = "a6000"
+    settings: Mapping[str, object] | None = None,
+    *,
+    drive: str = "instattention",
+    profile: str = "a6000",
+    software: SoftwareCosts | None = None,
 ) -> CsdSetup:
     """The published setup with some numbers changed; InvalidOptionError for a name or a value that cannot be.
 
@@ -54,11 +65,9 @@ def csd_setup(
     path = settings.pop("path", "p2p")
     if not isinstance(path, str) or path not in PATHS:
         raise InvalidOptionError(f"setting: 'path' is {path!r}; it is one of {', '.join(PATHS)}")
-    kinds = {one.name: "software" for one in fields(SoftwareCosts)} | dict.fromkeys(_SELECTION, "selection")
-    kinds |= dict.fromkeys(_GROUPS, "groups")
     parts: dict[str, dict[str, Any]] = {"drive": {}, "software": {}, "selection": {}, "groups": {}}
     for name, value in settings.items():
-        kind = kinds.get(name, "drive")
+        kind = _KINDS.get(name, "drive")
         parts[kind][name] = value if kind == "drive" else _positive(name, value)
     picked = {_SELECTION[name]: int(value) if name == "r" else value for name, value in parts["selection"].items()}
     return CsdSetup(
@@ -66,7 +75,7 @@ def csd_setup(
         load_profile(profile),
         replace(ClusteredSelection(), **picked),
         WholeGroups(**{_GROUPS[name]: value for name, value in parts["groups"].items()}),
-        replace(SoftwareCosts(), **parts["software"]),
+        replace(software or SoftwareCosts(), **parts["software"]),
         PATHS[path],
     )
 

@@ -8,10 +8,12 @@ from transformers import PreTrainedTokenizerBase
 
 from tiers.errors import InvalidOptionError
 
-_NAMES = ("Anna", "Boris", "Clara", "Dmitri", "Elena", "Felix", "Greta", "Hassan")
-_PLACES = ("Porto", "Lagos", "Quito", "Oslo", "Kyoto", "Perth", "Turin", "Cairo")
-_THINGS = ("violin", "bicycle", "telescope", "umbrella", "camera", "lantern", "suitcase", "typewriter")
-MOST_NEEDLES = len(_THINGS)
+_WORDS = (
+    *("amber", "apple", "arrow", "autumn", "basket", "beach", "bread", "bridge", "butter", "canyon", "castle"),
+    *("cherry", "circle", "coffee", "copper", "cotton", "desert", "diamond", "dragon", "eagle", "falcon", "feather"),
+    *("forest", "garden", "guitar", "hammer", "harbor", "honey", "island", "jacket", "ladder", "lemon"),
+)
+MOST_NEEDLES = len(_WORDS)
 _NUMBERS = (1000, 10_000)
 
 
@@ -28,25 +30,24 @@ def hide_needles(
 ) -> tuple[list[int], list[Needle]]:
     """As many tokens as ``text`` has, with ``count`` facts at even distances, and what asks for each.
 
-    A question shares enough words with its fact for a small model to find it. Raises InvalidOptionError
-    for a ``count`` that is not between 1 and MOST_NEEDLES.
+    A question is the beginning of its fact, word by word: a small model answers by copying what followed, if its
+    attention finds the place. Raises InvalidOptionError for a ``count`` that is not between 1 and MOST_NEEDLES, or for
+    which the text is too short.
     """
     if not 1 <= count <= MOST_NEEDLES:
         raise InvalidOptionError(f"needles is {count}; it has to be between 1 and {MOST_NEEDLES}")
     draw = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
-    subjects = zip(*(draw.sample(words, count) for words in (_NAMES, _PLACES, _THINGS)), strict=True)
-    facts = [
-        (f"Note on the {thing} of {name} from {place}: its number is", f" {draw.randrange(*_NUMBERS)}")
-        for name, place, thing in subjects
-    ]
+    facts = [(f"The magic number of {word} is", f" {draw.randrange(*_NUMBERS)}") for word in draw.sample(_WORDS, count)]
     tokens: list[int] = []
     needles: list[Needle] = []
     for index, (question, answer) in enumerate(facts):
         start, end = index * len(text) // count, (index + 1) * len(text) // count
-        fact: list[int] = tokenizer(f"\n\n{question}{answer}.\n\n").input_ids
+        fact: list[int] = tokenizer(f"\n{question}{answer}.\n").input_ids
+        if len(fact) > end - start:
+            raise InvalidOptionError(f"{count} needles do not fit in {len(text)} tokens; hide fewer")
         half = (end - start - len(fact)) // 2
         tokens += [*text[start : start + half], *fact, *text[start + half : end - len(fact)]]
-        whole: list[int] = tokenizer(f"\n\n{question}{answer}").input_ids
-        asked = len(tokenizer(f"\n\n{question}").input_ids)
+        whole: list[int] = tokenizer(f"\n{question}{answer}").input_ids
+        asked = len(tokenizer(f"\n{question}").input_ids)
         needles.append(Needle(tuple(whole[:asked]), tuple(whole[asked:])))
     return tokens, needles

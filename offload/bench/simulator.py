@@ -18,12 +18,14 @@ from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
 from offload.numbers import has_tokenizer
 from offload.prospect import open_prospect
+from offload.simulation.drive_speed import DriveSpeeds, measure_drives
 from offload.simulation.foretell import foretell
 from offload.speed.transfers import stream_speed
 from offload.texts import help_tokens
 from offload.traces.record import Course, record_trace
 from simulators.expert_trace import ExpertTrace
 from simulators.generation_replay import GenerationResult
+from simulators.generation_shape import DriveCosts
 from simulators.profile import HardwareProfile
 from simulators.profile_file import read_profile
 from simulators.runtime_profile import RuntimeProfile
@@ -95,6 +97,8 @@ class _Run:
     config: RunConfig
     answer: dict[str, Any]
     stream_rates: tuple[float, float]
+    drives: tuple[DriveSpeeds | None, DriveSpeeds | None]
+    """What computational drives took before and after it."""
 
 
 class _Bench:
@@ -117,8 +121,16 @@ class _Bench:
             after = measure(self._nvme_dir, self._caches)
             for setup, one in zip(some, ran, strict=True):
                 profiles = [_at(profile, rate) for profile, rate in zip((before, after), one.stream_rates, strict=True)]
-                foretold = [self._foretell(setup, one.config, before, profile) for profile in profiles]
-                yield _row(setup, foretold, one)
+                foretold = [
+                    self._foretell(setup, one.config, before, profile, speeds.emulated if speeds else None)
+                    for profile, speeds in zip(profiles, one.drives, strict=True)
+                ]
+                modelled = [
+                    self._foretell(setup, one.config, before, profile, speeds.modelled)
+                    for profile, speeds in zip(profiles, one.drives, strict=True)
+                    if speeds
+                ]
+                yield _row(setup, foretold, one, modelled)
                 self._tick()
             before = after
 
@@ -136,10 +148,22 @@ class _Bench:
         }
         if config.device_memory is not None:
             options["--device-memory"] = str(config.device_memory)
+        if config.csd:
+            options["--csd"] = str(config.csd)
         words = [word for option in options.items() for word in option]
-        before = self._stream_rate(model)
+        before = self._stream_rate(model), self._drives(setup, model, config)
         answer = _offload(["run", str(model), *words], self._caches, self._sizes.timeout_s)
-        return _Run(config, answer, (before, self._stream_rate(model)))
+        after = self._stream_rate(model), self._drives(setup, model, config)
+        return _Run(config, answer, (before[0], after[0]), (before[1], after[1]))
+
+    def _drives(self, setup: Setup, model: Path, config: RunConfig) -> DriveSpeeds | None:
+        if not config.csd:
+            return None
+        prospect = open_prospect(model, config, context_tokens=setup.workload.context_tokens)
+        try:
+            return measure_drives(prospect, config, setup.workload)
+        finally:
+            prospect.source.close()
 
     def _stream_rate(self, model: Path) -> float:
         prospect = open_prospect(model)
@@ -149,10 +173,16 @@ class _Bench:
             prospect.source.close()
 
     def _foretell(
-        self, setup: Setup, config: RunConfig, planned_with: HardwareProfile, profile: HardwareProfile
+        self,
+        setup: Setup,
+        config: RunConfig,
+        planned_with: HardwareProfile,
+        profile: HardwareProfile,
+        drives: DriveCosts | None,
     ) -> GenerationResult:
         trace = self._trace(setup) if setup.is_mixture else None
-        return foretell(self._model(setup), config, setup.workload, profile, trace, planned_with=planned_with)
+        model, workload = self._model(setup), setup.workload
+        return foretell(model, config, workload, profile, trace, planned_with=planned_with, drives=drives)
 
     def _trace(self, setup: Setup) -> ExpertTrace:
         """What the gates choose in this generation: the same whatever the budget, since tokens are."""
@@ -185,7 +215,10 @@ def _at(profile: HardwareProfile, stream_bytes_per_s: float) -> HardwareProfile:
     return replace(profile, runtime=runtime)
 
 
-def _row(setup: Setup, foretold: Sequence[GenerationResult], ran: _Run) -> Row:
+def _row(
+    setup: Setup, foretold: Sequence[GenerationResult], ran: _Run, modelled: Sequence[GenerationResult] = ()
+) -> Row:
+    """``modelled_tokens_per_s`` is foretold of a run with real computational drives, which nobody can measure here."""
     answer = ran.answer
     seconds = statistics.mean(result.decode_s / max(1, result.decode_steps) for result in foretold)
     ours, measured = 1 / seconds, answer["decode_tokens_per_s"]
@@ -205,6 +238,7 @@ def _row(setup: Setup, foretold: Sequence[GenerationResult], ran: _Run) -> Row:
         "measured_bytes": int(answer["links"].get("nvme->device", {}).get("bytes", 0)),
         "drive_gib_s": [rate / 2**30 for rate in ran.stream_rates],
         "by_profile": [1 / (result.decode_s / max(1, result.decode_steps)) for result in foretold],
+        **({"modelled_tokens_per_s": statistics.mean(one.decode_tokens_per_s for one in modelled)} if modelled else {}),
     }
 
 

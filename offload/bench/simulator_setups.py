@@ -26,6 +26,7 @@ class Setup:
     host_memory: int = 0
     policy: str = "expected_use"
     predictor: str = "none"
+    csd: int = 0
 
     @property
     def workload(self) -> Workload:
@@ -35,7 +36,11 @@ class Setup:
     def config(self, model: Path, nvme_dir: Path, profile: HardwareProfile) -> RunConfig:
         """What ``offload run`` is told."""
         config = RunConfig(
-            host_memory=self.host_memory, nvme_dir=nvme_dir, policy=self.policy, predictor=self.predictor
+            host_memory=self.host_memory,
+            nvme_dir=nvme_dir,
+            policy=self.policy,
+            predictor=self.predictor,
+            csd=self.csd,
         )
         prospect = open_prospect(model, config, context_tokens=self.workload.context_tokens)
         prospect.source.close()
@@ -99,6 +104,7 @@ def setups(long: int = 8192, middle: int = 2048, new: int = 33) -> Sequence[Setu
         dense(f"KV of {middle} tokens, half on the device, rest on the drive", kv_share(0.5), middle - new),
         dense(f"KV of {middle} tokens, a quarter on the device, rest in the host", kv_share(0.25), middle - new, gib),
         dense(f"KV of {long} tokens, half on the device, rest on the drive", kv_share(0.5), long - new),
+        Setup(f"KV of {middle} tokens in an emulated computational drive", everything, middle - new, new, csd=1),
         mixture("all resident", 1.0, "lru"),
         mixture("a half, lru", 0.5, "lru"),
         mixture("a half, lfu", 0.5, "lfu"),

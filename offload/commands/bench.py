@@ -153,6 +153,9 @@ def csd(
         "instattention"
     ),
     whole: Annotated[bool, typer.Option("--frontier", help="The accuracy of every engine, at length.")] = False,
+    text: Annotated[
+        Path | None, typer.Option(help="Measure accuracy on this text; else on the help of Python.", metavar="FILE")
+    ] = None,
     nvme_dir: options.NvmeDir = None,
     as_json: options.Json = False,
 ) -> None:
@@ -161,11 +164,16 @@ def csd(
     with answering(as_json) as answer:
         from offload.bench.csd import bench_csd
         from offload.bench.csd_setup import settings_of
+        from offload.texts import read_text
 
         settings = settings_of(change or [])
+        if text is not None:
+            read_text(text)  # before the work
         path = runnable_model(model or "smollm2-135m", notice=say)
         with progress_bar("bench csd") as progress:
-            result = bench_csd(path, directory, settings=settings, drive=drive, is_whole=whole, progress=progress)
+            result = bench_csd(
+                path, directory, settings=settings, drive=drive, is_whole=whole, text=text, progress=progress
+            )
         answer.show(result, _tables)
 
 

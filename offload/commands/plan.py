@@ -1,7 +1,8 @@
 """``offload plan``: what would sit where, and how fast that should be, before anything is loaded."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,7 @@ from tiers.errors import InvalidOptionError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from offload.plan import Workload
     from simulators.profile import HardwareProfile
 
 
@@ -37,18 +39,33 @@ def plan(
     with answering(as_json) as answer:
         path = runnable_model(model, notice=say)
         from offload.plan import Workload
-        from offload.session import plan_model
 
         workload = Workload(batch=settings.batch, prompt_tokens=prompt_length, new_tokens=new_tokens)
-        result = plan_model(settings, path, workload, elsewhere=elsewhere)
-        data = {
-            "profile": None if elsewhere is None else elsewhere.name,
-            "placement": result.placement(),
-            "predicted_tokens_per_s": result.predicted_tokens_per_s,
-            "predicted_prefill_s": result.predicted_prefill_s,
-            "bottleneck": result.bottleneck,
-        }
-        answer.show(data, _tables)
+        answer.show(_planned(settings, path, workload, elsewhere), _tables)
+
+
+def _planned(
+    settings: RunConfig, path: Path, workload: "Workload", elsewhere: "HardwareProfile | None"
+) -> dict[str, Any]:
+    if settings.csd:
+        if elsewhere is not None:
+            raise InvalidOptionError(
+                f"--profile {elsewhere.name}: emulated drives are tried on this machine; leave --csd or the profile out"
+            )
+        from offload.simulation.drive_plan import plan_with_drives
+
+        found = plan_with_drives(settings, path, workload)
+        return {"profile": None, "placement": found.plan.placement(), **found.as_json()}
+    from offload.session import plan_model
+
+    result = plan_model(settings, path, workload, elsewhere=elsewhere)
+    return {
+        "profile": None if elsewhere is None else elsewhere.name,
+        "placement": result.placement(),
+        "predicted_tokens_per_s": result.predicted_tokens_per_s,
+        "predicted_prefill_s": result.predicted_prefill_s,
+        "bottleneck": result.bottleneck,
+    }
 
 
 def _profile(name: str) -> "HardwareProfile":

@@ -93,6 +93,11 @@ class KVDrives:
         return traffic[Opcode.ATTEND].nbytes + traffic[Opcode.WRITE_KV].nbytes
 
     @property
+    def kv_shape(self) -> tuple[int, int]:
+        """KV heads, and numbers of a key or value."""
+        return self._config.kv_heads, self._config.head_dim
+
+    @property
     def pages_read(self) -> int:
         """Of the flash of all drives, since they were started."""
         return sum(health.pages_read for health in self._drives.health())

@@ -58,12 +58,26 @@ def open_drives(
     Pages of half-precision models are float16. ``make_timing`` gives what says how long a real drive would take for
     what they do. Raises InvalidOptionError, DiskFullError, DeviceGoneError.
     """
+    task, geometry = drive_task(config, prospect, prospect.sizes.num_layers, workload)
+    array, usage = start_drives(config, geometry, make_timing), DriveUsage()
+    try:
+        inputs = _input_cache(array, usage, config, task, prospect, model) if config.x_cache else None
+        return KVDrives(array, task, _newest_holder(config.write_back, plan.newest_nbytes, inputs), usage)
+    except BaseException:
+        array.close()
+        raise
+
+
+def drive_task(
+    config: RunConfig, prospect: Prospect, num_layers: int, workload: Workload
+) -> tuple[Config, FlashGeometry]:
+    """What drives are told of ``num_layers`` layers of a model, and how large they have to be."""
     attention = prospect.architecture.attention
     precision: Precision = "float32" if prospect.dtype == "F32" else "float16"
     engine = _ENGINES[config.attention]
     task = Config(
         task=_TASK,
-        num_layers=prospect.sizes.num_layers,
+        num_layers=num_layers,
         kv_heads=attention.kv.heads,
         heads_per_kv=attention.query // attention.key,
         head_dim=attention.kv.key_dim,
@@ -84,6 +98,11 @@ def open_drives(
     geometry = drive_for(of_one, page, sequences=workload.batch, tokens=tokens)
     if config.x_cache:  # inputs take less, but in erase blocks of their own
         geometry = replace(geometry, blocks_per_die=geometry.blocks_per_die + 1)
+    return task, geometry
+
+
+def start_drives(config: RunConfig, geometry: FlashGeometry, make_timing: MakeTiming | None) -> DriveArray:
+    """The processes of ``config.csd`` drives, which nobody has configured yet. Raises as ``open_drives``."""
     timing = None if make_timing is None else make_timing(geometry)
     device = torch_device(config.device) if has_own_memory(config.device) else None
     directory = config.nvme_dir or _DIRECTORY
@@ -98,11 +117,8 @@ def open_drives(
                 )
                 for name in (f"csd{i}" for i in range(config.csd))
             ]
-            array, usage = DriveArray(drives), DriveUsage()
-            inputs = _input_cache(array, usage, config, task, prospect, model) if config.x_cache else None
-            opened = KVDrives(array, task, _newest_holder(config.write_back, plan.newest_nbytes, inputs), usage)
             stack.pop_all()
-        return opened
+        return DriveArray(drives)
     finally:
         if was_made:  # and not needed any more, since images have no name
             with suppress(OSError):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from offload.report.columns import other_figures
+from offload.report.drive_section import drive_section
 from offload.report.facts import facts_of
 from offload.report.gap_plots import gap_tables
 from offload.report.lanes import lanes_table
@@ -19,6 +20,8 @@ _SETTINGS = ("gate", "batch", "arrivals", "speed")
 
 def simulate_section(result: Result) -> Section:
     """Of one file."""
+    if "drive" in result.data:
+        return drive_section(result)
     rows = result.rows
     axes = varying(rows)
     facts = facts_of(result, ("scenario", "command", "seed", "workload", "hardware", "model", "tiers", *_SETTINGS))

@@ -10,7 +10,8 @@ from typing import Any
 
 import offload
 from offload.simulation.facts import setting_facts
-from offload.simulation.scenario_file import near, read_scenario
+from offload.simulation.scenario_file import read_scenario
+from offload.simulation.values import near
 from simulators.kv_serving import Arrivals
 from simulators.kv_trace.formats import find_trace
 from simulators.scenario import BOUND, Scenario

@@ -17,10 +17,15 @@ def scenario_facts(path: Path, settings: Mapping[str, Any], *, is_sweep: bool = 
     workload = settings["workload"]
     return {
         "scenario": str(path),
-        "command": shlex.join(["offload", "simulate", str(path), *["--sweep"] * is_sweep]),
+        "command": simulate_command(path, is_sweep=is_sweep),
         "workload": workload,
         "seed": None if "trace" in workload else workload.get("seed", 0),
     }
+
+
+def simulate_command(path: Path, *, is_sweep: bool) -> str:
+    """That runs the experiment again."""
+    return shlex.join(["offload", "simulate", str(path), *["--sweep"] * is_sweep])
 
 
 def setting_facts(settings: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:

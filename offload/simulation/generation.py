@@ -10,6 +10,7 @@ from offload.plan import Plan, Workload
 from offload.prospect import Prospect
 from simulators.generation_shape import (
     AttentionShape,
+    DriveCosts,
     GroupShape,
     LayerShape,
     ModelShape,
@@ -44,7 +45,9 @@ def model_shape(prospect: Prospect, plan: Plan) -> ModelShape:
     )
 
 
-def placement_shape(prospect: Prospect, plan: Plan, config: RunConfig, workload: Workload) -> PlacementShape:
+def placement_shape(
+    prospect: Prospect, plan: Plan, config: RunConfig, workload: Workload, drives: DriveCosts | None = None
+) -> PlacementShape:
     """What the loader makes of a plan."""
     kinds = {group.key.name: group.kind for group in prospect.source.groups}
     chunk = plan.prefill_chunk_tokens
@@ -61,6 +64,7 @@ def placement_shape(prospect: Prospect, plan: Plan, config: RunConfig, workload:
         expert_slots=plan.expert_slots,
         expert_slot_nbytes=plan.expert_slot_nbytes,
         prefill_chunk_tokens=chunk if chunk < workload.prompt_tokens else None,
+        drives=drives,
     )
 
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from offload.render import plain_table
 from offload.report.sweep_plots import axis_text
+from offload.simulation.drive_render import drive_tables
 from offload.sizes import format_size
 
 _LEGEND = (
@@ -22,6 +23,8 @@ def simulation_tables(data: Mapping[str, Any]) -> list[Table | Text]:
 
     Under it another one of energy and price, where the hardware's profile knows them.
     """
+    if "drive" in data:
+        return drive_tables(data)
     axes = list(data.get("axes", ()))
     settings: dict[str, list[Mapping[str, Any]]] = {}
     for row in data["rows"]:

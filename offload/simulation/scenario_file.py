@@ -1,8 +1,7 @@
 """A scenario from a YAML or TOML file. Whatever is wrong is said with the file, the key and what would be right."""
 
-import difflib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from enum import Enum
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 from offload.config_file import read_config_file
 from offload.simulation.axes import axes_of
-from offload.sizes import parse_size
+from offload.simulation.values import check_keys, mapping, near, number, read_tiers, suggest, text
 from prefetch.load_gate import Gate
 from simulators import scenario as simulated
 from simulators.host_path import HostMemory, Storage
@@ -21,7 +20,7 @@ from simulators.kv_trace.generate import ChatWorkload, SharedPrefixWorkload, Wor
 from simulators.model_costs import read_model_shape
 from simulators.published import find_published, load_profile
 from simulators.running_costs import PriceTerms
-from simulators.scenario import LEVELS, Scenario
+from simulators.scenario import Scenario
 from tiers.errors import InvalidOptionError, UsageError
 
 SHIPPED = Path(simulated.__file__).parent / "scenarios"
@@ -66,22 +65,22 @@ def find_scenario(path: Path) -> Path:
 
 
 def _read(settings: Mapping[str, object], folder: Path) -> Scenario:
-    _check_keys("", settings, _KEYS)
+    check_keys("", settings, _KEYS)
     for key in ("hardware", "model", "workload", "tiers"):
         if key not in settings:
             raise InvalidOptionError(
                 f"'{key}' is missing; a scenario has hardware, model, workload, tiers and policies"
             )
     return Scenario(
-        trace=_read_workload(_mapping("workload", settings["workload"]), folder),
-        profile=load_profile(near(folder, _text("hardware", settings["hardware"]))),
-        shape=read_model_shape(find_published("models", near(folder, _text("model", settings["model"])))),
-        tiers=_read_tiers(_mapping("tiers", settings["tiers"])),
+        trace=_read_workload(mapping("workload", settings["workload"]), folder),
+        profile=load_profile(near(folder, text("hardware", settings["hardware"]))),
+        shape=read_model_shape(find_published("models", near(folder, text("model", settings["model"])))),
+        tiers=read_tiers(mapping("tiers", settings["tiers"])),
         policies=_read_policies(settings),
         gate=_read_choice("gate", settings.get("gate", Gate.LOAD.value), Gate),
-        batch=int(_number("batch", settings.get("batch", 1), is_whole=True)),
+        batch=int(number("batch", settings.get("batch", 1), is_whole=True)),
         arrivals=_read_choice("arrivals", settings.get("arrivals", Arrivals.CLOSED.value), Arrivals),
-        speed=_number("speed", settings.get("speed", 1.0), is_whole=False, least=_LEAST_SPEED),
+        speed=number("speed", settings.get("speed", 1.0), is_whole=False, least=_LEAST_SPEED),
         storage=_read_choice("storage", settings["storage"], Storage) if "storage" in settings else None,
         host_memory=_read_choice("host_memory", settings["host_memory"], HostMemory)
         if "host_memory" in settings
@@ -92,36 +91,25 @@ def _read(settings: Mapping[str, object], folder: Path) -> Scenario:
 
 def _read_workload(given: Mapping[str, object], folder: Path) -> KVTrace:
     if "trace" in given:
-        _check_keys("workload.", given, ("trace", "requests"))
-        trace = open_kv_trace(Path(near(folder, _text("workload.trace", given["trace"]))))
+        check_keys("workload.", given, ("trace", "requests"))
+        trace = open_kv_trace(Path(near(folder, text("workload.trace", given["trace"]))))
         if "requests" not in given:
             return trace
-        most = int(_number("workload.requests", given["requests"], is_whole=True))
+        most = int(number("workload.requests", given["requests"], is_whole=True))
         return KVTrace(trace.format, trace.block_tokens, itertools.islice(trace.requests, most))
-    kind = _text("workload.kind", given.get("kind", "nothing"))
+    kind = text("workload.kind", given.get("kind", "nothing"))
     if kind not in _WORKLOADS:
         raise InvalidOptionError(f"workload.kind: '{kind}' is unknown; {suggest(kind, _WORKLOADS)}, or give a trace")
     make = _WORKLOADS[kind]
-    _check_keys("workload.", given, ("kind", *(field.name for field in fields(make))))
+    check_keys("workload.", given, ("kind", *(field.name for field in fields(make))))
     return make(**{key: _workload_number(make, key, value) for key, value in given.items() if key != "kind"}).trace()
 
 
 def _workload_number(make: type[Workload], key: str, value: object) -> Any:
     default = next(field.default for field in fields(make) if field.name == key)
     assert default is not MISSING
-    number = _number(f"workload.{key}", value, is_whole=isinstance(default, int), least=0)
-    return int(number) if isinstance(default, int) else number
-
-
-def _read_tiers(given: Mapping[str, object]) -> dict[str, int]:
-    _check_keys("tiers.", given, LEVELS)
-    tiers = {}
-    for name, value in given.items():
-        try:
-            tiers[name] = parse_size(str(value))
-        except InvalidOptionError as error:
-            raise InvalidOptionError(f"tiers.{name}: {error}") from None
-    return tiers
+    found = number(f"workload.{key}", value, is_whole=isinstance(default, int), least=0)
+    return int(found) if isinstance(default, int) else found
 
 
 def _read_policies(settings: Mapping[str, object]) -> list[str]:
@@ -140,51 +128,11 @@ def _read_choice(key: str, value: object, kind: type[_Choice]) -> _Choice:
 
 
 def _read_price(value: object) -> PriceTerms:
-    given = _mapping("price", value)
-    _check_keys("price.", given, _PRICE_KEYS)
-    terms = {key: _number(f"price.{key}", one, is_whole=False, least=0) for key, one in given.items()}
+    given = mapping("price", value)
+    check_keys("price.", given, _PRICE_KEYS)
+    terms = {key: number(f"price.{key}", one, is_whole=False, least=0) for key, one in given.items()}
     if terms.get("years") == 0:
         raise InvalidOptionError("price.years: 0 is too little; write a number above 0")
     if not 0 < terms.get("utilisation", 1) <= 1:
         raise InvalidOptionError(f"price.utilisation: {terms['utilisation']} is no share; write one above 0, up to 1")
     return PriceTerms(**terms)
-
-
-def _check_keys(where: str, given: Mapping[str, object], known: Iterable[str]) -> None:
-    for key in given:
-        if key not in known:
-            raise InvalidOptionError(f"unknown key '{where}{key}'; {suggest(key, known)}")
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the nearest that is known, else all."""
-    near = difflib.get_close_matches(word, list(known), 1, 0.5)
-    return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
-
-
-def near(folder: Path, name: str) -> str:
-    """A name as a scenario in ``folder`` means it.
-
-    A path is taken from the scenario's folder; a name that is no file there may be one that ships.
-    """
-    beside = folder / name
-    return str(beside) if beside.is_file() else name
-
-
-def _mapping(key: str, value: object) -> Mapping[str, object]:
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise InvalidOptionError(f"{key}: {value!r} is no mapping; write one 'key: value' a line below it")
-    return value
-
-
-def _text(key: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InvalidOptionError(f"{key}: {value!r} is no name; write one")
-    return value
-
-
-def _number(key: str, value: object, *, is_whole: bool, least: float = 1) -> float:
-    kinds = (int,) if is_whole else (int, float)
-    if type(value) not in kinds or not least <= value < float("inf"):  # type: ignore[operator]  # it is a number
-        raise InvalidOptionError(f"{key}: {value!r} is no {'whole ' * is_whole}number from {least} up")
-    return float(value)  # type: ignore[arg-type]  # it is a number

@@ -7,6 +7,8 @@ from typing import Any
 
 from offload.commands.output import json_text
 from offload.config_file import read_config_file
+from offload.simulation.drive_rows import simulate_drives
+from offload.simulation.drive_scenario import is_drive_scenario
 from offload.simulation.facts import scenario_facts, setting_facts
 from offload.simulation.scenario_file import find_scenario, load_scenario
 from offload.simulation.sweep import read_sweep
@@ -14,6 +16,7 @@ from offload.simulation.sweep_file import Rows, finished_rows, sweep_answer
 from offload.simulation.sweep_run import run_cells
 from offload.whole_file import write_whole
 from simulators.scenario import run_scenario
+from tiers.errors import InvalidOptionError
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -22,6 +25,8 @@ _SAVE_EVERY_S = 2.0
 
 def simulate_one(path: Path, progress: ProgressCallback) -> dict[str, Any]:
     """The answer of a scenario without lists; raises what ``load_scenario`` and ``run_scenario`` do."""
+    if _has_drive(path):
+        return simulate_drives(path, progress)
     scenario = load_scenario(path)
     settings = read_config_file(find_scenario(path))
     facts = {**scenario_facts(path, settings), **setting_facts(settings, scenario), "hardware": scenario.profile.name}
@@ -36,6 +41,10 @@ def simulate_sweep(
     ``out`` is kept up to date, also where this ends in an exception. ``ray`` is the address of a cluster to run on.
     Raises what ``read_sweep``, ``finished_rows`` and ``run_cells`` do.
     """
+    if _has_drive(path):
+        if ray is not None:
+            raise InvalidOptionError(f"--ray: {path} is of drives, whose cells take seconds; leave --ray out")
+        return simulate_drives(path, progress, is_sweep=True, out=out)
     sweep = read_sweep(path)
     rows: Rows = finished_rows(out, sweep) if out else {}
     saved_s = time.monotonic()
@@ -56,3 +65,7 @@ def simulate_sweep(
         if rows:
             save()
     return sweep_answer(sweep, rows)
+
+
+def _has_drive(path: Path) -> bool:
+    return is_drive_scenario(read_config_file(find_scenario(path)))

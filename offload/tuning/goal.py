@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from offload.simulation.scenario_file import suggest
+from offload.simulation.values import suggest
 from offload.sizes import parse_size
 from simulators.kv_trace.generate import ZipfWorkload
 from simulators.scenario import Experiment, Scenario

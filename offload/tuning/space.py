@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offload.simulation.axes import SWEPT
-from offload.simulation.scenario_file import suggest
+from offload.simulation.values import suggest
 from offload.sizes import parse_size
 from tiers.errors import InvalidOptionError
 

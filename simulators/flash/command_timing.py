@@ -132,6 +132,8 @@ class CommandTiming:
         if is_last:
             # Half of the pages are keys: each of their rows has one score.
             tokens = tokens if is_first else int(halves / config.head_dim / 2 / config.kv_heads)
-            return EngineWork(2.0 * halves * config.heads_per_kv, config.kv_heads * config.heads_per_kv * tokens)
+            flops, scores = halves * config.heads_per_kv, config.kv_heads * config.heads_per_kv * tokens
+            return EngineWork(flops, weighing_flops=flops, scores=scores)
         estimated = config.kv_heads * tokens
-        return EngineWork(2.0 * halves * config.heads_per_kv, config.heads_per_kv * estimated, estimated)
+        flops = 2.0 * halves * config.heads_per_kv
+        return EngineWork(flops, scores=config.heads_per_kv * estimated, ranked=estimated)

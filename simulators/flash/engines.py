@@ -10,7 +10,9 @@ class EngineWork:
     """Arithmetic of one phase, over all heads and sequences of the command."""
 
     flops: float = 0.0
-    """Of products of a matrix with a vector, over the entries that pass the filter."""
+    """Of products of a matrix with a vector, over the entries that pass the filter, while pages are read."""
+    weighing_flops: float = 0.0
+    """Of the same units, for values that are in their buffer: it waits for the last score, and no page comes in."""
     scores: float = 0.0
     """Through the softmax."""
     ranked: float = 0.0
@@ -21,6 +23,7 @@ class EngineWork:
     def __add__(self, other: "EngineWork") -> "EngineWork":
         return EngineWork(
             self.flops + other.flops,
+            self.weighing_flops + other.weighing_flops,
             self.scores + other.scores,
             self.ranked + other.ranked,
             self.dram_nbytes + other.dram_nbytes,
@@ -35,6 +38,15 @@ def engine_stations_s(drive: DriveParameters, work: EngineWork) -> dict[str, flo
         "top-k": work.ranked / drive.ranked_per_s,
         "dram": work.dram_nbytes / drive.dram_bytes_per_s,
     }
+
+
+def weighing_s(drive: DriveParameters, work: EngineWork) -> float:
+    """Seconds in which values are weighed and nothing is read.
+
+    Values come while keys are scored (InstAttention, section IV): what is left to do then shows. So the KV share of a
+    decode step is lower in storage than flash alone explains, and sparse attention gains more than the pages it skips.
+    """
+    return work.weighing_flops / (drive.gemv_units * drive.gemv_flops)
 
 
 def pipeline_s(stations_s: dict[str, float], jobs: int) -> float:

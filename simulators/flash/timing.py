@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simulators.flash.drive import DriveParameters
-from simulators.flash.engines import EngineWork, engine_stations_s, pipeline_s
+from simulators.flash.engines import EngineWork, engine_stations_s, pipeline_s, weighing_s
 from simulators.flash.makespan import Makespan, exact_s
 from simulators.flash.operations import (
     OperationTimes,
@@ -62,7 +62,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class AttendTime:
-    """``seconds`` of a command, and how long each station was busy."""
+    """``seconds`` of a command, and how long each station was busy; ``weigh`` is the one beside which no other is."""
 
     seconds: float
     stations_s: dict[str, float]
@@ -116,8 +116,9 @@ class FlashTiming:
             self.drive, work
         )
         link_s = self.link_s(nbytes_in) + self.link_s(nbytes_out)
-        seconds = self.drive.firmware_s + link_s + pipeline_s(stations, jobs)
-        return AttendTime(seconds, {"submit": self.drive.firmware_s, **stations, "link": link_s})
+        weigh_s = weighing_s(self.drive, work)
+        seconds = self.drive.firmware_s + link_s + pipeline_s(stations, jobs) + weigh_s
+        return AttendTime(seconds, {"submit": self.drive.firmware_s, **stations, "weigh": weigh_s, "link": link_s})
 
     def _flash_s(self, phases: Sequence[Phase], jobs: int, background: list[_Asked]) -> float:
         senses = [self._senses(phase.pages) for phase in phases]

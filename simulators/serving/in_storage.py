@@ -10,6 +10,7 @@ from simulators.serving.base import Host, ServingTime, Workload
 from simulators.serving.gpu import prefill_s, weights_s
 from simulators.serving.kv_pages import KVPages, flushed_per_step, pages_of
 from simulators.serving.link_path import LinkPath, PeerToPeer
+from simulators.serving.moved import Moved
 from simulators.serving.selection import Selection, WholeGroups
 from simulators.serving.software import SoftwareCosts
 
@@ -36,14 +37,16 @@ class InStorage:
         shape = workload.shape
         # Without a channel copy, of which only full spans are read, time is linear in the length.
         contexts = workload.contexts(_CONTEXTS if self._is_twice else 1)
-        attend_s = sum(self.attend(workload, tokens).seconds for tokens in contexts) / len(contexts)
+        attended = [self.attend(workload, tokens) for tokens in contexts]
+        attend_s = sum(time.seconds for time in attended) / len(contexts)
+        weigh_s = sum(time.stations_s["weigh"] for time in attended) / len(contexts)
         submit_s = self.software.submit_s * workload.batch * self.drives
         sent, returned = self._vectors_nbytes(workload)
         hops_s = self.path.hop_s(host, sent) + self.path.hop_s(host, returned)
-        kv_s = workload.new_tokens * shape.layers * (submit_s + hops_s + attend_s)
+        kv_s = workload.new_tokens * shape.layers * (submit_s + hops_s + attend_s - weigh_s)
         host_nbytes = workload.new_tokens * shape.layers * self.path.host_nbytes(sent + returned)
         gpu_s = weights_s(workload, host, workload.batch)
-        other_s = workload.new_tokens * (gpu_s + shape.layers * self.software.layer_overhead_s)
+        other_s = workload.new_tokens * (gpu_s + shape.layers * (self.software.layer_overhead_s + weigh_s))
         return ServingTime(workload, self.prefill_s(workload, host), kv_s + other_s, kv_s, host_nbytes)
 
     def attend(self, workload: Workload, tokens: int) -> AttendTime:
@@ -79,6 +82,29 @@ class InStorage:
         """Of a layer and step, over all drives: query, key and value; output."""
         shape, of_head = workload.shape, workload.batch * workload.shape.head_dim * _VECTOR_NBYTES
         return (shape.heads + 2 * shape.kv_heads) * of_head, shape.heads * of_head
+
+    def moved(self, time: ServingTime, host: Host) -> Moved:
+        """Of all drives together: over their links only queries, outputs and new tokens, and the prompts once."""
+        workload = time.workload
+        shape, steps = workload.shape, workload.new_tokens
+        contexts = workload.contexts(_CONTEXTS)
+        touched = [phase.pages.num_pages for t in contexts for phase in self._phases(self._pages(workload), t)]
+        page_nbytes = self.drive.page_nbytes * shape.layers * self.drives
+        vector_nbytes = steps * shape.layers * workload.batch * shape.head_dim * _VECTOR_NBYTES
+        sent = workload.kv_nbytes(workload.prompt_tokens) + (shape.heads + 2 * shape.kv_heads) * vector_nbytes
+        pages = self._pages(workload)
+        return Moved(
+            prefill_s(workload, host, workload.batch, workload.prompt_tokens)
+            + steps * weights_s(workload, host, workload.batch),
+            {"device->csd": float(sent), "csd->device": float(shape.heads * vector_nbytes)},
+            flash_read_nbytes=float(page_nbytes * steps * sum(touched) / len(contexts)),
+            flash_written_nbytes=float(
+                page_nbytes * pages.jobs * pages.num_pages(workload.tokens, channel_copy=self._is_twice)
+            ),
+            drives=self.drives,
+            drive_busy_s=time.kv_s + shape.layers * self.layer_write_s(workload, host),
+            engine_busy_s=time.kv_s,
+        )
 
     @property
     def _is_twice(self) -> bool:

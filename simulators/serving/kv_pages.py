@@ -86,11 +86,12 @@ class KVPages:
         heads, full = self.jobs * self.heads_per_kv, tokens // self.tokens_per_group
         groups = np.ones((self.jobs, full), bool)
         tail = self._tail_nbytes(tokens)
-        half = EngineWork(flops=2.0 * heads * tokens * self.head_dim, dram_nbytes=tail)
-        scores = EngineWork(scores=heads * tokens)
+        flops = 2.0 * heads * tokens * self.head_dim
+        score = EngineWork(flops=flops, scores=heads * tokens, dram_nbytes=tail)
+        weigh = EngineWork(weighing_flops=flops, dram_nbytes=tail)
         return [
-            Phase(self.touched(self._numbers(groups, 0, 2 * full)), half + scores),
-            Phase(self.touched(self._numbers(groups, full, 2 * full)), half),
+            Phase(self.touched(self._numbers(groups, 0, 2 * full)), score),
+            Phase(self.touched(self._numbers(groups, full, 2 * full)), weigh),
         ]
 
     def sparse(self, tokens: int, selection: Selection) -> list[Phase]:
@@ -108,7 +109,7 @@ class KVPages:
             dram_nbytes=2.0 * _FLOAT_NBYTES * heads * tokens + self._span_tail_nbytes(tokens, selection.channels),
         )
         exact = EngineWork(flops=2.0 * heads * picked * self.head_dim, scores=heads * picked, dram_nbytes=tail)
-        weigh = EngineWork(flops=2.0 * heads * picked * self.head_dim, dram_nbytes=tail)
+        weigh = EngineWork(weighing_flops=2.0 * heads * picked * self.head_dim, dram_nbytes=tail)
         return [
             Phase(self.touched(self._numbers(copies, 2 * full, stride)), estimate),
             Phase(self.touched(self._numbers(groups, 0, stride)), exact),
@@ -129,9 +130,8 @@ class KVPages:
         )
         tail = self._tail_nbytes(tokens)
         rows = self.tokens_per_group * self.heads_per_kv
-        exact, weigh = (
-            EngineWork(flops=2.0 * mask.sum() * rows * self.head_dim, dram_nbytes=tail) for mask in (keys, values)
-        )
+        exact = EngineWork(flops=2.0 * keys.sum() * rows * self.head_dim, dram_nbytes=tail)
+        weigh = EngineWork(weighing_flops=2.0 * values.sum() * rows * self.head_dim, dram_nbytes=tail)
         scores = EngineWork(scores=float(keys.sum() * rows))
         return [
             Phase(self.touched(np.empty(0, np.int64)), estimate),

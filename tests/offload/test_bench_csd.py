@@ -37,7 +37,7 @@ def test_runs_on_a_drive(smollm2: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_all_parts_are_there(smollm2: Path, tmp_path: Path) -> None:
-    few = FrontierSizes(tokens=192, steps=2, needles=1, compressions=(4,), variants=("group_mass",))
+    few = FrontierSizes(tokens=192, steps=2, needles=1, needle_tokens=96, compressions=(4,), variants=("group_mass",))
     rows = bench_csd(smollm2, tmp_path, sizes=SIZES, frontier=few)["rows"]
     for key in ("paper", "peer", "modelled_ms", "bytes_read"):
         assert any(row.get(key) for row in rows), key
@@ -47,6 +47,9 @@ def test_bad_input(tmp_path: Path) -> None:
     ran = offload("bench", "csd", "--set", "channels", cwd=tmp_path)
     assert ran.returncode == 2
     assert "setting 'channels' has no value" in complaint(ran)
+    ran = offload("bench", "csd", "--text", "nosuch.txt", cwd=tmp_path)
+    assert ran.returncode == 2
+    assert "--text nosuch.txt: cannot be read" in complaint(ran)
     for settings, drive, said in (({"chanels": "3"}, "instattention", "chanels"), ({}, "nosuch", "nosuch")):
         with pytest.raises(InvalidOptionError, match=said):
             bench_csd(tmp_path, tmp_path, settings=settings, drive=drive)

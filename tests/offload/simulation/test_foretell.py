@@ -9,18 +9,20 @@ import pytest
 from offload.config import RunConfig
 from offload.plan import Workload
 from offload.prospect import open_prospect, plan_for
+from offload.simulation.drive_plan import plan_with_drives
+from offload.simulation.drive_speed import measure_drives
 from offload.simulation.foretell import foretell
 from offload.simulation.generation import model_shape, placement_shape
 from offload.traces.record import Course, record_trace
 from simulators.expert_trace import ExpertTrace
 from simulators.generation_costs import GenerationCosts
 from simulators.generation_replay import GenerationResult
+from simulators.generation_shape import DriveCosts
 from simulators.modelled_link import VirtualClock
 from simulators.profile import DEFAULT
 from simulators.queued_mover import QueuedMover
 from tests.offload.zoo import generate, loaded, make_inputs, save_model, smallest_budget
 from tiers.chunks import Move
-from tiers.errors import InvalidOptionError
 from tiers.link import Priority
 from tiers.tier import Tier
 
@@ -130,7 +132,47 @@ def test_experts_move_as_in_a_real_run(tmp_path: Path, policy: str) -> None:
     assert (result.experts.hits, result.experts.misses) == (stats.hits, stats.misses)
 
 
-def test_computational_drives_are_refused(tmp_path: Path) -> None:
-    config = RunConfig(csd=2, nvme_dir=tmp_path)
-    with pytest.raises(InvalidOptionError, match="csd: what 2 computational drives do is not foretold; set it to 0"):
-        foretell(tmp_path, config, Workload(1, PROMPT, NEW), DEFAULT)
+def test_with_computational_drives_a_run_waits_for_them(tmp_path: Path) -> None:
+    """As many seconds more as there are layers and steps; a slow drive's writes show in front of the first step."""
+    path = save_model(tmp_path / "model", "llama", **SIZES)
+    workload = Workload(1, PROMPT, NEW)
+    config = RunConfig(csd=2, nvme_dir=tmp_path / "nvme")
+    free, fast, slow = (
+        foretell(path, config, workload, DEFAULT, drives=costs)
+        for costs in (DriveCosts(0, 0, 0), DriveCosts(1e-12, 0, 2e-3), DriveCosts(1.0, 0, 0))
+    )
+    steps = NEW - 1
+    assert fast.decode_s == pytest.approx(free.decode_s + steps * SIZES["num_hidden_layers"] * 2e-3)
+    assert fast.prefill_s == free.prefill_s
+    assert slow.decode_s > SIZES["num_hidden_layers"] * PROMPT
+    assert free.kv.misses == 0
+
+
+def test_drives_of_ones_own_machine_are_tried(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "model", "llama", **SIZES)
+    workload = Workload(2, PROMPT, NEW)
+    config = RunConfig(csd=1, nvme_dir=tmp_path / "nvme", batch=2)
+    prospect = open_prospect(path, config, context_tokens=workload.context_tokens)
+    speeds = measure_drives(prospect, config, workload)
+    prospect.source.close()
+    for costs in (speeds.emulated, speeds.modelled):
+        assert costs.attend_s > 0
+        assert costs.write_s > 0
+        assert costs.read_s > 0
+    assert foretell(path, config, workload, DEFAULT).decode_tokens_per_s > 0
+    assert not (tmp_path / "nvme").exists()
+
+
+def test_a_plan_says_what_drives_are_worth(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "model", "llama", **SIZES)
+    workload = Workload(1, PROMPT, NEW)
+    found = plan_with_drives(RunConfig(csd=1, nvme_dir=tmp_path / "nvme"), path, workload)
+    told = found.as_json()
+    layers = SIZES["num_hidden_layers"]
+    rest_s = 1 / found.plan.predicted_tokens_per_s
+    assert 1 / told["predicted_tokens_per_s"] == pytest.approx(rest_s + layers * found.speeds.emulated.attend_s)
+    assert told["drives"]["emulated"]["tokens_per_s"] == told["predicted_tokens_per_s"]
+    assert 1 / told["drives"]["modelled"]["tokens_per_s"] == pytest.approx(
+        rest_s + layers * found.speeds.modelled.attend_s
+    )
+    assert told["predicted_prefill_s"] >= found.plan.predicted_prefill_s

@@ -98,7 +98,7 @@ def _phases(num_pages: int = 4096) -> list[Phase]:
 def test_attention_is_bounded_by_its_stations() -> None:
     together = TIMING.attend_s(_phases(), jobs=100, nbytes_in=3e4, nbytes_out=1e4)
     alone = TIMING.attend_s(_phases(), jobs=1, nbytes_in=3e4, nbytes_out=1e4)
-    assert set(together.stations_s) == {"submit", "flash", "gemv", "softmax", "top-k", "dram", "link"}
+    assert set(together.stations_s) == {"submit", "flash", "gemv", "softmax", "top-k", "dram", "weigh", "link"}
     assert max(together.stations_s.values()) < together.seconds < sum(together.stations_s.values())
     # One job cannot read ahead of what it depends on.
     assert alone.seconds == pytest.approx(sum(alone.stations_s.values()))
@@ -148,3 +148,15 @@ def test_nothing_to_read_and_no_jobs() -> None:
     assert TIMING.read_s(_striped(0)) == TIMING.write_s(_striped(0)) == 0.0
     with pytest.raises(InvalidOptionError, match="an attend command of 0 jobs"):
         TIMING.attend_s(_phases(), jobs=0)
+
+
+def test_values_are_weighed_while_nothing_is_read() -> None:
+    """The same arithmetic beside reading is hidden behind the flash."""
+    pages = _striped(4096)
+    hidden, shown = (
+        TIMING.attend_s([Phase(pages, work)], jobs=100)
+        for work in (EngineWork(flops=1e6), EngineWork(weighing_flops=1e6))
+    )
+    drive = TIMING.drive
+    assert shown.stations_s["weigh"] == pytest.approx(1e6 / (drive.gemv_units * drive.gemv_flops))
+    assert shown.seconds - hidden.seconds == pytest.approx(shown.stations_s["weigh"], rel=0.02)

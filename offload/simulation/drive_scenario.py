@@ -1,0 +1,138 @@
+"""A scenario with drives that attend to the KV cache themselves, beside the same cache on tiers that only hold it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from offload.bench.csd_setup import SETTINGS, CsdSetup, csd_setup
+from offload.simulation.values import check_keys, mapping, near, number, read_tiers, suggest, text
+from simulators.model_costs import ModelShape, read_model_shape
+from simulators.published import find_published
+from simulators.serving.base import Host, Workload
+from simulators.serving.in_storage import InStorage
+from simulators.serving.moved import ENGINE_W
+from simulators.serving.selection import Selection, WholeGroups
+from simulators.serving.software import SoftwareCosts
+from simulators.serving.tiered import Tiered
+from tiers.errors import InvalidOptionError, UsageError
+
+TIERED = "tiers"
+"""The row of the cache that moves to the GPU."""
+ENGINES = ("dense", "sparf", "group_mass", "group_bounds")
+_KEYS = ("hardware", "model", "workload", "batch", "tiers", "drive")
+_OWN = ("profile", "engine", "compression", "drives", "engine_w")
+_NO_SOFTWARE = SoftwareCosts(layer_overhead_s=0.0)
+"""Rows are limits of hardware, as those of the tiers are; ``layer_overhead_s: 0.03`` is InstAttention's software."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriveCase:
+    """One row to come: a system, the workload, the machine, and how the row begins."""
+
+    head: Mapping[str, Any]
+    system: InStorage | Tiered
+    workload: Workload
+    host: Host
+    engine_w: float
+
+
+def is_drive_scenario(settings: Mapping[str, object]) -> bool:
+    """Whether a file is one of these."""
+    return "drive" in settings
+
+
+def read_cases(settings: Mapping[str, object], path: Path) -> list[DriveCase]:
+    """One for the tiers, then one for each engine. InvalidOptionError names the file, the key and what is near."""
+    try:
+        return list(_cases(settings, path.parent))
+    except UsageError as error:
+        raise type(error)(f"{path}: {error}") if isinstance(error, InvalidOptionError) else error from None
+
+
+def _cases(settings: Mapping[str, object], folder: Path) -> Iterator[DriveCase]:
+    check_keys("", settings, _KEYS)
+    for key in ("hardware", "model", "workload"):
+        if key not in settings:
+            raise InvalidOptionError(f"'{key}' is missing; a scenario with a drive has hardware, model and workload")
+    drive = mapping("drive", settings["drive"])
+    check_keys("drive.", drive, (*_OWN, *SETTINGS))
+    hardware, model = text("hardware", settings["hardware"]), text("model", settings["model"])
+    setup = csd_setup(
+        {key: value for key, value in drive.items() if key not in _OWN},
+        drive=near(folder, text("drive.profile", drive.get("profile", "instattention"))),
+        profile=near(folder, hardware),
+        software=_NO_SOFTWARE,
+    )
+    shape = read_model_shape(find_published("models", near(folder, model)))
+    workload = _workload(mapping("workload", settings["workload"]), shape, settings.get("batch", 1))
+    compression = number("drive.compression", drive.get("compression", 1), is_whole=False, least=0)
+    drives = int(number("drive.drives", drive.get("drives", 1), is_whole=True))
+    engine_w = number("drive.engine_w", drive.get("engine_w", ENGINE_W), is_whole=False, least=0)
+    if shape.kv_heads % drives:
+        raise InvalidOptionError(
+            f"drive.drives: {shape.kv_heads} KV heads cannot be split evenly over {drives}; choose a divisor of them"
+        )
+    host = Host(setup.profile)
+    head = {
+        "hardware": hardware,
+        "model": model,
+        "profile": setup.drive.name,
+        "batch": workload.batch,
+        "drives": drives,
+    }
+    if "tiers" in settings:
+        tiers = read_tiers(mapping("tiers", settings["tiers"]))
+        own = {**head, "policy": TIERED, "engine": None, "compression": None, "tiers": tiers}
+        yield DriveCase(own, Tiered(tiers, drives), workload, host, engine_w)
+    for engine in _engines(drive.get("engine", "dense")):
+        share = 1.0 if engine == "dense" else compression
+        named = engine if share == 1 else f"{engine} {_share_text(share)}"
+        own = {**head, "policy": f"csd {named}", "engine": engine, "compression": share}
+        selection = _selection(engine, share, setup, shape, drive)
+        system = InStorage(setup.drive, setup.software, drives, selection)
+        yield DriveCase(own, system, workload, host, engine_w)
+
+
+def _share_text(share: float) -> str:
+    """``1/8`` where it is one part of so many."""
+    parts = round(1 / share)
+    return f"1/{parts}" if abs(parts * share - 1) < 1e-9 else f"{share:.4g}"
+
+
+def _workload(given: Mapping[str, object], shape: ModelShape, batch: object) -> Workload:
+    check_keys("workload.", given, ("prompt_tokens", "new_tokens"))
+    prompt, new = (
+        int(number(f"workload.{key}", given.get(key, 1024), is_whole=True)) for key in ("prompt_tokens", "new_tokens")
+    )
+    return Workload(shape, int(number("batch", batch, is_whole=True)), prompt, new)
+
+
+def _engines(given: object) -> list[str]:
+    names = given if isinstance(given, list) else [given]
+    for name in names:
+        if name not in ENGINES:
+            raise InvalidOptionError(f"drive.engine: {name!r} is unknown; {suggest(str(name), ENGINES)}")
+    if not names:
+        raise InvalidOptionError(f"drive.engine: the list is empty; known are {', '.join(ENGINES)}")
+    return list(dict.fromkeys(names))
+
+
+def _selection(
+    engine: str, share: float, setup: CsdSetup, shape: ModelShape, given: Mapping[str, object]
+) -> Selection | WholeGroups | None:
+    """Single numbers of ``given`` go before ``share``."""
+    if not 0 < share <= 1:
+        raise InvalidOptionError(f"drive.compression: {share:g} is no share; write one above 0, up to 1")
+    match engine:
+        case "dense":
+            return None
+        case "sparf":
+            channels = setup.selection.channels if "r" in given else max(1, round(share * shape.head_dim))
+            tokens = setup.selection.token_share if "k" in given else share
+            return replace(setup.selection, channels=channels, token_share=tokens)
+        case "group_bounds":
+            # Quest's: a lower and an upper bound of each group, and as many pages of V as of K.
+            return replace(setup.groups, share=share, keys_per_page=1.0, vectors=2)
+        case _:
+            return setup.groups if "groups" in given else replace(setup.groups, share=share)
