@@ -30,7 +30,6 @@ from tiers.csd.commands import (
     Written,
 )
 from tiers.csd.geometry import FlashGeometry
-from tiers.csd.pages import PageKind
 from tiers.csd.wire import (
     DESCRIPTOR,
     HAS_TOKEN,
@@ -157,11 +156,7 @@ def _known(config: Config | None, task: int) -> Config:
 
 def _address(task: int, sequence: int, layer: int) -> int:
     ADDRESS.check(task=task, sequence=sequence, layer=layer)
-    nothing = np.zeros((), np.int64)
-    packed = ADDRESS.pack(
-        task=task, sequence=sequence, layer=layer, kind=PageKind.KEY_GROUP, head=nothing, page=nothing
-    )
-    return int(packed)
+    return ADDRESS.of_layer(task, sequence, layer)
 
 
 def _unsigned(start: int) -> int:

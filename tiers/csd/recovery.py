@@ -77,8 +77,8 @@ def recover(flash: FlashTranslation, read_task: ReadTask) -> Recovered:
 
 def _sequence_of(records: PageRecords) -> tuple[int, int]:
     """Task and sequence; those of all pages of a record are the same."""
-    fields = ADDRESS.unpack(records["address"][:1])
-    return int(fields["task"][0]), int(fields["sequence"][0])
+    task, sequence, _ = ADDRESS.layer_at(int(records["address"][0]))
+    return task, sequence
 
 
 def _adopt(flash: FlashTranslation, task: int, sequence: int, shape: KVShape, records: PageRecords) -> None:
