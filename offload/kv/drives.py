@@ -5,6 +5,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from tiers.csd.commands import Attend, Config, ReadKV, Reclaim, WriteKV
 from tiers.csd.drive_array import DriveArray
 from tiers.csd.engines.registry import EXACT
 from tiers.csd.wire import Opcode
-from tiers.errors import InvalidOptionError, ModelError
+from tiers.errors import DeviceGoneError, InvalidOptionError, ModelError
 
 if TYPE_CHECKING:
     from tiers.csd.commands import Written
@@ -112,7 +113,8 @@ class KVDrives:
         if sequences:
             for sequence in sequences:
                 self._num_tokens.pop(sequence, None)
-            self._drives.reclaim(Reclaim(self._config.task, tuple(sequences)))
+            with suppress(DeviceGoneError):  # a drive that was closed, or died, has forgotten them already
+                self._drives.reclaim(Reclaim(self._config.task, tuple(sequences)))
 
     def write(self, layer: int, sequence: int, start: int, keys: Tensor, values: Tensor) -> None:
         """Append tokens, [tokens, kv_heads, head_dim]; returns while they are on their way."""
