@@ -22,7 +22,7 @@ from tiers.csd.journal import PAGE_RECORD, Journal, RecordKind
 from tiers.csd.page_log import PageLog
 from tiers.csd.page_table import MAPPED_KINDS, LayerKey, MappingTables
 from tiers.csd.pages import Indices, KVShape, PageKind
-from tiers.csd.trace import ERASED, PROGRAMMED, Trace
+from tiers.csd.trace import COPIED, ERASED, PROGRAMMED, Trace
 from tiers.errors import CorruptBlockError
 
 PageRecords = NDArray[np.void]
@@ -116,6 +116,12 @@ class FlashTranslation:
                 found=crc32c(data[wrong].data, int(seeds[wrong])),
             )
         return data
+
+    def read_back(self, key: LayerKey, kind: PageKind, head: int, indices: Indices) -> Bytes:
+        """As ``read``, for the drive itself: what is read is to be programmed in another order."""
+        if self.trace is not None:
+            self.trace.add(COPIED, self.tables.of(key, kind).look_up(head, indices))
+        return self.read(key, kind, head, indices)
 
     def trace_reads(self, key: LayerKey, log: PageLog) -> None:
         """Remember where the pages lie that an engine read."""

@@ -151,7 +151,7 @@ class StoredLayer:
         shape = self.shape
         groups = np.arange(first // shape.tokens_per_group, last // shape.tokens_per_group)
         read = [
-            groups_in(shape, self.flash.read(self.key, PageKind.KEY_GROUP, head, groups))
+            groups_in(shape, self.flash.read_back(self.key, PageKind.KEY_GROUP, head, groups))
             for head in range(shape.kv_heads)
         ]
         return np.stack(read).reshape(shape.kv_heads, last - first, shape.head_dim)
