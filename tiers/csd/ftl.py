@@ -48,6 +48,8 @@ class FlashTranslation:
         self.tables = MappingTables()
         self.tasks: dict[int, bytes] = {}
         """What was recorded of each task; only the store knows what it means."""
+        self.orders: dict[LayerKey, Indices] = {}
+        """Of the channels of each KV head in the channel index, where it is not the natural one."""
         self.counts = FlashCounts()
         self.trace: Trace | None = None
         """Where it is wanted: what was done, for a model of time."""
@@ -64,6 +66,12 @@ class FlashTranslation:
     def add_layer(self, key: LayerKey, shape: KVShape) -> None:
         """From now on ``append`` knows this layer."""
         self.tables.add(key, shape)
+
+    def set_order(self, key: LayerKey, order: Indices) -> None:
+        """Remember how channels [heads, head_dim] will lie, before any of them does; raises TransferError."""
+        assert not self.tables.channels[key].num_pages, "channels lie in another order already"
+        self._record(RecordKind.ORDER, _order_record(key, order))
+        self.orders[key] = order
 
     def append(self, key: LayerKey, parts: Sequence[tuple[PageKind, Bytes]]) -> PageNumbers:
         """Program pages [heads, n, page_nbytes] of each kind behind those that are there; returns where they went.
@@ -142,6 +150,7 @@ class FlashTranslation:
         wanted = set(sequences)
         for key in [key for key in self.tables.tokens if key.task == task and key.sequence in wanted]:
             self.blocks.kill(self.tables.remove(key))
+            self.orders.pop(key, None)
         if not any(key.task == task for key in self.tables.tokens):
             self.blocks.close(task)
 
@@ -206,12 +215,18 @@ class FlashTranslation:
             records["address"], records["page"] = self._addresses[pages], pages
             records["crc"], records["seed"] = self.checksums[pages], self.seeds[pages]
             yield RecordKind.FLUSHED, records.tobytes()
+        for key, order in self.orders.items():
+            yield RecordKind.ORDER, _order_record(key, order)
 
 
 def _addresses(key: LayerKey, kind: PageKind, heads: int, indices: Indices) -> Addresses:
     """[heads, n]."""
     head = np.arange(heads)[:, None]
     return ADDRESS.pack(task=key.task, sequence=key.sequence, layer=key.layer, kind=kind, head=head, page=indices)
+
+
+def _order_record(key: LayerKey, order: Indices) -> bytes:
+    return _numbers(np.concatenate([np.array(key), order.reshape(-1)]))
 
 
 def _numbers(numbers: PageNumbers) -> bytes:
