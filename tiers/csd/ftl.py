@@ -56,6 +56,8 @@ class FlashTranslation:
         self.journal = Journal(image.file, image.journal_areas)
         self.checksums: Checksums = np.zeros(image.geometry.num_pages, np.uint32)
         self.seeds: Checksums = np.zeros(image.geometry.num_pages, np.uint32)
+        # Blocks that are open and not recorded to be so, because recording them failed: nothing of them is programmed.
+        self._opened: PageNumbers = np.empty(0, np.int64)
         self._addresses: Addresses = np.zeros(image.geometry.num_pages, np.uint64)
 
     def add_task(self, task: int, description: bytes) -> None:
@@ -81,8 +83,10 @@ class FlashTranslation:
         num_pages = sum(pages.shape[0] * pages.shape[1] for _, pages in parts)
         self.make_room(num_pages)
         allocation = self.blocks.allocate(key.task, num_pages)
-        if allocation.opened.size:
-            self._record(RecordKind.OPENED, _numbers(allocation.opened))
+        self._opened = np.union1d(self._opened, allocation.opened)
+        if self._opened.size:
+            self._record(RecordKind.OPENED, _numbers(self._opened))
+            self._opened = np.empty(0, np.int64)
         records = np.empty(num_pages, PAGE_RECORD)
         records["page"] = allocation.pages
         start = 0
@@ -156,9 +160,11 @@ class FlashTranslation:
 
     def erase(self, most: int) -> PageNumbers:
         """Erase up to so many dead blocks; returns them. Raises TransferError."""
-        blocks = self.blocks.erase(most)
+        blocks = self.blocks.erasable(most)
         if blocks.size:
+            # First, because room for the record may be made by writing down the state, wear and all, as it is now.
             self._record(RecordKind.ERASED, _numbers(blocks))
+            self.blocks.erase(blocks.size)
             self.counts.blocks_erased += blocks.size
             if self.trace is not None:
                 self.trace.add(ERASED, blocks)

@@ -123,6 +123,10 @@ def _encode_attend(command: Attend, config: Config, trace: int) -> Encoded:
         raise InvalidOptionError(f"attend: {batch} sequences and {len(command.starts)} starts; name each once")
     if (command.keys is None) != (command.values is None):
         raise InvalidOptionError("attend: keys and values of the new tokens come together or not at all")
+    for name, numbers in (("sequence", command.sequences), ("start", command.starts)):
+        # A number that does not fit its field would wrap, and name somebody else's tokens.
+        if wrong := [number for number in np.asarray(numbers).tolist() if not 0 <= number < 1 << 32]:
+            raise InvalidOptionError(f"attend: {name} {wrong[0]} is not addressable; the drive counts from 0")
     descriptors = np.empty(batch, DESCRIPTOR)
     descriptors["sequence"], descriptors["start"] = command.sequences, command.starts
     heads = config.kv_heads * config.heads_per_kv

@@ -133,6 +133,12 @@ def test_errors_come_over_the_link_as_they_are(drive: ComputationalDrive) -> Non
         drive.write_kv(replace(write(made, 0, 3), keys=np.zeros((2, 3, 32), np.float32)))
     with pytest.raises(InvalidOptionError, match="the drive holds 30 tokens, the command goes on from 4"):
         drive.write_kv(write(made, 4, 8)).wait()
+    for sequence, start in ((1 << 32, 30), (-1, 30), (0, (1 << 32) + 30)):  # which would wrap to those of another
+        elsewhere = replace(attend(made, 30), sequences=np.array([sequence]), starts=np.array([start]))
+        with pytest.raises(InvalidOptionError, match="is not addressable"):
+            drive.attend(elsewhere)
+    with pytest.raises(InvalidOptionError, match=r"engine 'ppp.*\.\.\.$"):
+        drive.configure(replace(CONFIG, task=3, engine="p" * 100_000))
     with pytest.raises(InvalidOptionError, match="engine 'psychic' is unknown"):
         drive.configure(replace(CONFIG, task=3, engine="psychic"))
     assert is_right(drive.attend(attend(made, 30)).wait().output[0], made, 31)

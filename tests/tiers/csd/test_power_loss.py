@@ -222,3 +222,51 @@ def test_a_failed_write_fails_its_command_and_no_other(tmp_path: Path) -> None:
         answer = store.attend(attend(made, 100))
         assert np.abs(answer.output[0] - attention(made, 101)[0]).max() < 1e-5
         store.check()
+
+
+def test_a_block_whose_opening_was_not_recorded_is_not_given_away(tmp_path: Path) -> None:
+    """The write that failed was that of the record; what is written to the block afterwards survives, and is not
+    written over by a drive that comes back."""
+    made, path = TOKENS[0], tmp_path / "image"
+    store = open_store(path)
+    store.configure(CONFIG)
+    sound = store._image.file.write
+
+    def fail(offset: int, data: memoryview) -> None:
+        raise TransferError("no such luck", tier="csd")
+
+    store._image.file.write = fail  # type: ignore[method-assign]
+    with pytest.raises(TransferError):
+        store.write_kv(write(made, 0, 64))
+    store._image.file.write = sound  # type: ignore[method-assign]
+    store.write_kv(write(made, 0, 64))
+    store._image.close()
+    with closing(open_store(path)) as again:
+        again.check()
+        for sequence in range(1, 7):
+            again.write_kv(write(TOKENS[sequence], 0, 128, sequence=sequence))
+        answer = again.attend(attend(made, 64))
+        assert np.abs(answer.output[0] - attention(made, 65)[0]).max() < 1e-5
+
+
+def test_an_erase_is_counted_once(tmp_path: Path) -> None:
+    """Also where its record is the one for which the journal goes over to its other area."""
+    path = tmp_path / "image"
+    store = open_store(path)
+    Host(store).live()
+    journal, erased = store._flash.journal, 0
+    for sequence in range(8):
+        store.write_kv(write(TOKENS[0], 0, 64, sequence=100 + sequence))
+        store.reclaim(Reclaim(1, (100 + sequence,)))
+        if sequence == 4:
+            journal._end = journal._areas[journal._area].stop - 40  # no room for anything
+            before = store.health().wear_mean
+            while store.work():
+                pass
+            erased = store.health().blocks_erased
+    wear = store._flash.blocks.wear.copy()
+    assert erased
+    assert store.health().wear_mean > before
+    store._image.close()
+    with closing(open_store(path)) as again:
+        assert (again._flash.blocks.wear == wear).all()
