@@ -4,6 +4,7 @@ import itertools
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +22,7 @@ from tiers.csd.engines.registry import EXACT
 from tiers.csd.queue_path import as_array
 from tiers.csd.traffic import LinkTraffic
 from tiers.csd.wire import Opcode
-from tiers.errors import InvalidOptionError, ModelError
+from tiers.errors import DeviceGoneError, InvalidOptionError, ModelError
 
 if TYPE_CHECKING:
     from offload.kv.drive_rows import DriveRows
@@ -159,7 +160,8 @@ class KVDrives:
         if sequences:
             for sequence in sequences:
                 self.usage.add(-self._num_tokens.pop(sequence, 0) * self._token_nbytes)
-            self._drives.reclaim(Reclaim(self._config.task, tuple(sequences)))
+            with suppress(DeviceGoneError):  # a drive that was closed, or died, has forgotten them already
+                self._drives.reclaim(Reclaim(self._config.task, tuple(sequences)))
 
     def write(self, layer: int, sequence: int, start: int, keys: Tensor, values: Tensor) -> None:
         """Append tokens, [tokens, kv_heads, head_dim]; returns while they are on their way."""

@@ -12,8 +12,8 @@ from simulators.flash.makespan import Makespan, exact_s
 from simulators.flash.timing import FlashTiming, PagesTouched, Phase
 from tiers.errors import InvalidOptionError
 
-PROGRAMMED, ERASED = "program", "erase"
-"""Phases of a trace that are not read; erases have the numbers of blocks."""
+PROGRAMMED, COPIED, ERASED = "program", "copy", "erase"
+"""Phases of a trace that no engine reads: what the drive does for itself; erases have the numbers of blocks."""
 
 Numbers = NDArray[np.int64]
 
@@ -67,21 +67,27 @@ class CarriedOut(Protocol):
 class _Parts(NamedTuple):
     read: dict[str, Numbers]
     programmed: PagesTouched
+    copied: PagesTouched
     erased: PagesTouched
 
 
 class CommandTiming:
-    """The timing that an emulated drive is given: a model of ``drive``, whose geometry has to be the emulated one's.
+    """The timing of one emulated drive: a model of ``drive``, whose geometry has to be the emulated one's.
 
     The trace says which pages were read, not which entries of them passed the filter: arithmetic is that of whole
     pages, its upper bound. A first phase of several estimates a score for every token; the last one attends.
+
+    Groups that were flushed and blocks that were erased since the command before were so in the background. From the
+    next command on, so the shortest of lives, their dies are busy; a command waits for them where it reads from these
+    dies, and what is not done when it ends goes on behind it. Time that the host takes for itself is told by ``idle``.
     """
 
     def __init__(self, drive: DriveParameters, makespan: Makespan = exact_s) -> None:
         self._timing = FlashTiming(drive, makespan)
+        self._busy_s = np.zeros(drive.num_dies)
 
     def attend_s(self, work: CarriedOut) -> float:
-        """From submission to completion; programs and erases of the background go before the reads of their dies."""
+        """From submission to completion."""
         parts = self._parts(work)
         phases = [
             Phase(
@@ -91,21 +97,44 @@ class CommandTiming:
             for index, pages in enumerate(parts.read.values())
         ]
         jobs = max(1, work.config.kv_heads * len(work.num_tokens))
-        return self._timing.attend_s(
-            phases,
-            jobs=jobs,
-            nbytes_in=work.sent_nbytes,
-            nbytes_out=work.received_nbytes,
-            flushed=parts.programmed,
-            erased=parts.erased,
-        ).seconds
+        self._add_background(parts)
+        return self._passed(
+            self._timing.attend_s(
+                phases, jobs=jobs, nbytes_in=work.sent_nbytes, nbytes_out=work.received_nbytes, busy_s=self._busy_s
+            ).seconds
+        )
 
     def write_s(self, work: CarriedOut) -> float:
-        """Bytes arrive while pages that are full already are programmed."""
+        """Bytes arrive while pages that are full already are programmed; it is done when all of them are.
+
+        Keys that are read back for the channel index come before the programs.
+        """
         parts = self._parts(work)
         drive = self._timing.drive
-        programs_s = self._timing.write_s(parts.programmed, parts.erased)
-        return drive.firmware_s + max(drive.link_s(work.sent_nbytes + work.received_nbytes), programs_s)
+        copies_s = self._timing.read_s(parts.copied, self._busy_s)
+        programs_s = self._timing.write_s(parts.programmed, parts.erased, self._busy_s - copies_s)
+        return self._passed(drive.firmware_s + max(self._link_s(work), copies_s + programs_s))
+
+    def read_s(self, work: CarriedOut) -> float:
+        """Pages come while those before them leave over the link."""
+        parts = self._parts(work)
+        self._add_background(parts)
+        reads_s = sum(self._timing.read_s(self._touched(pages), self._busy_s) for pages in parts.read.values())
+        return self._passed(self._timing.drive.firmware_s + max(self._link_s(work), reads_s))
+
+    def idle(self, seconds: float) -> None:
+        """The host does something else for so long, and the drive what is left of its background."""
+        self._passed(seconds)
+
+    def _add_background(self, parts: _Parts) -> None:
+        self._busy_s += self._timing.background_s(parts.programmed, parts.erased, parts.copied)
+
+    def _link_s(self, work: CarriedOut) -> float:
+        return self._timing.drive.link_s(work.sent_nbytes + work.received_nbytes)
+
+    def _passed(self, seconds: float) -> float:
+        self._busy_s = np.maximum(self._busy_s - seconds, 0.0)
+        return seconds
 
     def _parts(self, work: CarriedOut) -> _Parts:
         drive, geometry = self._timing.drive, work.geometry
@@ -118,7 +147,7 @@ class CommandTiming:
         phases = dict(work.trace.phases)
         none = np.empty(0, np.int64)
         # The number of an erase block names its die as that of a page does: both count dies first.
-        others = (self._touched(phases.pop(name, none)) for name in (PROGRAMMED, ERASED))
+        others = (self._touched(phases.pop(name, none)) for name in (PROGRAMMED, COPIED, ERASED))
         return _Parts(phases, *others)
 
     def _touched(self, numbers: Numbers) -> PagesTouched:

@@ -10,6 +10,9 @@ from tiers.errors import InvalidOptionError
 
 Floats = NDArray[np.float64]
 
+_KINDS = 256
+"""Numbers of kinds are bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class OperationTimes:
@@ -75,6 +78,26 @@ def program_kinds(drive: DriveParameters, pages: NDArray[np.int64]) -> NDArray[n
 def erase_kind(drive: DriveParameters) -> int:
     """The kind of an erase."""
     return drive.pages_per_sense + drive.pages_per_program
+
+
+def with_waits(times: OperationTimes, busy_s: Floats) -> tuple[OperationTimes, NDArray[np.uint8]]:
+    """``times`` with operations that only wait, and [dies] the kind that keeps each die for its ``busy_s``.
+
+    Where there are more lengths than kinds are left, they are rounded up to as many steps.
+    """
+    room = _KINDS - len(times.before) - 1
+    waits, which = np.unique(np.maximum(busy_s, 0.0), return_inverse=True)
+    if len(waits) > room:
+        step = waits[-1] / room
+        waits, which = np.unique(np.ceil(np.maximum(busy_s, 0.0) / step) * step, return_inverse=True)
+    nothing = np.zeros(len(waits))
+    extended = OperationTimes(
+        before=np.concatenate([times.before, waits]),
+        transfer=np.concatenate([times.transfer, nothing]),
+        after=np.concatenate([times.after, nothing]),
+        filtered=np.concatenate([times.filtered, nothing]),
+    )
+    return extended, (len(times.before) + which).astype(np.uint8)
 
 
 def queues_of(drive: DriveParameters, channel: ArrayLike, die: ArrayLike, kinds: NDArray[np.uint8]) -> Queues:

@@ -10,12 +10,14 @@ from simulators.flash.drive import DriveParameters
 from simulators.flash.engines import EngineWork, engine_stations_s, pipeline_s, weighing_s
 from simulators.flash.makespan import Makespan, exact_s
 from simulators.flash.operations import (
+    Floats,
     OperationTimes,
     erase_kind,
     operation_times,
     program_kinds,
     queues_of,
     read_kinds,
+    with_waits,
 )
 from tiers.errors import InvalidOptionError
 
@@ -76,13 +78,16 @@ class FlashTiming:
         self._makespan = makespan
         self._times: OperationTimes = operation_times(drive)
 
-    def read_s(self, pages: PagesTouched) -> float:
-        """Until the last page has passed the filter of its channel."""
-        return self._run_s(*self._senses(pages))
+    def read_s(self, pages: PagesTouched, busy_s: Floats | None = None) -> float:
+        """Until the last page has passed the filter of its channel; ``busy_s`` as for ``attend_s``."""
+        return self._run_s(*self._senses(pages), busy_s)
 
-    def write_s(self, pages: PagesTouched, erased: PagesTouched | None = None) -> float:
-        """Programs of pages that wait in the device's memory, a die's pages together; then erases of blocks."""
-        return self._together_s(self._background(pages, erased))
+    def write_s(self, pages: PagesTouched, erased: PagesTouched | None = None, busy_s: Floats | None = None) -> float:
+        """Programs of pages that wait in the device's memory, a die's pages together; then erases of blocks.
+
+        ``busy_s`` as for ``attend_s``.
+        """
+        return self._together_s(self._background(pages, erased), busy_s)
 
     def erase_s(self, blocks: PagesTouched) -> float:
         """A block for each place."""
@@ -101,44 +106,70 @@ class FlashTiming:
         nbytes_out: float = 0.0,
         flushed: PagesTouched | None = None,
         erased: PagesTouched | None = None,
+        busy_s: Floats | None = None,
     ) -> AttendTime:
         """Attention over ``phases``, each with the pages and the arithmetic of all heads and sequences together.
 
         ``jobs`` of them (KV heads x sequences) are alike and independent: while one waits for its top-k another reads.
         With one, its phases follow each other. ``flushed`` are pages of full groups that are programmed meanwhile,
-        ``erased`` has the place of a page for each block erased: both go before the reads of their dies. Returned bytes
-        follow at the end, those sent come first.
+        ``erased`` has the place of a page for each block erased: both go before the reads of their dies, and the
+        command is done when they are. ``busy_s`` [num_dies], see ``background_s``: so long dies are busy with what the
+        command waits for only where it reads from them. Returned bytes follow at the end, those sent come first.
         """
         if jobs < 1:
             raise InvalidOptionError(f"an attend command of {jobs} jobs; there has to be at least 1")
         work = sum((phase.work for phase in phases), EngineWork())
-        stations = {"flash": self._flash_s(phases, jobs, self._background(flushed, erased))} | engine_stations_s(
-            self.drive, work
-        )
+        flash_s = self._flash_s(phases, jobs, self._background(flushed, erased), busy_s)
+        stations = {"flash": flash_s} | engine_stations_s(self.drive, work)
         link_s = self.link_s(nbytes_in) + self.link_s(nbytes_out)
         weigh_s = weighing_s(self.drive, work)
         seconds = self.drive.firmware_s + link_s + pipeline_s(stations, jobs) + weigh_s
         return AttendTime(seconds, {"submit": self.drive.firmware_s, **stations, "weigh": weigh_s, "link": link_s})
 
-    def _flash_s(self, phases: Sequence[Phase], jobs: int, background: list[_Asked]) -> float:
+    def background_s(self, flushed: PagesTouched, erased: PagesTouched, copied: PagesTouched) -> Floats:
+        """[num_dies]: how long each die is busy with these programs, erases and senses, whenever it comes to them.
+
+        Die ``d`` of channel ``c`` has number ``c * dies_per_channel + d``. That programs share channels is left out:
+        their transfers are a hundredth of them.
+        """
+        busy_s = np.zeros(self.drive.num_dies)
+        times = self._times.before + self._times.transfer + self._times.after
+        for channel, die, kinds in (*self._background(flushed, erased), self._senses(copied)):
+            np.add.at(busy_s, channel * self.drive.dies_per_channel + die, times[kinds])
+        return busy_s
+
+    def _flash_s(
+        self, phases: Sequence[Phase], jobs: int, background: list[_Asked], busy_s: Floats | None = None
+    ) -> float:
         senses = [self._senses(phase.pages) for phase in phases]
-        if jobs == 1 and len(senses) > 1:
-            first, *later = senses
-            return self._together_s([*background, first]) + sum(self._run_s(*part) for part in later)
-        return self._together_s([*background, *senses])
+        if jobs > 1 or len(senses) < 2:
+            return self._together_s([*background, *senses], busy_s)
+        first, *later = senses
+        seconds = self._together_s([*background, first], busy_s)
+        for part in later:
+            seconds += self._together_s([part], None if busy_s is None else busy_s - seconds)
+        return seconds
 
     def _background(self, flushed: PagesTouched | None, erased: PagesTouched | None) -> list[_Asked]:
         programs = [] if flushed is None else [self._programs(flushed)]
         return programs if erased is None else [*programs, self._erases(erased)]
 
-    def _together_s(self, parts: Sequence[_Asked]) -> float:
+    def _together_s(self, parts: Sequence[_Asked], busy_s: Floats | None = None) -> float:
         if not parts:
             return 0.0
         channel, die, kinds = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return self._run_s(channel, die, kinds)
+        return self._run_s(channel, die, kinds, busy_s)
 
-    def _run_s(self, channel: Places, die: Places, kinds: NDArray[np.uint8]) -> float:
-        return self._makespan(queues_of(self.drive, channel, die, kinds), self._times)
+    def _run_s(self, channel: Places, die: Places, kinds: NDArray[np.uint8], busy_s: Floats | None = None) -> float:
+        times = self._times
+        if busy_s is not None and (busy_s > 0).any():
+            times, wait_kinds = with_waits(times, busy_s)
+            waiting = np.unique(channel * self.drive.dies_per_channel + die)
+            waiting = waiting[busy_s[waiting] > 0]
+            channels, dies = np.divmod(waiting, self.drive.dies_per_channel)
+            channel, die = np.concatenate([channels, channel]), np.concatenate([dies, die])
+            kinds = np.concatenate([wait_kinds[waiting], kinds])
+        return self._makespan(queues_of(self.drive, channel, die, kinds), times)
 
     def _senses(self, pages: PagesTouched) -> _Asked:
         channel, die = np.asarray(pages.channel, np.int64), np.asarray(pages.die, np.int64)

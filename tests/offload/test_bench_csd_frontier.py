@@ -102,6 +102,7 @@ def test_a_text_that_is_none(tiny_llama: Path, tmp_path: Path, content: bytes | 
 
 def test_attend_is_timed_beside_torch() -> None:
     rows = attend_rows(num_tokens=64, rounds=1)
-    assert [row["unit"] for row in rows] == ["ms", "ms"]
+    assert [row["unit"] for row in rows] == ["ms"] * 4
+    assert all(row["aim_ms"] == 1.5 * row["peer"] + row["read_ms"] > 0 for row in rows[1::2])
     for row in rows:
         assert row["ratio_to_peer"] == row["peer"] / row["ours"] > 0

@@ -173,6 +173,18 @@ def test_a_drive_that_dies_fails_the_request_and_leaves_nothing(llama: Path, tmp
     assert open_fds() <= fds
 
 
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_a_cache_may_be_closed_after_its_drives(llama: Path, tmp_path: Path, how: str) -> None:
+    """There is nothing to give back any more, so nobody has to hear of it."""
+    with loaded(llama, prompt_tokens=40, new_tokens=NEW, csd=2, nvme_dir=tmp_path) as model:
+        cache = model.new_cache()
+        model(**make_inputs(40), past_key_values=cache)
+        if how == "killed":
+            os.kill(drives_of(model).pids[0], signal.SIGKILL)
+            cache.close()
+    cache.close()
+
+
 def test_what_drives_cannot_do_is_refused(llama: Path, tmp_path: Path) -> None:
     with loaded(llama, prompt_tokens=40, new_tokens=NEW, csd=1, nvme_dir=tmp_path) as model:
         with pytest.raises(InvalidOptionError, match=r"cannot be (copied|reordered).*without --csd"):

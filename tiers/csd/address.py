@@ -38,14 +38,22 @@ class AddressFields:
             if not 0 <= value <= most:
                 raise InvalidOptionError(f"{name} {value} is not addressable; the drive counts from 0 to {most:,}")
 
+    def of_layer(self, task: int, sequence: int, layer: int) -> int:
+        """The address of a layer's first page: what the header of a command names it by."""
+        upper = (task << self.sequence | sequence) << self.layer | layer
+        return upper << (self.kind + self.head + self.page)
+
+    def layer_at(self, address: int) -> tuple[int, int, int]:
+        """Task, sequence and layer of an address."""
+        upper = address >> (self.kind + self.head + self.page)
+        layer, upper = upper & (1 << self.layer) - 1, upper >> self.layer
+        return upper >> self.sequence, upper & (1 << self.sequence) - 1, layer
+
     def pack(
         self, *, task: int, sequence: int, layer: int, kind: PageKind, head: NDArray[np.int64], page: NDArray[np.int64]
     ) -> Addresses:
         """Addresses of pages of one layer of one sequence; ``head`` and ``page`` broadcast against each other."""
-        upper = task
-        for name, value in (("sequence", sequence), ("layer", layer), ("kind", int(kind))):
-            upper = upper << getattr(self, name) | value
-        base = np.uint64(upper << (self.head + self.page))
+        base = np.uint64(self.of_layer(task, sequence, layer) | int(kind) << (self.head + self.page))
         return base | np.asarray(head, np.uint64) << np.uint64(self.page) | np.asarray(page, np.uint64)
 
     def unpack(self, addresses: Addresses) -> dict[str, NDArray[np.int64]]:

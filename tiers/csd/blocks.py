@@ -6,6 +6,7 @@ own, one on every die, row by row; a task shares blocks with others only when no
 """
 
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,9 +119,13 @@ class EraseBlocks:
         self.num_free -= stripe.num_left - untouched.size * self.geometry.pages_per_block
         self._note_erasable(used[self._num_valid_in[used] == 0])
 
+    def erasable(self, most: int) -> PageNumbers:
+        """Up to so many dead blocks, those first that died first."""
+        return np.fromiter(islice(self._erasable, most), np.int64)
+
     def erase(self, most: int) -> PageNumbers:
-        """Erase up to so many dead blocks, those first that died first; returns them."""
-        blocks = np.fromiter(list(self._erasable)[:most], np.int64)
+        """Erase the blocks that ``erasable`` gives; returns them."""
+        blocks = self.erasable(most)
         for block in blocks.tolist():
             del self._erasable[block]
         self.wear[blocks] += 1

@@ -54,6 +54,8 @@ def which_are_sound(data: Bytes, seeds: Checksums, checksums: Checksums) -> NDAr
 
 def _extended(crc: int, data: Bytes) -> int:
     """CRC32C in pieces that stay in the processor's first cache: twice the speed of one call for all of them."""
-    for start in range(0, data.size, _PIECE_NBYTES):
-        crc = google_crc32c.extend(crc, data[start : start + _PIECE_NBYTES])
-    return crc
+    extend = google_crc32c.extend
+    whole = data.size // _PIECE_NBYTES * _PIECE_NBYTES
+    for piece in data[:whole].reshape(-1, _PIECE_NBYTES):  # rows of an array come faster than slices of it
+        crc = extend(crc, piece)
+    return int(extend(crc, data[whole:]))

@@ -23,6 +23,8 @@ class Doorbell:
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._heard = bytearray()
+        self._poll = select.poll()
+        self._poll.register(end, select.POLLIN)
 
     def ring(self) -> None:
         """Tell the drive of one more submission."""
@@ -65,9 +67,9 @@ class Doorbell:
         return message
 
     def _is_readable(self, timeout_s: float) -> bool:
-        poll = select.poll()
-        poll.register(self._end, select.POLLIN)
-        return bool(poll.poll(max(0.0, timeout_s) * 1000))
+        if self._end.fileno() < 0:  # the number may be another file's by now
+            raise PeerGoneError
+        return bool(self._poll.poll(max(0.0, timeout_s) * 1000))
 
     def _receive(self, most: int) -> bytes:
         try:

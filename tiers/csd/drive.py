@@ -31,7 +31,7 @@ from tiers.csd.commands import (
 from tiers.csd.drive_process import DriveProcess
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.host_codec import decode_completion, encode
-from tiers.csd.host_queue import HostQueue, Ticket
+from tiers.csd.host_queue import HostQueue, Reply, Ticket
 from tiers.csd.pending import Pending
 from tiers.csd.queue_memory import QueueMemory
 from tiers.csd.timing import DriveTiming, DriveWork
@@ -201,16 +201,29 @@ class ComputationalDrive:
 
     def _finish(self, command: Command, config: Config | None, encoded: Encoded, ticket: Ticket) -> Completion:
         reply = self._queue.wait(ticket)
-        if self._timing is not None and config is not None and isinstance(command, WriteKV | Attend):
-            is_attend = isinstance(command, Attend)
-            num_tokens = _attended(command) if isinstance(command, Attend) else (encoded.count,)
-            sent = encoded.data_nbytes
-            work = DriveWork(config, self.geometry, num_tokens, sent, reply.header.reply_nbytes, reply.trace)
-            self.modelled_s += self._timing.attend_s(work) if is_attend else self._timing.write_s(work)
+        if self._timing is not None and config is not None:
+            self.modelled_s += self._seconds_of(command, config, encoded, reply)
         return decode_completion(command, config, reply.header, reply.data)
 
+    def _seconds_of(self, command: Command, config: Config, encoded: Encoded, reply: Reply) -> float:
+        """Of a command that carries tokens."""
+        assert self._timing is not None
+        num_tokens = _attended(command) if isinstance(command, Attend) else (encoded.count,)
+        nbytes = reply.header.reply_nbytes
+        work = DriveWork(config, self.geometry, num_tokens, encoded.data_nbytes, nbytes, reply.trace)
+        match command:
+            case Attend():
+                return self._timing.attend_s(work)
+            case WriteKV():
+                return self._timing.write_s(work)
+            case _:
+                return self._timing.read_s(work)
+
     def _pieces(self, command: WriteKV) -> Iterator[WriteKV]:
-        """As many tokens at a time as fill a quarter of the queue, so that the next are on their way meanwhile."""
+        """Up to a quarter of the queue at a time, so that the next tokens are on their way meanwhile.
+
+        A power of two of spans: pages that an engine asks for in one call then lie in one piece, and are not gathered.
+        """
         config = self._configs.get(command.task)
         if config is None or command.keys.ndim != 3 or command.keys.shape != command.values.shape:
             yield command  # and is refused with the reason
@@ -218,8 +231,8 @@ class ComputationalDrive:
         shape = config.shape(self.geometry)
         token_nbytes = 2 * shape.kv_heads * shape.head_dim * np.dtype(config.dtype).itemsize
         most = max(1, self._options.data_nbytes // 4 // token_nbytes)
-        whole = shape.tokens_per_span if most >= shape.tokens_per_span else 1
-        step = most // whole * whole
+        spans = most // shape.tokens_per_span
+        step = shape.tokens_per_span << (spans.bit_length() - 1) if spans else most
         for first in range(0, max(1, command.keys.shape[1]), step):
             keys, values = command.keys[:, first : first + step], command.values[:, first : first + step]
             yield WriteKV(command.task, command.sequence, command.layer, command.start + first, keys, values)

@@ -36,7 +36,7 @@ def decode(header: Submission, data: memoryview, config_of: ConfigOf) -> Command
     """In the drive: the command behind a header. Its arrays look at ``data``."""
     match Opcode(header.opcode):
         case Opcode.WRITE_KV:
-            task, sequence, layer = _unpacked(header.address)
+            task, sequence, layer = ADDRESS.layer_at(header.address)
             config = config_of(task)
             shape = (config.kv_heads, header.num_items, config.head_dim)
             keys, values = arrays_in(data, [(shape, config.dtype), (shape, config.dtype)])
@@ -44,7 +44,7 @@ def decode(header: Submission, data: memoryview, config_of: ConfigOf) -> Command
         case Opcode.ATTEND:
             return _decode_attend(header, data, config_of)
         case Opcode.READ_KV:
-            task, sequence, layer = _unpacked(header.address)
+            task, sequence, layer = ADDRESS.layer_at(header.address)
             return ReadKV(task, sequence, layer, header.start, header.num_items)
         case opcode:
             return _SMALL[opcode](json.loads(bytes(data)) if data.nbytes else {})
@@ -92,7 +92,7 @@ def _fill(reply: memoryview, *parts: NDArray[Any]) -> int:
 
 
 def _decode_attend(header: Submission, data: memoryview, config_of: ConfigOf) -> Attend:
-    task, _, layer = _unpacked(header.address)
+    task, _, layer = ADDRESS.layer_at(header.address)
     config, batch = config_of(task), header.num_items
     of_token = ((batch, config.kv_heads, config.head_dim), config.dtype)
     descriptor_nbytes = batch * DESCRIPTOR.itemsize
@@ -103,8 +103,3 @@ def _decode_attend(header: Submission, data: memoryview, config_of: ConfigOf) ->
     keys, values = pair or (None, None)
     sequences, starts = (descriptors[name].astype(np.int64) for name in ("sequence", "start"))
     return Attend(task, layer, sequences, starts, query, keys, values, bool(header.flags & IN_FULL))
-
-
-def _unpacked(address: int) -> tuple[int, int, int]:
-    fields = ADDRESS.unpack(np.array([address], np.uint64))
-    return int(fields["task"][0]), int(fields["sequence"][0]), int(fields["layer"][0])

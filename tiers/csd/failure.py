@@ -15,6 +15,8 @@ from tiers.errors import (
     TransferError,
 )
 
+_MOST_TEXT = 2000
+
 
 class Status(IntEnum):
     """Of a completion."""
@@ -46,17 +48,26 @@ _CLASS_OF = {status: kind for kind, status in _STATUS_OF.items()}
 
 def describe(error: OffloadError) -> tuple[Status, dict[str, Any]]:
     """A status, and fields for JSON."""
-    attributes = {name: value for name, value in vars(error).items() if isinstance(value, int | float | str)}
-    return _STATUS_OF.get(type(error), Status.BROKEN), {"message": str(error), "attributes": attributes}
+    attributes = {
+        name: _cut(value) if isinstance(value, str) else value
+        for name, value in vars(error).items()
+        if isinstance(value, int | float | str)
+    }
+    return _STATUS_OF.get(type(error), Status.BROKEN), {"message": _cut(str(error)), "attributes": attributes}
 
 
 def describe_unexpected(error: Exception, name: str) -> dict[str, Any]:
     """Fields for a drive that is BROKEN."""
-    what = f"{type(error).__name__}: {error}"
+    what = _cut(f"{type(error).__name__}: {error}")
     return {
         "message": f"tier '{name}': the drive met an error of its own and stopped ({what}); please report it",
         "attributes": {"tier": name},
     }
+
+
+def _cut(text: str) -> str:
+    """So that a reply holds it, whatever names it quotes; JSON may write six bytes for a character."""
+    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}..."
 
 
 def rebuild(status: Status, fields: dict[str, Any]) -> OffloadError:

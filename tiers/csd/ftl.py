@@ -22,7 +22,7 @@ from tiers.csd.journal import PAGE_RECORD, Journal, RecordKind
 from tiers.csd.page_log import PageLog
 from tiers.csd.page_table import MAPPED_KINDS, LayerKey, MappingTables
 from tiers.csd.pages import Indices, KVShape, PageKind
-from tiers.csd.trace import ERASED, PROGRAMMED, Trace
+from tiers.csd.trace import COPIED, ERASED, PROGRAMMED, Trace
 from tiers.errors import CorruptBlockError
 
 PageRecords = NDArray[np.void]
@@ -48,12 +48,16 @@ class FlashTranslation:
         self.tables = MappingTables()
         self.tasks: dict[int, bytes] = {}
         """What was recorded of each task; only the store knows what it means."""
+        self.orders: dict[LayerKey, Indices] = {}
+        """Of the channels of each KV head in the channel index, where it is not the natural one."""
         self.counts = FlashCounts()
         self.trace: Trace | None = None
         """Where it is wanted: what was done, for a model of time."""
         self.journal = Journal(image.file, image.journal_areas)
         self.checksums: Checksums = np.zeros(image.geometry.num_pages, np.uint32)
         self.seeds: Checksums = np.zeros(image.geometry.num_pages, np.uint32)
+        # Blocks that are open and not recorded to be so, because recording them failed: nothing of them is programmed.
+        self._opened: PageNumbers = np.empty(0, np.int64)
         self._addresses: Addresses = np.zeros(image.geometry.num_pages, np.uint64)
 
     def add_task(self, task: int, description: bytes) -> None:
@@ -65,6 +69,12 @@ class FlashTranslation:
         """From now on ``append`` knows this layer."""
         self.tables.add(key, shape)
 
+    def set_order(self, key: LayerKey, order: Indices) -> None:
+        """Remember how channels [heads, head_dim] will lie, before any of them does; raises TransferError."""
+        assert not self.tables.channels[key].num_pages, "channels lie in another order already"
+        self._record(RecordKind.ORDER, _order_record(key, order))
+        self.orders[key] = order
+
     def append(self, key: LayerKey, parts: Sequence[tuple[PageKind, Bytes]]) -> PageNumbers:
         """Program pages [heads, n, page_nbytes] of each kind behind those that are there; returns where they went.
 
@@ -73,8 +83,10 @@ class FlashTranslation:
         num_pages = sum(pages.shape[0] * pages.shape[1] for _, pages in parts)
         self.make_room(num_pages)
         allocation = self.blocks.allocate(key.task, num_pages)
-        if allocation.opened.size:
-            self._record(RecordKind.OPENED, _numbers(allocation.opened))
+        self._opened = np.union1d(self._opened, allocation.opened)
+        if self._opened.size:
+            self._record(RecordKind.OPENED, _numbers(self._opened))
+            self._opened = np.empty(0, np.int64)
         records = np.empty(num_pages, PAGE_RECORD)
         records["page"] = allocation.pages
         start = 0
@@ -117,6 +129,12 @@ class FlashTranslation:
             )
         return data
 
+    def read_back(self, key: LayerKey, kind: PageKind, head: int, indices: Indices) -> Bytes:
+        """As ``read``, for the drive itself: what is read is to be programmed in another order."""
+        if self.trace is not None:
+            self.trace.add(COPIED, self.tables.of(key, kind).look_up(head, indices))
+        return self.read(key, kind, head, indices)
+
     def trace_reads(self, key: LayerKey, log: PageLog) -> None:
         """Remember where the pages lie that an engine read."""
         assert self.trace is not None
@@ -136,14 +154,17 @@ class FlashTranslation:
         wanted = set(sequences)
         for key in [key for key in self.tables.tokens if key.task == task and key.sequence in wanted]:
             self.blocks.kill(self.tables.remove(key))
+            self.orders.pop(key, None)
         if not any(key.task == task for key in self.tables.tokens):
             self.blocks.close(task)
 
     def erase(self, most: int) -> PageNumbers:
         """Erase up to so many dead blocks; returns them. Raises TransferError."""
-        blocks = self.blocks.erase(most)
+        blocks = self.blocks.erasable(most)
         if blocks.size:
+            # First, because room for the record may be made by writing down the state, wear and all, as it is now.
             self._record(RecordKind.ERASED, _numbers(blocks))
+            self.blocks.erase(blocks.size)
             self.counts.blocks_erased += blocks.size
             if self.trace is not None:
                 self.trace.add(ERASED, blocks)
@@ -200,12 +221,18 @@ class FlashTranslation:
             records["address"], records["page"] = self._addresses[pages], pages
             records["crc"], records["seed"] = self.checksums[pages], self.seeds[pages]
             yield RecordKind.FLUSHED, records.tobytes()
+        for key, order in self.orders.items():
+            yield RecordKind.ORDER, _order_record(key, order)
 
 
 def _addresses(key: LayerKey, kind: PageKind, heads: int, indices: Indices) -> Addresses:
     """[heads, n]."""
     head = np.arange(heads)[:, None]
     return ADDRESS.pack(task=key.task, sequence=key.sequence, layer=key.layer, kind=kind, head=head, page=indices)
+
+
+def _order_record(key: LayerKey, order: Indices) -> bytes:
+    return _numbers(np.concatenate([np.array(key), order.reshape(-1)]))
 
 
 def _numbers(numbers: PageNumbers) -> bytes:

@@ -30,7 +30,6 @@ from tiers.csd.commands import (
     Written,
 )
 from tiers.csd.geometry import FlashGeometry
-from tiers.csd.pages import PageKind
 from tiers.csd.queue_path import on_device, tensors_in
 from tiers.csd.wire import (
     DESCRIPTOR,
@@ -130,6 +129,10 @@ def _encode_attend(command: Attend, config: Config, trace: int) -> Encoded:
         raise InvalidOptionError(f"attend: {batch} sequences and {len(command.starts)} starts; name each once")
     if (command.keys is None) != (command.values is None):
         raise InvalidOptionError("attend: keys and values of the new tokens come together or not at all")
+    for name, numbers in (("sequence", command.sequences), ("start", command.starts)):
+        # A number that does not fit its field would wrap, and name somebody else's tokens.
+        if wrong := [number for number in np.asarray(numbers).tolist() if not 0 <= number < 1 << 32]:
+            raise InvalidOptionError(f"attend: {name} {wrong[0]} is not addressable; the drive counts from 0")
     descriptors = np.empty(batch, DESCRIPTOR)
     descriptors["sequence"], descriptors["start"] = command.sequences, command.starts
     heads = config.kv_heads * config.heads_per_kv
@@ -164,11 +167,7 @@ def _known(config: Config | None, task: int) -> Config:
 
 def _address(task: int, sequence: int, layer: int) -> int:
     ADDRESS.check(task=task, sequence=sequence, layer=layer)
-    nothing = np.zeros((), np.int64)
-    packed = ADDRESS.pack(
-        task=task, sequence=sequence, layer=layer, kind=PageKind.KEY_GROUP, head=nothing, page=nothing
-    )
-    return int(packed)
+    return ADDRESS.of_layer(task, sequence, layer)
 
 
 def _unsigned(start: int) -> int:

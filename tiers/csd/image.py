@@ -24,7 +24,7 @@ from tiers.csd.geometry import FlashGeometry, PageNumbers
 from tiers.errors import DiskFullError, InvalidOptionError, TierBusyError, TransferError
 from tiers.slots import align_up
 
-VERSION = 1
+VERSION = 2
 
 _MAGIC = b"OFFLDCSD"
 _HEADER = struct.Struct("<8sII6Q")  # magic, CRC32C of what follows, version, geometry

@@ -39,6 +39,8 @@ class RecordKind(IntEnum):
     """Blocks (int64) that are empty again."""
     READY = 8
     """The state at the start of the area is complete; from here on it is what happened since."""
+    ORDER = 9
+    """How the channels of a layer lie in its channel index: task, sequence and layer, then [heads, channels], int64."""
 
 
 PAGE_RECORD = np.dtype([("address", "<u8"), ("page", "<u4"), ("crc", "<u4"), ("seed", "<u4")])

@@ -4,17 +4,19 @@ Keys and values of new tokens wait in *buffers* until a group of them fills a pa
 programmed together, those of all heads side by side, when the drive has nothing else to do or the next token wants
 the room. Pages of the channel index take many more tokens. Their keys stay in memory as well while that is less than
 half full (a *wide* buffer); otherwise they are read back from the token index when a span is complete, and until then
-a reader gets the channels of these tokens from their groups.
+a reader gets the channels of these tokens from their groups. So it is, too, while the order of the channels is still to
+be learnt: the prompt's share of the channel index is then programmed behind the first queries, a span at a time.
 """
 
 import numpy as np
 
+from tiers.csd.channel_order import ChannelLearner
 from tiers.csd.engines.base import GroupSummary
 from tiers.csd.ftl import FlashTranslation
 from tiers.csd.layout import Bytes, channel_pages, group_pages, groups_in
 from tiers.csd.memory import DeviceMemory
 from tiers.csd.page_table import LayerKey
-from tiers.csd.pages import Floats, Halves, KVShape, PageKind
+from tiers.csd.pages import Floats, Halves, Indices, KVShape, PageKind
 from tiers.csd.sizing import buffer_nbytes
 
 
@@ -30,8 +32,12 @@ class StoredLayer:
         flash: FlashTranslation,
         memory: DeviceMemory,
         summary: GroupSummary,
+        learns_order: bool = False,
     ) -> None:
-        """A layer without tokens, or with those that ``flash`` already maps. Raises DriveFullError."""
+        """A layer without tokens, or with those that ``flash`` already maps. Raises DriveFullError.
+
+        ``learns_order``: the channel index waits for an order of the channels, which queries decide.
+        """
         self.key, self.shape, self.key_copies = key, shape, key_copies
         self.flash = flash
         self._memory, self._summary = memory, summary
@@ -40,7 +46,7 @@ class StoredLayer:
         wide = narrow + (shape.tokens_per_span - shape.tokens_per_group) * self._token_nbytes
         self.is_wide = key_copies == 2 and memory.leaves_half(wide)
         self._reserved_nbytes = 0
-        self._reserve(wide if self.is_wide else narrow)
+        self._reserve((wide if self.is_wide else narrow) + (ChannelLearner.nbytes(shape) if learns_order else 0))
         key_capacity = shape.tokens_per_span if self.is_wide else shape.tokens_per_group
         # Rows beyond the last token are zero, so that a group that is not full can be handed out as it is.
         self.keys: Halves = np.zeros((shape.kv_heads, key_capacity, shape.head_dim), shape.dtype)
@@ -52,6 +58,11 @@ class StoredLayer:
             self._take_over()
         else:
             flash.add_layer(key, shape)
+        self.channel_order = flash.orders.get(key)
+        """Of the channel index, [kv_heads, head_dim]; None for the natural one."""
+        is_open = learns_order and self.channel_order is None and not flash.tables.channels[key].num_pages
+        self._learner = ChannelLearner(shape) if is_open else None
+        self._learnt: Indices | None = None
 
     @property
     def num_in_channel_index(self) -> int:
@@ -68,18 +79,16 @@ class StoredLayer:
         """Whether ``flush`` would program something."""
         return self.num_tokens - self.num_flushed >= self.shape.tokens_per_group
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether ``index`` would program something: spans that are whole, in flash, and not in the channel index."""
+        if self.key_copies == 1 or (self._learner is not None and self._learnt is None):
+            return False
+        return self.num_flushed - self.num_in_channel_index >= self.shape.tokens_per_span
+
     def summaries(self, kv_head: int) -> Halves:
         """[full groups, vectors, head_dim]."""
         return self._summaries[kv_head, : self.num_full_groups]
-
-    def pages_for(self, num_tokens: int) -> int:
-        """At most so many pages are programmed when so many tokens come."""
-        groups = (self.num_tokens + num_tokens - self.num_flushed) // self.shape.tokens_per_group
-        if self.key_copies == 1:
-            return 2 * groups * self.shape.kv_heads
-        end = self.num_flushed + groups * self.shape.tokens_per_group
-        spans = (end - self.num_in_channel_index) // self.shape.tokens_per_span
-        return (2 * groups + spans * self.shape.pages_per_span) * self.shape.kv_heads
 
     def memory_for(self, num_tokens: int) -> int:
         """Bytes of the drive's memory that so many tokens more will take."""
@@ -120,6 +129,22 @@ class StoredLayer:
             keys = self.keys[:, : self.num_tokens - self.key_start]
             self._store(keys, self.values[:, : self.num_tokens - self.num_flushed], self.num_tokens)
 
+    def note_query(self, query: Floats) -> None:
+        """[heads, head_dim]; from the first few an order is learnt, where one is wanted."""
+        if self._learner is not None and self._learnt is None:
+            self._learnt = self._learner.note(query)
+
+    def index(self) -> None:
+        """Program a span of the channel index that is behind, if there is one; raises as ``append``."""
+        if not self.is_behind:
+            return
+        if self._learnt is not None:
+            self.flash.set_order(self.key, self._learnt)
+            self.channel_order, self._learnt, self._learner = self._learnt, None, None
+        first = self.num_in_channel_index
+        keys = self._read_keys(first, first + self.shape.tokens_per_span)
+        self.flash.append(self.key, [(PageKind.KEY_CHANNELS, channel_pages(self.shape, keys, self.channel_order))])
+
     def forget(self) -> None:
         """Give the memory back; the pages are the caller's to finish."""
         self._release(self._reserved_nbytes)
@@ -133,16 +158,18 @@ class StoredLayer:
             (PageKind.KEY_GROUP, group_pages(shape, keys[:, start - offset : stop - offset])),
             (PageKind.VALUE_GROUP, group_pages(shape, values[:, : stop - start])),
         ]
-        first = self.num_in_channel_index
-        last = stop // shape.tokens_per_span * shape.tokens_per_span if self.key_copies == 2 else 0
+        first, span = self.num_in_channel_index, shape.tokens_per_span
+        # What is further behind than the span that is being filled is left to ``index``.
+        in_step = self.key_copies == 2 and self._learner is None and first == start // span * span
+        last = stop // span * span if in_step else first
         if last > first:
             spans = keys[:, max(first, offset) - offset : last - offset]
             if first < offset:
                 spans = np.concatenate([self._read_keys(first, min(offset, last)), spans], axis=1)
-            parts.append((PageKind.KEY_CHANNELS, channel_pages(shape, spans)))
+            parts.append((PageKind.KEY_CHANNELS, channel_pages(shape, spans, self.channel_order)))
         self.flash.append(self.key, parts)
         self.num_flushed = stop
-        self.key_start = max(offset, last) if self.is_wide else stop
+        self.key_start = max(offset, last) if self.is_wide and in_step else stop
         self._refill(self.keys, keys[:, self.key_start - offset :])
         self._refill(self.values, values[:, stop - start :])
 
@@ -151,7 +178,7 @@ class StoredLayer:
         shape = self.shape
         groups = np.arange(first // shape.tokens_per_group, last // shape.tokens_per_group)
         read = [
-            groups_in(shape, self.flash.read(self.key, PageKind.KEY_GROUP, head, groups))
+            groups_in(shape, self.flash.read_back(self.key, PageKind.KEY_GROUP, head, groups))
             for head in range(shape.kv_heads)
         ]
         return np.stack(read).reshape(shape.kv_heads, last - first, shape.head_dim)

@@ -38,7 +38,8 @@ class LayerPages:
         return found
 
     def channel_order(self, kv_head: int) -> Indices:
-        return np.arange(self.shape.head_dim)
+        order = self._layer.channel_order
+        return np.arange(self.shape.head_dim) if order is None else order[kv_head]
 
     def value_sum(self, kv_head: int) -> Floats:
         found: Floats = self._layer.value_sum[kv_head]
@@ -50,11 +51,13 @@ class LayerPages:
     def _indexed_channels(self, kv_head: int, channels: Indices, spans: int) -> Halves:
         """[n, spans * tokens_per_span], from whole pages, each read once."""
         shape = self.shape
-        columns, column_of = np.unique(channels // shape.channels_per_page, return_inverse=True)
+        order = self._layer.channel_order
+        slots = channels if order is None else np.argsort(order[kv_head])[channels]
+        columns, column_of = np.unique(slots // shape.channels_per_page, return_inverse=True)
         pages = (np.arange(spans)[:, None] * shape.pages_per_span + columns).reshape(-1)
         read = self._read(PageKind.KEY_CHANNELS, kv_head, pages)
         by_span = channels_in(shape, read).reshape(spans, columns.size, shape.channels_per_page, shape.tokens_per_span)
-        chosen = by_span[:, column_of, channels % shape.channels_per_page]
+        chosen = by_span[:, column_of, slots % shape.channels_per_page]
         return np.asarray(chosen.transpose(1, 0, 2).reshape(channels.size, -1))
 
     def _groups(self, kind: PageKind, kv_head: int, groups: Indices, buffer: Halves, buffer_start: int) -> Halves:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tiers.csd.pages import Halves, KVShape
+from tiers.csd.pages import Halves, Indices, KVShape
 from tiers.errors import InvalidOptionError
 
 _FEWEST_CHANNELS, _MOST_CHANNELS = 2, 8
@@ -59,11 +59,16 @@ def group_pages(shape: KVShape, rows: Halves) -> Bytes:
     return _as_bytes(rows, (heads, tokens // shape.tokens_per_group, shape.page_bytes))
 
 
-def channel_pages(shape: KVShape, keys: Halves) -> Bytes:
-    """``keys`` [heads, n * tokens_per_span, head_dim] -> bytes [heads, n * pages_per_span, page_nbytes], transposed."""
+def channel_pages(shape: KVShape, keys: Halves, order: Indices | None = None) -> Bytes:
+    """``keys`` [heads, n * tokens_per_span, head_dim] -> bytes [heads, n * pages_per_span, page_nbytes], transposed.
+
+    ``order`` [heads, head_dim]: the channel in each slot; as they come if there is none.
+    """
     heads, tokens, head_dim = keys.shape
     spans = tokens // shape.tokens_per_span
     by_channel = keys.reshape(heads, spans, shape.tokens_per_span, head_dim).transpose(0, 1, 3, 2)
+    if order is not None:
+        by_channel = np.take_along_axis(by_channel, order[:, None, :, None], axis=2)
     return _as_bytes(by_channel, (heads, spans * shape.pages_per_span, shape.page_bytes))
 
 

@@ -42,6 +42,7 @@ def recover(flash: FlashTranslation, read_task: ReadTask) -> Recovered:
     programmed = np.zeros(geometry.num_blocks, np.bool_)
     shapes: dict[int, KVShape] = {}
     sequences: dict[tuple[int, int], list[PageRecords]] = {}
+    orders: dict[LayerKey, PageNumbers] = {}
     for record in flash.journal.replay():
         match record.kind:
             case RecordKind.WEAR:
@@ -55,8 +56,10 @@ def recover(flash: FlashTranslation, read_task: ReadTask) -> Recovered:
                 pages = np.frombuffer(record.payload, PAGE_RECORD)
                 sequences.setdefault(_sequence_of(pages), []).append(pages)
             case RecordKind.FINISHED:
-                for task, sequence in record.numbers().reshape(-1, 2).tolist():
-                    sequences.pop((task, sequence), None)
+                _forget(record.numbers().reshape(-1, 2).tolist(), sequences, orders)
+            case RecordKind.ORDER:
+                numbers = record.numbers()
+                orders[LayerKey(*numbers[:3].tolist())] = numbers[3:]
             case RecordKind.ERASED:
                 blocks = record.numbers()
                 programmed[blocks] = False
@@ -70,15 +73,31 @@ def recover(flash: FlashTranslation, read_task: ReadTask) -> Recovered:
         num_recorded += records.size
         _adopt(flash, task, sequence, shapes[task], records)
     flash.blocks.note_dead_blocks()
+    # Layers of which nothing was sound start anew, and learn anew.
+    flash.orders = {
+        key: order.reshape(shapes[key.task].kv_heads, -1) for key, order in orders.items() if key in flash.tables.tokens
+    }
     flash.restart_journal()
     num_pages = flash.blocks.num_valid
     return Recovered(tuple(flash.tables.tokens), num_pages, num_recorded - num_pages)
 
 
+def _forget(
+    finished: list[list[int]],
+    sequences: dict[tuple[int, int], list[PageRecords]],
+    orders: dict[LayerKey, PageNumbers],
+) -> None:
+    """Take out what was recorded of finished sequences, [task, sequence] each."""
+    for task, sequence in finished:
+        sequences.pop((task, sequence), None)
+        for key in [key for key in orders if key[:2] == (task, sequence)]:
+            del orders[key]
+
+
 def _sequence_of(records: PageRecords) -> tuple[int, int]:
     """Task and sequence; those of all pages of a record are the same."""
-    fields = ADDRESS.unpack(records["address"][:1])
-    return int(fields["task"][0]), int(fields["sequence"][0])
+    task, sequence, _ = ADDRESS.layer_at(int(records["address"][0]))
+    return task, sequence
 
 
 def _adopt(flash: FlashTranslation, task: int, sequence: int, shape: KVShape, records: PageRecords) -> None:

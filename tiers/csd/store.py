@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,7 @@ from tiers.csd.commands import (
     WriteKV,
     Written,
 )
-from tiers.csd.engines.base import AttentionEngine
-from tiers.csd.engines.registry import ENGINES, EXACT, make_engine
+from tiers.csd.engines.registry import ENGINES
 from tiers.csd.ftl import FlashTranslation
 from tiers.csd.image import VERSION, FlashImage
 from tiers.csd.layer import StoredLayer
@@ -41,22 +40,12 @@ from tiers.csd.page_table import LayerKey
 from tiers.csd.pages import KVShape
 from tiers.csd.read_back import read_tokens
 from tiers.csd.recovery import recover
+from tiers.csd.task import Task
 from tiers.csd.trace import Trace
 from tiers.csd.wire import config_from
 from tiers.errors import InvalidOptionError, TierError, TokensLostError
 
 _BLOCKS_ERASED_AT_A_TIME = 64
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    config: Config
-    shape: KVShape
-    engine: AttentionEngine
-    dense: AttentionEngine
-
-    def engine_of(self, layer: int) -> AttentionEngine:
-        return self.dense if layer in self.config.dense_layers else self.engine
 
 
 class DriveStore:
@@ -79,18 +68,18 @@ class DriveStore:
         self._flash.trace = Trace() if traces else None
         geometry = image.geometry
         self._memory = DeviceMemory(geometry.dram_nbytes, tables_nbytes=geometry.table_nbytes, name=name)
-        self._tasks: dict[int, _Task] = {}
+        self._tasks: dict[int, Task] = {}
         self._layers: dict[LayerKey, StoredLayer] = {}
-        self._full: dict[LayerKey, None] = {}  # layers with a group to be flushed, the oldest first
+        self._waiting: dict[LayerKey, None] = {}  # layers with something to be programmed, the oldest first
         self._recovered = recover(self._flash, self._read_task)
         for key in self._recovered.layers:
-            self._make_layer(key, self._task(key.task))
+            self._note_work(self._make_layer(key, self._task(key.task)))
 
     def configure(self, command: Config) -> Configured:
         """Start a task. Raises InvalidOptionError, also while the task has sequences; TransferError."""
         if any(key.task == command.task for key in self._layers):
             raise InvalidOptionError(f"task {command.task} has sequences; reclaim them before it is configured again")
-        task = self._make_task(command)
+        task = Task.of(command, self._image.geometry)
         self._flash.add_task(command.task, json.dumps(asdict(command)).encode())
         self._tasks[command.task] = task
         return Configured(task.shape.tokens_per_group, task.shape.channels_per_page)
@@ -106,10 +95,9 @@ class DriveStore:
 
     def write_kv(self, command: WriteKV) -> Written:
         """Append tokens. Raises InvalidOptionError, TokensLostError, DriveFullError, TransferError."""
-        key = LayerKey(command.task, command.sequence, command.layer)
         layer = self._open_layers(command.task, command.layer, [command.sequence], [command.start])[0]
         layer.append(command.keys, command.values)
-        self._note_full(key, layer)
+        self._note_work(layer)
         return Written(layer.num_tokens, layer.num_flushed)
 
     def attend(self, command: Attend) -> Attended:
@@ -124,7 +112,7 @@ class DriveStore:
                 layer.flush()
             for index, layer in enumerate(layers):
                 layer.append(command.keys[index][:, None], command.values[index][:, None])
-                self._note_full(layer.key, layer)
+                self._note_work(layer)
         engine = task.dense if command.in_full else task.engine_of(command.layer)
         output = np.empty(command.query.shape, task.config.link_dtype)
         logsumexp = np.empty(command.query.shape[:2], np.float32)
@@ -134,6 +122,9 @@ class DriveStore:
             output[index], logsumexp[index] = result.output, result.logsumexp
             if self._flash.trace is not None:
                 self._flash.trace_reads(layer.key, log)
+            if not command.in_full:
+                layer.note_query(command.query[index].astype(np.float32))
+                self._note_work(layer)
         return Attended(output, logsumexp)
 
     def read_kv(self, command: ReadKV) -> TokensRead:
@@ -166,7 +157,7 @@ class DriveStore:
         self._flash.finish(command.task, sorted({key.sequence for key in keys}))
         for key in keys:
             self._layers.pop(key).forget()
-            self._full.pop(key, None)
+            self._waiting.pop(key, None)
         return Reclaimed(valid - self._flash.blocks.num_valid)
 
     def identify(self) -> DriveIdentity:
@@ -201,21 +192,24 @@ class DriveStore:
         )
 
     def work(self) -> bool:
-        """Do a little of what can wait: flush a group, else erase some blocks. False if there is nothing to do.
+        """Do a little of what can wait: flush a group, or a span of channels, else erase some blocks. False if nothing.
 
         A failure is left to the command that needs what failed: it will meet it again and has somebody to tell.
         """
-        if self._full:
-            key = next(iter(self._full))
-            del self._full[key]
-            self._layers[key].flush()
+        if self._waiting:
+            key = next(iter(self._waiting))
+            del self._waiting[key]
+            layer = self._layers[key]
+            layer.flush()
+            layer.index()
+            self._note_work(layer)
             return True
         return self._flash.erase(_BLOCKS_ERASED_AT_A_TIME).size > 0
 
     @property
     def has_work(self) -> bool:
         """Whether ``work`` would do something."""
-        return bool(self._full) or self._flash.blocks.num_erasable > 0
+        return bool(self._waiting) or self._flash.blocks.num_erasable > 0
 
     def check(self) -> None:
         """Raise AssertionError if the books do not add up."""
@@ -229,9 +223,9 @@ class DriveStore:
 
     def close(self) -> None:
         """Flush the groups that are full, if that works; what does not fill one is lost."""
-        while self._full:
+        for key in self._waiting:
             with suppress(TierError):
-                self.work()
+                self._layers[key].flush()
         self._image.close()
 
     def _open_layers(self, task: int, layer: int, sequences: Sequence[int], starts: Sequence[int]) -> list[StoredLayer]:
@@ -254,7 +248,7 @@ class DriveStore:
                 )
         return [self._make_layer(LayerKey(task, sequence, layer), found) for sequence in sequences]
 
-    def _make_layer(self, key: LayerKey, task: _Task) -> StoredLayer:
+    def _make_layer(self, key: LayerKey, task: Task) -> StoredLayer:
         if key not in self._layers:
             self._layers[key] = StoredLayer(
                 key,
@@ -263,26 +257,22 @@ class DriveStore:
                 flash=self._flash,
                 memory=self._memory,
                 summary=task.engine_of(key.layer).summary,
+                learns_order=task.learns_order(key.layer),
             )
         return self._layers[key]
 
-    def _note_full(self, key: LayerKey, layer: StoredLayer) -> None:
-        if layer.has_full_group:
-            self._full[key] = None
+    def _note_work(self, layer: StoredLayer) -> None:
+        if layer.has_full_group or layer.is_behind:
+            self._waiting[layer.key] = None
 
-    def _task(self, number: int) -> _Task:
+    def _task(self, number: int) -> Task:
         if number not in self._tasks:
             raise InvalidOptionError(f"task {number} is not configured; send its configuration first")
         return self._tasks[number]
 
-    def _make_task(self, config: Config) -> _Task:
-        shape = config.shape(self._image.geometry)
-        engine = make_engine(config.engine, config.engine_options)
-        return _Task(config, shape, engine, make_engine(EXACT))
-
     def _read_task(self, description: bytes) -> tuple[int, KVShape]:
         config = config_from(json.loads(description))
-        self._tasks[config.task] = self._make_task(config)
+        self._tasks[config.task] = Task.of(config, self._image.geometry)
         return config.task, self._tasks[config.task].shape
 
 

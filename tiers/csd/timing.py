@@ -12,9 +12,9 @@ from tiers.csd.trace import Trace
 class DriveWork:
     """One command as it was carried out.
 
-    ``num_tokens``: of each sequence, those that were attended to (Attend) or written (WriteKV). ``trace``: physical
-    pages; ``geometry.places_of`` says on which channel and die they lie. What the drive did in the background since the
-    command before (programs, erases) is part of it.
+    ``num_tokens``: of each sequence, those that were attended to (Attend), written (WriteKV) or read (ReadKV).
+    ``trace``: physical pages; ``geometry.places_of`` says on which channel and die they lie. What the drive did in the
+    background since the command before (programs, erases) is part of it.
     """
 
     config: Config
@@ -34,4 +34,8 @@ class DriveTiming(Protocol):
 
     def write_s(self, work: DriveWork) -> float:
         """The same of a WriteKV."""
+        ...
+
+    def read_s(self, work: DriveWork) -> float:
+        """The same of a ReadKV."""
         ...

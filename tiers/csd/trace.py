@@ -9,6 +9,8 @@ from tiers.csd.geometry import PageNumbers
 
 PROGRAMMED = "program"
 """The phase of pages that were written, in the background too."""
+COPIED = "copy"
+"""The phase of pages of the token index that were read back for the channel index, in the background too."""
 ERASED = "erase"
 """The phase of erases; its numbers are those of erase blocks."""
 

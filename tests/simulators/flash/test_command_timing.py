@@ -55,13 +55,52 @@ def test_an_attend_takes_what_its_pages_take() -> None:
     assert same_die > few + 31 * DRIVE.read_s
 
 
+def _pages_on(die: int, count: int = 1) -> NDArray[np.int64]:
+    return die + 32 * np.arange(count)
+
+
 def test_background_work_goes_before_the_reads_of_its_dies() -> None:
-    timing, pages = CommandTiming(DRIVE), np.arange(64)
-    plain = timing.attend_s(_work(attend=pages))
-    programs = timing.attend_s(_work(attend=pages, program=np.array([1000])))
-    erases = timing.attend_s(_work(attend=pages, erase=np.array([7])))
+    pages = np.arange(64)
+    plain = CommandTiming(DRIVE).attend_s(_work(attend=pages))
+    programs = CommandTiming(DRIVE).attend_s(_work(attend=pages, program=np.array([1000])))
+    erases = CommandTiming(DRIVE).attend_s(_work(attend=pages, erase=np.array([7])))
+    copies = CommandTiming(DRIVE).attend_s(_work(attend=pages, copy=_pages_on(5, 3)))
     assert programs == pytest.approx(plain + DRIVE.program_s, rel=0.1)
     assert erases == pytest.approx(plain + DRIVE.erase_s, rel=0.1)
+    assert copies == pytest.approx(plain + 3 * (DRIVE.read_s + DRIVE.page_transfer_s), rel=0.1)
+
+
+def test_background_work_on_other_dies_is_not_waited_for() -> None:
+    here, elsewhere = _pages_on(0, 4), _pages_on(9)
+    plain = CommandTiming(DRIVE).attend_s(_work(attend=here))
+    timing = CommandTiming(DRIVE)
+    assert timing.attend_s(_work(attend=here, program=elsewhere)) == plain
+    # It goes on behind the command: who reads there next waits for the rest of it.
+    rest = timing.attend_s(_work(attend=_pages_on(9, 4)))
+    assert rest == pytest.approx(DRIVE.program_s + DRIVE.page_transfer_s, rel=0.03)
+    assert timing.attend_s(_work(attend=_pages_on(9, 4))) == plain
+
+
+def test_the_time_that_the_host_takes_is_the_backgrounds() -> None:
+    here = _pages_on(0, 4)
+    timing = CommandTiming(DRIVE)
+    plain = timing.attend_s(_work(attend=here))
+    timing.attend_s(_work(attend=_pages_on(9), erase=np.array([0])))
+    timing.idle(2 * DRIVE.erase_s)
+    assert timing.attend_s(_work(attend=here)) == plain
+
+
+def test_many_dies_are_busy_for_times_of_their_own() -> None:
+    """More of them than a queue has kinds of operations: rounded, upwards and by little."""
+    drive = replace(DRIVE, dies_per_channel=64)
+    geometry = _Geometry(dies_per_channel=64)
+    timing = CommandTiming(drive)
+    programs = np.concatenate([die + 512 * np.arange(1 + die) for die in range(512)])
+    reads = np.arange(511, 512)
+    plain = CommandTiming(drive).attend_s(replace(_work(attend=reads), geometry=geometry))
+    found = timing.attend_s(replace(_work(attend=reads, program=programs), geometry=geometry))
+    alone = 512 / drive.pages_per_program * (drive.program_s + drive.pages_per_program * drive.page_transfer_s)
+    assert plain + alone <= found <= plain + 1.01 * alone
 
 
 def test_phases_of_a_selection_depend_on_each_other() -> None:
@@ -78,6 +117,14 @@ def test_a_write_takes_its_programs_or_its_bytes() -> None:
     waits = timing.write_s(replace(_work(), sent_nbytes=7_000_000))
     assert waits == pytest.approx(DRIVE.firmware_s + DRIVE.link_latency_s + 1e-3, rel=0.01)
     assert timing.attend_s(replace(_work(), num_tokens=())) > 0
+
+
+def test_a_read_back_takes_its_pages_or_its_bytes() -> None:
+    timing = CommandTiming(DRIVE)
+    pages = replace(_work(attend=_pages_on(0, 10)), sent_nbytes=0)
+    assert timing.read_s(pages) == pytest.approx(10 * (DRIVE.read_s + DRIVE.page_transfer_s), rel=0.05)
+    waits = timing.read_s(replace(pages, received_nbytes=70_000_000))
+    assert waits == pytest.approx(DRIVE.firmware_s + DRIVE.link_latency_s + 1e-2, rel=0.01)
 
 
 def test_another_geometry_is_refused() -> None:

@@ -1,6 +1,6 @@
 """What the tests of the computing drive share: a small drive, keys and values, and attention written down plainly."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,9 @@ CONFIG = Config(
     task=1, num_layers=2, kv_heads=2, heads_per_kv=2, head_dim=64, dtype="float32", link_dtype="float32", max_tokens=256
 )
 """Groups of 16 tokens; 4 KiB; spans of 128 tokens, 8 channels a page."""
+
+BY_CHANNELS = replace(CONFIG, engine="channel_groups", engine_options={"r": 1.0, "groups": 1.0})
+"""Learns an order of channels, and reads all of everything, which is exact."""
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,12 @@ def test_errors_come_over_the_link_as_they_are(drive: ComputationalDrive) -> Non
         drive.write_kv(replace(write(made, 0, 3), keys=np.zeros((2, 3, 32), np.float32)))
     with pytest.raises(InvalidOptionError, match="the drive holds 30 tokens, the command goes on from 4"):
         drive.write_kv(write(made, 4, 8)).wait()
+    for sequence, start in ((1 << 32, 30), (-1, 30), (0, (1 << 32) + 30)):  # which would wrap to those of another
+        elsewhere = replace(attend(made, 30), sequences=np.array([sequence]), starts=np.array([start]))
+        with pytest.raises(InvalidOptionError, match="is not addressable"):
+            drive.attend(elsewhere)
+    with pytest.raises(InvalidOptionError, match=r"engine 'ppp.*\.\.\.$"):
+        drive.configure(replace(CONFIG, task=3, engine="p" * 100_000))
     with pytest.raises(InvalidOptionError, match="engine 'psychic' is unknown"):
         drive.configure(replace(CONFIG, task=3, engine="psychic"))
     assert is_right(drive.attend(attend(made, 30)).wait().output[0], made, 31)
@@ -174,6 +180,10 @@ class CountsPages:
         self.work.append(work)
         return 1000.0
 
+    def read_s(self, work: DriveWork) -> float:
+        self.work.append(work)
+        return 1e6
+
 
 def test_a_timing_is_fed_with_the_pages_that_were_touched(tmp_path: Path) -> None:
     timing, made = CountsPages(), tokens(200)
@@ -183,9 +193,15 @@ def test_a_timing_is_fed_with_the_pages_that_were_touched(tmp_path: Path) -> Non
         assert drive.modelled_s == 1000.0
         written = timing.work[0].trace.phases
         assert drive.attend(attend(made, 100)).wait().output.any()
+        before_s = drive.modelled_s
+        drive.read_kv(ReadKV(1, 0, 0, 32, 40)).wait()
+        assert drive.modelled_s == before_s + 1e6
+    pages = {phase: pages.size for phase, pages in timing.work[2].trace.phases.items()}
+    assert pages == {"attend": 2 * 3}, "groups of values; the keys wait in memory"
+    assert timing.work[2].num_tokens == (40,)
     assert timing.work[1].num_tokens == (101,)
     # Six groups of values and none of keys, which wait in memory for a page of the channel index to fill.
-    assert drive.modelled_s == 1000.0 + 12
+    assert drive.modelled_s == 1000.0 + 12 + 1e6
     read = timing.work[1].trace.phases["attend"]
     assert written["program"].size == 2 * 2 * 6
     assert set(read.tolist()) <= set(written["program"].tolist())

@@ -51,7 +51,7 @@ def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(image_module, "VERSION", 7)
     FlashImage(path, SMALL, keep=True).close()
     monkeypatch.undo()
-    with pytest.raises(InvalidOptionError, match=f"{path}: it has version 7, this is version 1; remove it or name"):
+    with pytest.raises(InvalidOptionError, match=f"{path}: it has version 7, this is version 2; remove it or name"):
         FlashImage(path, SMALL, keep=True)
 
 

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.tiers.csd.kit import CONFIG, SMALL, Tokens, attend, attention, open_store, tokens, write
+from tests.tiers.csd.kit import BY_CHANNELS, CONFIG, SMALL, Tokens, attend, attention, open_store, tokens, write
 from tiers.csd.commands import Inspect, Reclaim
 from tiers.errors import DriveFullError
 
@@ -19,12 +19,14 @@ MADE: dict[int, Tokens] = {sequence: tokens(400, seed=sequence) for sequence in 
 class DriveMachine(RuleBasedStateMachine):
     """Sequences of one task, on a drive that is soon full."""
 
+    config = CONFIG
+
     @initialize()
     def start(self) -> None:
         self.directory = TemporaryDirectory()
         self.path = Path(self.directory.name) / "image"
         self.store = open_store(self.path)
-        self.store.configure(CONFIG)
+        self.store.configure(self.config)
         self.held: dict[int, int] = {}
 
     @rule(sequence=SEQUENCES, n=st.sampled_from((1, 5, 16, 33, 150)))
@@ -41,6 +43,8 @@ class DriveMachine(RuleBasedStateMachine):
     @rule(sequence=SEQUENCES)
     def decode(self, sequence: int) -> None:
         token, made = self.held.get(sequence, 0), MADE[sequence]
+        if token == 400:
+            return
         try:
             answer = self.store.attend(attend(made, token, sequence=sequence))
         except DriveFullError:
@@ -90,5 +94,13 @@ class DriveMachine(RuleBasedStateMachine):
             self.directory.cleanup()
 
 
+class ChannelsMachine(DriveMachine):
+    """The same with a channel index whose order is learnt."""
+
+    config = BY_CHANNELS
+
+
 TestDriveMachine = DriveMachine.TestCase
 TestDriveMachine.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+TestChannelsMachine = ChannelsMachine.TestCase
+TestChannelsMachine.settings = settings(max_examples=15, stateful_step_count=30, deadline=None)

@@ -1,7 +1,7 @@
 """What an attention engine is, and what it gives back."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tiers.csd.pages import Floats, Halves, SequencePages
 
@@ -45,6 +45,19 @@ class AttentionEngine(Protocol):
         Query head ``h`` belongs to KV head ``h // heads_per_kv``. With no token the output is zero and the logsumexp
         is -inf.
         """
+        ...
+
+
+@runtime_checkable
+class ReadsChannelPages(Protocol):
+    """An engine that may read whole pages of the channel index, and so gains from channels wanted together sharing one.
+
+    The drive then learns an order of the channels from the first queries, and fills the channel index in that order.
+    """
+
+    @property
+    def whole_pages(self) -> bool:
+        """Whether this one does."""
         ...
 
 

@@ -28,5 +28,5 @@ def softmax(scores: Floats) -> Floats:
 
 def _finite(values: Floats) -> Floats:
     """-inf minus -inf would be no number."""
-    found: Floats = np.where(np.isneginf(values), np.float32(0), values)
+    found: Floats = np.where(values == -np.inf, np.float32(0), values)
     return found

@@ -12,7 +12,7 @@ EVERY_HALF = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(1024, 64
 @pytest.fixture(params=["as installed", "without numba"])
 def _compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "without numba":
-        monkeypatch.setattr(module, "_compiled", lambda: None)
+        monkeypatch.setattr(module, "compiled", lambda: None)
 
 
 @pytest.mark.usefixtures("_compiler")
