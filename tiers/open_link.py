@@ -32,7 +32,7 @@ def open_link(
     name = f"{source.name}->{target.name}"
     device = _device_of(source, target)
     if device is None and isinstance(source, SupportsView) and isinstance(target, SupportsView):
-        return MemoryLink(name, finished, timeline, config.chunk_nbytes)
+        return MemoryLink(name, finished, timeline, config.memory_chunk_nbytes)
     if device is not None and isinstance(source, SupportsMemory) and isinstance(target, SupportsMemory):
         copier = open_copier(device)
         return DeviceLink(name, finished, timeline, copier, config.device_chunk_nbytes, config.device_depth)
