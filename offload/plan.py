@@ -129,9 +129,9 @@ class Plan:
     ``resident`` and ``streamed`` name weight groups; ``in_host`` those of the streamed ones of which the host keeps a
     copy, and ``host_experts`` counts the experts of which it does. The host also has ``newest_nbytes`` for keys and
     values on their way to computational drives. ``kv_device_blocks`` counts the blocks that stay and the window through
-    which the others stream; ``kv_nvme_blocks`` those that fit neither device nor host at the end of
-    the run. Missed bytes are those of one decode step at the mean context, where every expert is as likely as any
-    other.
+    which the others stream, ``kv_host_blocks`` those that live in the host and as many more as come ahead of need,
+    ``kv_nvme_blocks`` those that fit neither device nor host at the end of the run. Missed bytes are those of one
+    decode step at the mean context, where every expert is as likely as any other.
     ``predicted_tokens_per_s`` counts the whole batch.
     """
 

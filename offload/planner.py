@@ -31,6 +31,7 @@ from offload.plan_costs import (
     workspace_nbytes,
 )
 from offload.plan_program import Task, lower_bound_s, solve
+from prefetch.block_store import blocks_ahead
 from simulators.profile import HardwareProfile
 from tiers.errors import BudgetError
 from tiers.tier import align_down, align_up
@@ -122,7 +123,8 @@ def _plan(costs: Costs, need: KVNeed, choice: Choice, expert_slots: int, budgets
     """Put names and predictions to a choice."""
     sizes, workload = costs.sizes, costs.workload
     resident, streamed = _names(sizes, choice)
-    in_host, host_experts = _in_host(sizes, choice, streamed, expert_slots, budgets)
+    host_blocks = _host_blocks(sizes, need, choice, budgets)
+    in_host, host_experts = _in_host(sizes, host_blocks, streamed, expert_slots, budgets)
     away = replace(
         _with_experts(sizes, workload, missed(costs, choice), expert_slots),
         host_share=len(in_host) / max(1, len(streamed)),
@@ -141,7 +143,7 @@ def _plan(costs: Costs, need: KVNeed, choice: Choice, expert_slots: int, budgets
         slot_nbytes=sizes.slot_nbytes,
         kv_block_nbytes=sizes.kv_block_nbytes,
         kv_device_blocks=kv_device_blocks(need, choice.kv_resident_blocks),
-        kv_host_blocks=choice.kv_host_blocks,
+        kv_host_blocks=host_blocks,
         kv_nvme_blocks=need.total - choice.kv_resident_blocks - choice.kv_host_blocks,
         prefill_chunk_tokens=choice.chunk_tokens,
         workspace_bytes=workspace_nbytes(sizes, workload, choice.chunk_tokens),
@@ -160,8 +162,21 @@ def _plan(costs: Costs, need: KVNeed, choice: Choice, expert_slots: int, budgets
     )
 
 
+def _host_blocks(sizes: ModelSizes, need: KVNeed, choice: Choice, budgets: Budgets) -> int:
+    """Slots for the KV blocks that live in the host and, as far as there is room, for copies of those that come ahead.
+
+    Without the latter a block that comes can only be put where one goes, and one that goes only where one came from:
+    each waits for the other, and nothing is brought before it is needed.
+    """
+    if not choice.kv_host_blocks:
+        return 0
+    slots = kv_device_blocks(need, choice.kv_resident_blocks)
+    wanted = choice.kv_host_blocks + blocks_ahead(slots, sizes.kv_block_nbytes)
+    return min(wanted, kv_room(need, budgets, sizes.kv_block_nbytes).host)
+
+
 def _in_host(
-    sizes: ModelSizes, choice: Choice, streamed: tuple[str, ...], expert_slots: int, budgets: Budgets
+    sizes: ModelSizes, kv_blocks: int, streamed: tuple[str, ...], expert_slots: int, budgets: Budgets
 ) -> tuple[tuple[str, ...], int]:
     """What the host keeps copies of in the room that KV blocks leave: streamed groups first, then experts.
 
@@ -170,7 +185,7 @@ def _in_host(
     """
     if not budgets.host_is_apart:
         return (), 0
-    spare = (budgets.host_bytes or 0) - choice.kv_host_blocks * sizes.kv_block_nbytes
+    spare = (budgets.host_bytes or 0) - kv_blocks * sizes.kv_block_nbytes
     groups = [(name, nbytes) for name, nbytes in sizes.streamable if name in streamed]
     count = min(len(groups), spare // sizes.slot_nbytes)
     some = _spread([(name, sizes.slot_nbytes) for name, _ in groups], Counter({sizes.slot_nbytes: count}))

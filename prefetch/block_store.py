@@ -22,6 +22,15 @@ from tiers.manager import LookupResult, TieredMemoryManager
 _MOST_NBYTES_AHEAD = 32 * 2**20
 
 
+def blocks_ahead(num_slots: int, block_nbytes: int) -> int:
+    """How many blocks are brought to a device of so many slots before they are needed.
+
+    Enough to keep a fast drive busy over some layers, at most half of the arena: what is on its way takes the place of
+    what could stay.
+    """
+    return max(1, min(num_slots // 2, _MOST_NBYTES_AHEAD // block_nbytes))
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A range of token rows of the arena; ``position`` is that of its first token in the sequence."""
@@ -80,10 +89,9 @@ class BlockStore:
         """One that follows the layers of a model; None where nothing ever leaves the device."""
         if not self._lookahead or len(self.manager.levels) == 1:
             return None
-        # Enough to keep a fast drive busy over some layers, at most half of the arena: what is on its way takes the
-        # place of what could stay. All of it is certain, so the budget never asks what the link could deliver.
+        # All of it is certain, so the budget never asks what the link could deliver.
         block_nbytes = self.manager.levels[0].tier.block_nbytes
-        most = max(1, min(self.num_slots // 2, _MOST_NBYTES_AHEAD // block_nbytes))
+        most = blocks_ahead(self.num_slots, block_nbytes)
         estimate = LinkEstimate(bytes_per_s=1e9, step_s=1e-3)
         budget: PrefetchBudget[BlockKey] = PrefetchBudget(estimate, block_nbytes, max_blocks=most)
         predictor = NextLayerPredictor(blocks_of_layer, self.num_layers, self._lookahead)

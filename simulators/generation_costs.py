@@ -45,14 +45,32 @@ class GenerationCosts:
     def layer_s(self, layer: LayerShape, tokens: int) -> float:
         """All of a layer but attention over earlier tokens and routed experts."""
         extra_s = self.runtime.moe_layer_s if layer.experts else 0.0
-        return self.runtime.layer_s + extra_s + self.products_s(layer.group.products, tokens)
+        return (
+            self.runtime.layer_s
+            + extra_s
+            + self.products_s(layer.group.products, tokens)
+            + self._others_s(layer, tokens)
+        )
+
+    def _others_s(self, layer: LayerShape, tokens: int) -> float:
+        """What is neither a product nor attention, of all tokens but the first: that of one is in ``layer_s``."""
+        tables = self.runtime.activations
+        table = tables.get(self.dtype) or next(iter(tables.values()), ())
+        nbytes = (tokens - 1) * layer.activation_nbytes
+        return nbytes / rate_of(table, nbytes) if table and nbytes else 0.0
 
     def attention_s(self, attention: AttentionShape, queries: int, context: int) -> float:
         """``queries`` tokens to ``context`` others: keys and values are read head by head, then it is arithmetic."""
         per_core = self.runtime.attention_bytes_per_s or self.profile.memory_bytes_per_s
         rounds = -(-attention.kv_heads // self.runtime.cores)
         read_s = rounds * context * attention.token_nbytes / attention.kv_heads / per_core
-        return read_s + (queries - 1) * context * attention.flops_per_pair / self.profile.flops_per_s(self.dtype)
+        flops_per_s = self.runtime.attention_flops_per_s or self.profile.flops_per_s(self.dtype)
+        return read_s + (queries - 1) * context * attention.flops_per_pair / flops_per_s
+
+    def kv_moved_s(self, link: str, nbytes: int) -> float:
+        """Of the model, for one block that moves, whether or not somebody waits for it."""
+        table = self.runtime.kv_moved.get(link)
+        return nbytes / rate_of(table, nbytes) if table else 0.0
 
     def rows_s(self, model: ModelShape, tokens: int) -> float:
         """Rows of an embedding that is on the drive, 16 at a time; nothing goes on meanwhile."""

@@ -1,6 +1,7 @@
 """The managers of a generation over modelled tiers: set up as the runtime sets up its own, with the same policies."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from prefetch.block_store import BlockStore
 from prefetch.block_table import TokenTable
@@ -9,12 +10,16 @@ from prefetch.expert_waves import ExpertWaves
 from prefetch.weight_stream import WeightStream
 from simulators.generation_shape import DriveCosts, ModelShape, PlacementShape
 from simulators.modelled_mover import EmptyTier
+from simulators.modelled_queue import QueuedTransfer
 from simulators.queued_mover import EmptyFile, QueuedMover
 from tiers.block import BlockKey
+from tiers.chunks import Move
 from tiers.eviction.mru import MRUPolicy
 from tiers.eviction.registry import make_policy
+from tiers.link import Priority
 from tiers.manager import Level, TieredMemoryManager
 from tiers.pool import BlockPool
+from tiers.tier import Tier
 
 
 def make_stream(mover: QueuedMover, model: ModelShape, placement: PlacementShape) -> WeightStream | None:
@@ -73,7 +78,8 @@ class KVRows:
             tiers.append(EmptyFile("nvme", placement.kv_nvme_blocks, nbytes))
         policy = placement.kv_policy
         levels = [Level(tier, BlockPool(tier.num_slots), make_policy(policy, tier.num_slots)) for tier in tiers]
-        self.manager = TieredMemoryManager(mover, levels)
+        self._mover = _CountingMover(mover)
+        self.manager = TieredMemoryManager(self._mover, levels)
         self.store = BlockStore(self.manager, placement.kv_block_tokens, num_layers=len(model.layers))
         self.prefetcher = self.store.make_prefetcher(self._full_blocks)
         slots, total = self.store.num_slots, len(model.layers) * batch
@@ -84,6 +90,11 @@ class KVRows:
             else:
                 table = TokenTable(self.store, place // batch, open_home=max(0, slots - 1 - place))
             self.tables[place // batch].append(table)
+
+    def take_moved(self) -> Mapping[str, int]:
+        """How many blocks set out since this was last asked, by link."""
+        moved, self._mover.moved = self._mover.moved, Counter()
+        return moved
 
     def _full_blocks(self, layer: int) -> Sequence[BlockKey]:
         tables = self.tables[layer]
@@ -117,6 +128,19 @@ class KVDrives:
 
     def _wait(self) -> None:
         self._mover.compute(max(0.0, self._free_s - self._mover.clock.now_s), 1.0)
+
+
+class _CountingMover:
+    """Counts the blocks of one manager, by link."""
+
+    def __init__(self, mover: QueuedMover) -> None:
+        self._mover = mover
+        self.moved: Counter[str] = Counter()
+        self.wait, self.cancel = mover.wait, mover.cancel
+
+    def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> QueuedTransfer:
+        self.moved[f"{source.name}->{target.name}"] += len(moves)
+        return self._mover.submit(source, target, moves, priority)
 
 
 class _VirtualPace:

@@ -141,7 +141,7 @@ class _Generation:
                 self._attend_rows(self._kv.tables[number], layer, tokens)
             if self._kv.prefetcher:
                 self._kv.prefetcher.advance(number)
-            self._compute(layer_s / 2)
+            self._compute(layer_s / 2 + self._moved_s())
             if layer.experts:
                 assert routed is not None, "a layer with experts has a trace"
                 self._visit(routed, place)
@@ -197,13 +197,18 @@ class _Generation:
         costs, attention = self._costs, layer.attention
         keys, spans = table.spans(begin, end)
         if not self._kv.store.is_still:
-            self._compute(len(keys) * costs.runtime.kv_block_s)
+            self._compute(costs.runtime.kv_visit_s + len(keys) * costs.runtime.kv_block_s)
 
         def visit(interval: Interval) -> None:
             part_s = costs.attention_s(attention, queries, interval.stop - interval.start)
             self._compute(costs.runtime.kv_part_s + part_s)
 
         self._kv.store.visit(keys, spans, visit, in_order=queries > 1 and attention.window is not None)
+
+    def _moved_s(self) -> float:
+        """What the KV blocks that set out in this layer take from the model."""
+        nbytes = self._kv.store.manager.levels[0].tier.block_nbytes
+        return sum(count * self._costs.kv_moved_s(link, nbytes) for link, count in self._kv.take_moved().items())
 
     def _visit(self, routed: Pass, place: int) -> None:
         """The experts of one layer, as ``offload.experts.interface`` visits them one by one."""

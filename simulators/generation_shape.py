@@ -36,6 +36,8 @@ class LayerShape:
     group: GroupShape
     attention: AttentionShape
     experts: tuple[ExpertKey, ...] = ()
+    activation_nbytes: int = 0
+    """Of what all its products give for one token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from tiers.errors import InvalidOptionError
 
 _Numbers = TypeVar("_Numbers", DriveProfile, HostProfile, PowerProfile, PriceProfile)
 
+_TABLES = ("products", "vector_products", "activations", "kv_moved")
+"""Of a RuntimeProfile."""
+
 
 def write_profile(profile: HardwareProfile, path: Path) -> None:
     """Write a profile as JSON, mode 0600, whole or not at all."""
@@ -23,7 +26,7 @@ def write_profile(profile: HardwareProfile, path: Path) -> None:
         if link["by_size"] is not None:
             link["by_size"] = _as_object(link["by_size"])
     if profile.runtime is not None:
-        for name in ("products", "vector_products"):
+        for name in _TABLES:
             tables = getattr(profile.runtime, name)
             value["runtime"][name] = {dtype: _as_object(table) for dtype, table in tables.items()}
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -93,7 +96,7 @@ def _read_runtime(value: object, where: str) -> RuntimeProfile | None:
     keys = _keys(value, RuntimeProfile, where)
     found: dict[str, Any] = {}
     for name, given in keys.items():
-        if name in ("products", "vector_products"):
+        if name in _TABLES:
             tables = _object(given, f"{where}.{name}")
             found[name] = {dtype: _read_table(table, f"{where}.{name}.{dtype}") for dtype, table in tables.items()}
         elif name == "cores":

@@ -10,8 +10,8 @@ from tiers.io_queue import IOQueue
 from tiers.link import Priority
 from tiers.tier import Extent, Tier
 
-CHUNK_NBYTES = 512 * 1024
-"""As ``tiers.transfer.TransferConfig`` has it."""
+CHUNK_NBYTES, MEMORY_CHUNK_NBYTES = 512 * 1024, 4 * 2**20
+"""As ``tiers.transfer.TransferConfig`` has them: of requests, and of what is copied in a row between memories."""
 
 
 class EmptyFile(EmptyTier):
@@ -84,7 +84,7 @@ def _requests(source: Tier, target: Tier, moves: Sequence[Move]) -> list[int]:
         return [chunk.nbytes for chunk in plan_chunks(source, _slot_of(target), moves, CHUNK_NBYTES, is_write=False)]
     if isinstance(target, EmptyFile):
         return [chunk.nbytes for chunk in plan_chunks(target, _slot_of(source), moves, CHUNK_NBYTES, is_write=True)]
-    per_copy = max(1, CHUNK_NBYTES // source.block_nbytes)
+    per_copy = max(1, MEMORY_CHUNK_NBYTES // source.block_nbytes)
     counts = [min(per_copy, len(moves) - first) for first in range(0, len(moves), per_copy)]
     return [count * source.block_nbytes for count in counts]
 

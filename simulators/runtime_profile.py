@@ -24,6 +24,11 @@ class RuntimeProfile:
     """Threads that compute side by side."""
     attention_bytes_per_s: float = 0.0
     """Keys and values that one thread attends to for one token; 0 is as fast as the memory. Heads are shared out."""
+    attention_flops_per_s: float = 0.0
+    """Of a prompt's tokens attending to each other; 0 is as the profile has it for products."""
+    activations: Mapping[str, Table] = field(default_factory=dict)
+    """By dtype: bytes of what a layer's products give, of all tokens of a pass, per second in which all else is done
+    with them: norms, positions, activation functions, sums. By those bytes, since many do not fit into caches."""
     step_s: float = 0.0
     """Of a pass whatever its layers: the loop of generation, the embedding, the choice of the next token."""
     layer_s: float = 0.0
@@ -42,6 +47,11 @@ class RuntimeProfile:
     """Of a KV block that is looked up where blocks may be elsewhere."""
     kv_part_s: float = 0.0
     """Of each run of blocks that attention visits, and of merging it with the others."""
+    kv_visit_s: float = 0.0
+    """Of a sequence in a layer whose blocks may be elsewhere, however many they are."""
+    kv_moved: Mapping[str, Table] = field(default_factory=dict)
+    """By link: bytes of a KV block per second for which moving it keeps the model from computing: the books of both
+    its places, and what else wants the cores and the memory meanwhile."""
     busy_share: float = 1.0
     """Of its speed, what computing keeps while a drive is read as fast as it goes."""
     stream_bytes_per_s: float = 0.0

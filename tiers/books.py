@@ -4,7 +4,7 @@ A block exists as long as there is a copy of it. Only few blocks are pinned, ope
 of these there is a dict or a set, and no object for a block.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import filterfalse
@@ -90,6 +90,15 @@ class Books:
             if other != index and slots and last:
                 last = last.difference(slots)
         return last
+
+    def spare_copies(self, index: int) -> set[BlockKey]:
+        """The blocks on a level that another level holds as well. Takes the time of the smaller of any two levels."""
+        here = self.levels[index].slots
+        spare = set[BlockKey]()
+        for other, slots in enumerate(self.copies()):
+            if other != index and slots:
+                spare |= here.keys() & slots.keys()
+        return spare
 
     def land(self, key: BlockKey) -> None:
         """Wait for a block on its way up and make it readable; on failure it is as if it had never set out."""
@@ -200,22 +209,3 @@ class Books:
 
 def _has_ended(transfer: PendingTransfer) -> bool:
     return transfer.is_done or transfer.error is not None
-
-
-@dataclass(frozen=True, slots=True)
-class LastCopies(Collection[BlockKey]):
-    """Pinned blocks, and those that no level but ``index`` holds. Asked rather than listed, since they may be many."""
-
-    books: Books
-    index: int
-
-    def __contains__(self, key: object) -> bool:
-        if key in self.books.pinned:
-            return True
-        return not any(key in slots for other, slots in enumerate(self.books.copies()) if other != self.index)
-
-    def __iter__(self) -> Iterator[BlockKey]:
-        return (key for key in self.books.levels[self.index].slots if key in self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)

@@ -1,5 +1,6 @@
 """One direction between two tiers: a thread, a queue by priority, and counters."""
 
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -13,8 +14,9 @@ import numpy as np
 
 from tiers.checksum import BlockChecksums
 from tiers.chunks import Move
+from tiers.copies import plan_copies
 from tiers.errors import TransferCancelledError, TransferError, WorldError
-from tiers.tier import SupportsView, Tier
+from tiers.tier import SupportsMemory, SupportsView, Tier
 from tiers.timeline import Timeline
 
 
@@ -150,7 +152,7 @@ class Link(ABC):
 
 
 class MemoryLink(Link):
-    """Between two tiers of this process's memory: copies, a few blocks at a time, then looks what goes first now."""
+    """Between two tiers of this process's memory: copies, some blocks at a time, then looks what goes first now."""
 
     def __init__(self, name: str, finished: threading.Condition, timeline: Timeline | None, chunk_nbytes: int) -> None:
         self._chunk_nbytes = chunk_nbytes
@@ -195,15 +197,32 @@ class MemoryLink(Link):
             return has_failed or transfer.num_started == len(transfer.moves)
 
     def _copy(self, transfer: Transfer, moves: Sequence[Move]) -> None:
-        source, target = transfer.source, transfer.target
-        assert isinstance(source, SupportsView)
-        assert isinstance(target, SupportsView)
-        for move in moves:
+        for there, here in _pieces(transfer.source, transfer.target, moves):
             # numpy copies without the interpreter lock; assigning a memoryview would stop the model for the copy.
-            block = np.frombuffer(source.view(move.source_slot), np.uint8)
-            np.copyto(np.frombuffer(target.view(move.target_slot), np.uint8), block)
+            block = np.frombuffer(there, np.uint8)
+            np.copyto(np.frombuffer(here, np.uint8), block)
             self.stats.nbytes += block.nbytes
-            self.stats.num_blocks += 1
+        self.stats.num_blocks += len(moves)
+
+
+def _pieces(source: Tier, target: Tier, moves: Sequence[Move]) -> Iterator[tuple[memoryview, memoryview]]:
+    """What is copied where, blocks that are neighbours in both memories as one piece.
+
+    For each piece the interpreter lock goes back and forth between the model's thread and ours, which takes them longer
+    than to copy a small block.
+    """
+    if isinstance(source, SupportsMemory) and isinstance(target, SupportsMemory):
+        all_there, all_here = source.flat(), target.flat()
+        assert isinstance(all_there, memoryview)
+        assert isinstance(all_here, memoryview)
+        for chunk in plan_copies(source.layout(), target.layout(), moves, sys.maxsize):
+            for start, place, nbytes in chunk.runs.tolist():
+                yield all_there[start : start + nbytes], all_here[place : place + nbytes]
+        return
+    assert isinstance(source, SupportsView)
+    assert isinstance(target, SupportsView)
+    for move in moves:
+        yield source.view(move.source_slot), target.view(move.target_slot)
 
 
 def as_world_error(error: Exception, transfer: Transfer) -> WorldError:

@@ -37,7 +37,7 @@ def open_link(
     if device is None and isinstance(source, SupportsView) and isinstance(target, SupportsView):
         if shared is not None:
             raise OffloadError(f"no way to move blocks over {name}: device and host are one memory, nothing is copied")
-        return MemoryLink(name, finished, timeline, config.chunk_nbytes)
+        return MemoryLink(name, finished, timeline, config.memory_chunk_nbytes)
     if device is not None and isinstance(source, SupportsMemory) and isinstance(target, SupportsMemory):
         copier = open_copier(device)
         return DeviceLink(name, finished, timeline, copier, config.device_chunk_nbytes, config.device_depth)

@@ -12,7 +12,7 @@ from itertools import filterfalse
 from typing import Any
 
 from tiers.block import BlockKey
-from tiers.books import Books, LastCopies
+from tiers.books import Books
 from tiers.chunks import moves_of
 from tiers.errors import TierFullError, WorldError
 from tiers.eviction.choose import pick
@@ -108,18 +108,31 @@ class Room(Books):
             self._vacate(index, wanted)
             self._evict(index, wanted, self.pinned)
             return
-        # Where all blocks are backed no copy is the last; to find that out block by block would take long.
-        last_copies = LastCopies(self, index) if self.has_stored else self.pinned
         if index + 1 == len(self.levels):
-            self._evict(index, wanted, last_copies)
+            self._evict_spare(index, wanted)
             return
         try:
             self._evict(index, wanted, self.pinned)
         except TierFullError as full:
             try:
-                self._evict(index, wanted, last_copies)
+                self._evict_spare(index, wanted)
             except TierFullError:
                 raise full from None
+
+    def _evict_spare(self, index: int, wanted: int) -> None:
+        """As ``_evict``, of what another level holds as well, so that nothing has to be written."""
+        level = self.levels[index]
+        if not self.has_stored:  # all blocks are backed and no copy is the last
+            self._evict(index, wanted, self.pinned)
+            return
+        # Looked for from the other side: on a level that is all but full of last copies, to ask the policy for the few
+        # that are not is to have it walk past all of them, for every block that moves.
+        spare = self.spare_copies(index)
+        spare.difference_update(self.pinned, level.leaving)
+        if level.pool.num_free + len(spare) < wanted:
+            available = level.pool.num_free + len(spare)
+            raise TierFullError(level.tier.name, wanted_slots=wanted, available_slots=available)
+        self._evict(index, wanted, set(level.slots).difference(spare))
 
     def _evict(self, index: int, wanted: int, protected: Collection[BlockKey]) -> None:
         level = self.levels[index]
@@ -128,7 +141,7 @@ class Room(Books):
             return
         victims = level.policy.evict(n, protected)
         if not victims:
-            room = sum(1 for key in level.slots if key not in protected and key not in level.leaving)
+            room = len(set(level.slots).difference(protected, level.leaving))
             raise TierFullError(level.tier.name, wanted_slots=wanted, available_slots=level.pool.num_free + room)
         try:
             self._write_back(index, victims)

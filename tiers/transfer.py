@@ -26,7 +26,9 @@ class TransferConfig:
     queue_depth: int = 16
     """Requests in flight on a link to or from files."""
     chunk_nbytes: int = 512 * 1024
-    """Bytes of a request, or of copies in a row. With the depth it bounds what a demand waits for: 8 MiB, some 5 ms."""
+    """Bytes of a request. With the depth it bounds what a demand waits for: 8 MiB, some 5 ms."""
+    memory_chunk_nbytes: int = 4 * 2**20
+    """Bytes that are copied in a row between memories, before a demand may overtake: under 1 ms."""
     guess_depth: int = 4
     """Requests in flight for blocks that may not be needed."""
     device_chunk_nbytes: int = 16 * 2**20

@@ -34,7 +34,8 @@ def model_shape(prospect: Prospect, plan: Plan) -> ModelShape:
         attention = AttentionShape(
             kv.heads, sizes.kv_nbytes_per_token_layer, sizes.attention_flops_per_pair / sizes.num_layers, window
         )
-        layers.append(LayerShape(_group(source, group, streamed), attention, experts.get(index, ())))
+        shape = _group(source, group, streamed)
+        layers.append(LayerShape(shape, attention, experts.get(index, ()), _activation_nbytes(group)))
     is_streamed = any(group.key.name in streamed for group in groups["embedding"])
     return ModelShape(
         dtype=sizes.dtype,
@@ -76,6 +77,11 @@ def work_shape(workload: Workload) -> WorkShape:
 def matrices_of(group: WeightGroup) -> tuple[int, ...]:
     """Bytes of each matrix of a group that tokens are multiplied by."""
     return tuple(math.prod(spec.shape) * DTYPE_NBYTES[spec.dtype] for spec in group.tensors if len(spec.shape) > 1)
+
+
+def _activation_nbytes(group: WeightGroup) -> int:
+    """Bytes of what the matrices of a group give for one token, in the type of each."""
+    return sum(spec.shape[0] * DTYPE_NBYTES[spec.dtype] for spec in group.tensors if len(spec.shape) == 2)
 
 
 def _group(source: WeightTier, group: WeightGroup, streamed: set[str]) -> GroupShape:

@@ -51,13 +51,13 @@ def measure_models(profile: HardwareProfile, directory: Path | None, sizes: Size
 
     The models take half a gigabyte below ``directory``, or where temporary files go, until this returns.
     """
-    with _folder_in(directory) as folder:
+    with folder_in(directory) as folder:
         measurement = _Measurement(profile, folder, sizes)
         return measurement.of_mixtures(measurement.of_dense(profile.runtime or RuntimeProfile()))
 
 
 @contextmanager
-def _folder_in(directory: Path | None) -> Iterator[Path]:
+def folder_in(directory: Path | None) -> Iterator[Path]:
     """A folder that is gone afterwards, and so is ``directory`` if it was not there before."""
     is_new = directory is not None and not directory.exists()
     if directory is not None:
@@ -156,13 +156,12 @@ class _Measurement:
         return costs.products_s(matrices_of(group), 1, by_vector=kind != "layer")
 
     def _dense(self, layers: int) -> Path:
-        config = LlamaConfig(**self._common(), num_hidden_layers=layers)
-        return self._save(LlamaForCausalLM(config), f"dense-{layers}")
+        return save_dense(self._folder, layers, self._sizes.hidden)
 
     def _mixture(self, visited: int) -> Path:
         hidden, layers = self._sizes.hidden, self._sizes.mixed_layers
         sizes: dict[str, Any] = {
-            **self._common(),
+            **_common(hidden),
             "num_hidden_layers": layers,
             "num_experts": 8,
             "num_experts_per_tok": visited,
@@ -170,25 +169,31 @@ class _Measurement:
             "head_dim": 64,
         }
         model: Any = Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes))
-        return self._save(model.to(torch.bfloat16), f"mixture-{visited}")
+        return _save(model.to(torch.bfloat16), self._folder / f"mixture-{visited}")
 
-    def _common(self) -> dict[str, Any]:
-        hidden = self._sizes.hidden
-        return {
-            "vocab_size": 2048,
-            "hidden_size": hidden,
-            "intermediate_size": hidden * 11 // 4,
-            "num_attention_heads": hidden // 64,
-            "num_key_value_heads": hidden // 128,
-            "eos_token_id": None,
-            "tie_word_embeddings": True,
-        }
 
-    def _save(self, model: Any, name: str) -> Path:
-        path = self._folder / name
-        with _no_bars():
-            model.save_pretrained(path)
-        return path
+def save_dense(folder: Path, layers: int, hidden: int) -> Path:
+    """A dense model of random weights in float32."""
+    config = LlamaConfig(**_common(hidden), num_hidden_layers=layers, max_position_embeddings=8192)
+    return _save(LlamaForCausalLM(config), folder / f"dense-{layers}")
+
+
+def _common(hidden: int) -> dict[str, Any]:
+    return {
+        "vocab_size": 2048,
+        "hidden_size": hidden,
+        "intermediate_size": hidden * 11 // 4,
+        "num_attention_heads": hidden // 64,
+        "num_key_value_heads": hidden // 128,
+        "eos_token_id": None,
+        "tie_word_embeddings": True,
+    }
+
+
+def _save(model: Any, path: Path) -> Path:
+    with _no_bars():
+        model.save_pretrained(path)
+    return path
 
 
 def _streamed(slots: int) -> Callable[[Prospect, Plan], Plan]:

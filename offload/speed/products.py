@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from offload.attention.partial import PartialAttention, attend_all, merge
+from offload.attention.partial import PartialAttention, attend_all, attend_causal, merge
 from offload.linear import linear
 from simulators.runtime_profile import Table
 from tiers.copier import as_tensor
@@ -69,6 +69,16 @@ def attention_speed(seconds: float, pool_nbytes: int = POOL_NBYTES) -> tuple[flo
         parts_s = median_s(lambda: merge([attend(rows[:short]) for _ in range(8)]), seconds)
     rate = (long - short) * rows[0].nbytes / max(many_s - few_s, 1e-9)
     return rate, max(0.0, parts_s / 8 - short * rows[0].nbytes / rate)
+
+
+def prompt_attention_flops_per_s(seconds: float, tokens: int = 1024) -> float:
+    """Arithmetic of a prompt's tokens attending to each other, each to those before it."""
+    heads, dim = 8, 64
+    query = torch.full((heads, tokens, dim), 0.01)
+    keys = torch.full((tokens, heads // 2, dim), 0.01)
+    with torch.inference_mode():
+        took_s = median_s(lambda: attend_causal(query, keys, keys, 0.1), seconds)
+    return heads * 4.0 * dim * tokens * tokens / 2 / took_s
 
 
 def _table(pool: Tensor, multiply: Callable[[Tensor, Tensor], Tensor], seconds: float) -> Table:

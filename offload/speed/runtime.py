@@ -1,4 +1,4 @@
-"""All that a hardware profile says of the runtime itself, measured. Takes about fifteen seconds."""
+"""All that a hardware profile says of the runtime itself, measured. Takes about half a minute."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from offload.speed.bookkeeping import kv_block_s, prediction_s
+from offload.speed.contexts import ContextSizes, measure_contexts
 from offload.speed.models import Sizes, measure_models
-from offload.speed.products import POOL_NBYTES, attention_speed, product_tables
+from offload.speed.products import POOL_NBYTES, attention_speed, product_tables, prompt_attention_flops_per_s
 from offload.speed.transfers import measure_transfers
 from simulators.profile import HardwareProfile
 from simulators.runtime_profile import RuntimeProfile
@@ -20,6 +21,7 @@ class Effort:
     seconds: float = 0.05
     pool_nbytes: int = POOL_NBYTES
     models: Sizes = field(default_factory=Sizes)
+    contexts: ContextSizes = field(default_factory=ContextSizes)
 
 
 def measure_runtime(profile: HardwareProfile, directory: Path | None, effort: Effort) -> RuntimeProfile:
@@ -35,6 +37,7 @@ def measure_runtime(profile: HardwareProfile, directory: Path | None, effort: Ef
         vector_products=vector_products,
         cores=torch.get_num_threads(),
         attention_bytes_per_s=rate,
+        attention_flops_per_s=prompt_attention_flops_per_s(seconds),
         kv_part_s=part_s,
         kv_block_s=kv_block_s(seconds),
         prediction_s=prediction_s(seconds),
@@ -48,4 +51,5 @@ def measure_runtime(profile: HardwareProfile, directory: Path | None, effort: Ef
             checksum_bytes_per_s=costs.checksum_bytes_per_s,
             missed_expert_s=costs.missed_expert_s,
         )
-    return measure_models(replace(profile, runtime=found), directory, effort.models)
+    found = measure_models(replace(profile, runtime=found), directory, effort.models)
+    return measure_contexts(replace(profile, runtime=found), directory, effort.contexts)

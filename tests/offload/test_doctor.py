@@ -14,6 +14,7 @@ from offload.disk_speed import file_nbytes
 from offload.doctor import Report, examine, load_profile
 from offload.experts.codecs.kernels import Kernels
 from offload.gpu_storage import probe_cuda, probe_cupy, probe_gds, probe_kvikio, probe_pinned
+from offload.speed.contexts import ContextSizes
 from offload.speed.models import Sizes
 from offload.speed.runtime import Effort
 from simulators.profile import DEFAULT, LINKS
@@ -27,6 +28,7 @@ EFFORT = Effort(
     seconds=0.001,
     pool_nbytes=2**24,
     models=Sizes((1, 4), mixed_layers=1, hidden=128, steps=2, repeats=1, product_s=0.001),
+    contexts=ContextSizes(2, 128, context=200, prompts=(32, 64), steps=2, repeats=1, block_tokens=(16, 32)),
 )
 
 
@@ -77,6 +79,10 @@ def test_the_runtime_itself_is_measured(tmp_path: Path) -> None:
     assert found == load_profile().runtime
     assert found.products.keys() == found.vector_products.keys() == {"float32", "bfloat16"}
     assert 0 < found.busy_share <= 1
+    assert found.attention_flops_per_s > 0
+    assert [nbytes for nbytes, _ in found.activations["float32"]] == [31 * 4864, 63 * 4864]
+    assert found.kv_moved.keys() == {"host->device", "device->host", "nvme->device", "device->nvme"}
+    assert all(nbytes % 4096 == 0 and rate > 0 for table in found.kv_moved.values() for nbytes, rate in table)
     numbers = {name: value for name, value in asdict(found).items() if isinstance(value, float)}
     assert all(value >= 0 for value in numbers.values())
     assert report.as_json()["runtime"] == asdict(found)

@@ -12,6 +12,7 @@ from offload.plan import Budgets, ModelSizes, Plan, Workload
 from offload.plan_choice import Choice, by_size, device_nbytes, everything, fill, total_s
 from offload.plan_costs import Costs, kv_need, kv_room
 from offload.planner import make_plan, smallest_device_bytes
+from prefetch.block_store import blocks_ahead
 from simulators.profile import DEFAULT, HardwareProfile, LinkProfile
 from tiers.errors import BudgetError, InvalidOptionError
 from tiers.tier import align_up
@@ -90,7 +91,8 @@ def _check_plan(plan: Plan, sizes: ModelSizes, budgets: Budgets, workload: Workl
     assert min(plan.kv_host_blocks, plan.kv_nvme_blocks, plan.missed_kv_bytes_per_token) >= 0
     away = plan.kv_host_blocks + plan.kv_nvme_blocks
     window = need.window if away else 0
-    assert plan.kv_device_blocks + away == need.total + window
+    ahead = blocks_ahead(plan.kv_device_blocks, plan.kv_block_nbytes) if plan.kv_host_blocks else 0
+    assert need.total + window <= plan.kv_device_blocks + away <= need.total + window + ahead
     assert plan.kv_device_blocks >= need.tails + window
     streamed = set(plan.streamed) - set(sizes.embedding_names)
     assert bool(plan.staging_slots) == bool(streamed)

@@ -1,14 +1,16 @@
 """A generation in virtual time: the same every time, no byte lost, never faster than the machine."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from prefetch.block_store import blocks_ahead
 from simulators.expert_trace import ExpertTrace
 from simulators.generation_replay import Routing, replay_generation
 from simulators.generation_shape import AttentionShape, GroupShape, LayerShape, ModelShape, PlacementShape, WorkShape
-from simulators.profile import DEFAULT
+from simulators.profile import DEFAULT, HardwareProfile
 from simulators.runtime_profile import RuntimeProfile, rate_of
 from tiers.block import ExpertKey, WeightGroupKey
 from tiers.errors import TraceError
@@ -114,6 +116,57 @@ def test_without_a_measured_runtime_a_step_is_its_bytes() -> None:
     weights_s = (LAYERS + 1) * GROUP / DEFAULT.memory_bytes_per_s
     context_s = LAYERS * (WORK.prompt_tokens + WORK.new_tokens) * 256 / DEFAULT.memory_bytes_per_s
     assert weights_s <= result.decode_s / result.decode_steps <= weights_s + context_s
+
+
+def with_runtime(**known: Any) -> HardwareProfile:
+    return replace(PROFILE, runtime=replace(RUNTIME, **known))
+
+
+def test_moving_blocks_takes_what_was_measured() -> None:
+    """And changes nothing where none moves."""
+    model = make_model()
+    block = 16 * 256
+    slow = with_runtime(kv_moved={"host->device": ((block, block / 1e-3),)})
+    placement = replace(make_placement(model, kv_device=20), kv_host_blocks=200)
+    quick, taken = (replay_generation(model, placement, WORK, profile) for profile in (PROFILE, slow))
+    moved = quick.link_nbytes["host->device"] / block
+    assert taken.link_nbytes == pytest.approx(quick.link_nbytes, rel=0.05)  # at the end some are on their way
+    longer_s = taken.prefill_s + taken.decode_s - quick.prefill_s - quick.decode_s
+    assert 0.9e-3 * moved < longer_s < 1.1e-3 * moved / RUNTIME.busy_share
+    still = make_placement(model)
+    assert replay_generation(model, still, WORK, PROFILE) == replay_generation(model, still, WORK, slow)
+
+
+def test_looking_for_blocks_that_may_be_elsewhere_takes_time_in_every_layer() -> None:
+    model = make_model()
+    slow = with_runtime(kv_visit_s=1e-3)
+    here = replace(make_placement(model), kv_host_blocks=1)
+    quick, taken = (replay_generation(model, here, WORK, profile) for profile in (PROFILE, slow))
+    assert taken.decode_s - quick.decode_s == pytest.approx(taken.decode_steps * LAYERS * 1e-3)
+
+
+def test_a_prompt_takes_more_than_its_products() -> None:
+    """As long as what they give; a single token nothing more."""
+    model, tokens = make_model(), WORK.prompt_tokens
+    model = replace(model, layers=tuple(replace(layer, activation_nbytes=100) for layer in model.layers))
+    placement = replace(make_placement(model), prefill_chunk_tokens=None)
+    slow = with_runtime(activations={"float32": ((100 * tokens, 1e5),)})
+    quick, taken = (replay_generation(model, placement, WORK, profile) for profile in (PROFILE, slow))
+    assert taken.prefill_s - quick.prefill_s == pytest.approx(LAYERS * (tokens - 1) * 1e-3)
+    assert taken.decode_s == pytest.approx(quick.decode_s)
+    half = with_runtime(attention_flops_per_s=PROFILE.flops_per_s("float32") / 1e4)
+    assert replay_generation(model, placement, WORK, half).prefill_s > quick.prefill_s
+
+
+def test_a_host_with_room_for_what_comes_ahead_is_hardly_waited_for() -> None:
+    """With one that has just the blocks that the device has no room for, most are asked for when they are needed."""
+    model, device, window = make_model(), 24, 8
+    total = LAYERS * -(-(WORK.prompt_tokens + WORK.new_tokens) // 16)
+    exact = replace(make_placement(model, kv_device=device), kv_host_blocks=total - device + window)
+    roomy = replace(exact, kv_host_blocks=exact.kv_host_blocks + blocks_ahead(device, 16 * 256))
+    few, many = (replay_generation(model, placement, WORK, PROFILE).kv for placement in (roomy, exact))
+    assert few.misses <= 0.01 * few.accesses
+    assert many.misses > 10 * few.misses
 
 
 def test_more_memory_is_never_slower() -> None:

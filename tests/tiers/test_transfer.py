@@ -37,6 +37,18 @@ def test_moves_between_memories(engine: TransferEngine, host: MemoryTier) -> Non
     assert device.view(1) == content(3, BLOCK)
 
 
+def test_neighbours_in_memory_move_together_and_apart(engine: TransferEngine, host: MemoryTier) -> None:
+    """Runs that are broken in either memory, or go backwards."""
+    for slot in range(NUM_SLOTS):
+        host.view(slot)[:] = content(slot, BLOCK)
+    device = MemoryTier("device", NUM_SLOTS, BLOCK)
+    moves = [Move(0, 4), Move(1, 5), Move(2, 0), Move(4, 1), Move(6, 3), Move(5, 2)]
+    engine.wait(engine.submit(host, device, moves, Priority.DEMAND))
+    assert all(device.view(move.target_slot) == content(move.source_slot, BLOCK) for move in moves)
+    stats = engine.links["host->device"]
+    assert (stats.num_blocks, stats.nbytes) == (len(moves), len(moves) * BLOCK)
+
+
 def test_moving_nothing_is_done_at_once(engine: TransferEngine, nvme: NVMeTier, host: MemoryTier) -> None:
     """And is no reason to fail for what else is on the way."""
     device = MemoryTier("device", 2, BLOCK)

@@ -9,8 +9,8 @@ from tests.tiers.kit import content, open_fds
 from tests.tiers.watched import BLOCK, NUM_SLOTS, ONE_AT_A_TIME, PAGE, WatchedTier, holds, load, start_and_hold
 from tiers.errors import TransferCancelledError
 from tiers.memory_tier import MemoryTier
+from tiers.tier import Tier
 from tiers.transfer import Move, Priority, Transfer, TransferConfig, TransferEngine
-from tiers.wrapper import TierWrapper
 
 # What goes first.
 
@@ -72,17 +72,26 @@ def test_guesses_leave_room_for_a_demand(slow: WatchedTier, host: MemoryTier) ->
     assert holds(host, [0, 1])
 
 
-class GatedMemory(TierWrapper):
-    """Memory in which every block can be had only once the gate is open; notes which were asked for."""
+class GatedMemory(Tier):
+    """Memory in which every block can be had only by itself, once the gate is open; notes which were asked for."""
 
-    def __init__(self, wrapped: MemoryTier) -> None:
-        self.memory = wrapped
+    def __init__(self, memory: MemoryTier) -> None:
+        self.name, self.num_slots, self.block_nbytes = memory.name, memory.num_slots, memory.block_nbytes
+        self.memory = memory
         self.gate = threading.Event()
         self.asked = threading.Event()
         self.slots: list[int] = []
-        super().__init__(wrapped)
 
-    def _view(self, slot: int) -> memoryview:
+    def read(self, slot: int, buffer: memoryview) -> None:
+        self.memory.read(slot, buffer)
+
+    def write(self, slot: int, buffer: memoryview) -> None:
+        self.memory.write(slot, buffer)
+
+    def close(self) -> None:
+        self.memory.close()
+
+    def view(self, slot: int) -> memoryview:
         self.slots.append(slot)
         self.asked.set()
         self.gate.wait()
@@ -94,7 +103,7 @@ def test_a_demand_overtakes_the_rest_of_a_prefetch_in_memory_too(host: MemoryTie
     source, device = GatedMemory(host), MemoryTier("device", NUM_SLOTS, BLOCK)
     for slot in range(NUM_SLOTS):
         host.view(slot)[:] = content(slot, BLOCK)
-    with closing(TransferEngine(TransferConfig(chunk_nbytes=2 * BLOCK))) as engine:
+    with closing(TransferEngine(TransferConfig(memory_chunk_nbytes=2 * BLOCK))) as engine:
         prefetch = load(engine, source, device, range(5), Priority.PREFETCH)
         source.asked.wait()
         demand = load(engine, source, device, [8], Priority.DEMAND)
