@@ -38,7 +38,7 @@ def copy_runs(source: torch.Tensor, target: torch.Tensor, runs: Runs, table: tor
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _copy_rows(table, num_rows, ROWS: tl.constexpr, WORDS: tl.constexpr, ALIGNMENT: tl.constexpr):
     """Each program copies rows (source address, target address, bytes) of the table, ROWS at a time.
 

@@ -3,6 +3,8 @@
 Imported where it is used only: Triton comes with torch on some machines and not on others.
 """
 
+from contextlib import nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -22,13 +24,14 @@ def attend_pieces(query: Tensor, keys: Tensor, values: Tensor, pieces: Tensor, s
     logsumexps = query.new_empty(len(pieces), heads, dtype=torch.float32)
     # A processor comes here to interpret the kernel only, and knows no product of bfloat16.
     dot = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}.get(query.dtype, tl.float32)
-    _attend[len(pieces), kv_heads](
-        query, keys, values, pieces, outputs, logsumexps,
-        scale, heads, dim, value_dim, keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
-        GROUP=group, ROWS=max(16, triton.next_power_of_2(group)),
-        WIDTH=max(16, triton.next_power_of_2(dim)), VALUE_WIDTH=max(16, triton.next_power_of_2(value_dim)),
-        BLOCK=32 if dot is tl.float32 else 64, DOT=dot if query.is_cuda else tl.float32,
-    )  # fmt: skip
+    with torch.cuda.device(query.device) if query.is_cuda else nullcontext():
+        _attend[len(pieces), kv_heads](
+            query, keys, values, pieces, outputs, logsumexps,
+            scale, heads, dim, value_dim, keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
+            GROUP=group, ROWS=max(16, triton.next_power_of_2(group)),
+            WIDTH=max(16, triton.next_power_of_2(dim)), VALUE_WIDTH=max(16, triton.next_power_of_2(value_dim)),
+            BLOCK=32 if dot is tl.float32 else 64, DOT=dot if query.is_cuda else tl.float32,
+        )  # fmt: skip
     return outputs, logsumexps
 
 

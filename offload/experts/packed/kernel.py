@@ -5,6 +5,8 @@ numbers, which bfloat16 holds exactly, so tensor cores multiply by them and scal
 rounded that the kernels of a processor do not round.
 """
 
+from contextlib import nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -31,20 +33,21 @@ def multiply(stack: PackedStack, tokens: Tensor, slots: Tensor) -> Tensor:
     # A processor comes here to interpret the kernel only, and knows no product of bfloat16.
     dot = tl.bfloat16 if tokens.is_cuda else tl.float32
     grid = (triton.cdiv(num_rows, block), heads, triton.cdiv(outputs, tile))
-    _multiply[grid](
-        tokens, tokens.to(torch.bfloat16), slots, output,
-        codes, high, scales, rows, columns, values,
-        codes.stride(0), high.stride(0), scales.stride(0), rows.stride(0), values.stride(0),
-        num_rows, stack.num_slots, outputs, inputs, rows.shape[1],
-        BITS=stack.bits, TILE=tile, BLOCK=block, DOT=dot,
-        STEP=64 if stack.bits == 8 else inputs // scales.shape[1],
-        HAS_APART=stack.apart is not None,
-        APART=dot if tokens.dtype is torch.bfloat16 else tl.float32,
-    )  # fmt: skip
+    with torch.cuda.device(tokens.device) if tokens.is_cuda else nullcontext():
+        _multiply[grid](
+            tokens, tokens.to(torch.bfloat16), slots, output,
+            codes, high, scales, rows, columns, values,
+            codes.stride(0), high.stride(0), scales.stride(0), rows.stride(0), values.stride(0),
+            num_rows, stack.num_slots, outputs, inputs, rows.shape[1],
+            BITS=stack.bits, TILE=tile, BLOCK=block, DOT=dot,
+            STEP=64 if stack.bits == 8 else inputs // scales.shape[1],
+            HAS_APART=stack.apart is not None,
+            APART=dot if tokens.dtype is torch.bfloat16 else tl.float32,
+        )  # fmt: skip
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_slots"])  # or each number of rows may be compiled for by itself
 def _multiply(
     tokens, narrow, slots, output,
     codes, high, scales, apart_rows, apart_columns, apart_values,

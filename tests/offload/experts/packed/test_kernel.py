@@ -1,16 +1,11 @@
 """The kernel for experts in fewer bits, interpreted on the processor: it computes what plain torch does."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-
-import pytest
 import torch
 
 from offload.experts.codecs.registry import CODECS
 from offload.experts.packed import reference
 from offload.experts.packed.products import random_stack
+from tests.interpreted import needs_interpreter, run_interpreted
 
 NUM_SLOTS = 5
 VISITS = {
@@ -48,8 +43,6 @@ def check_all() -> None:
     check("int4", "tiles64", (16, 64), torch.float32, [0] * 300 + [1] * 30 + [3] * 200)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@needs_interpreter
 def test_what_plain_torch_computes() -> None:
-    """In a process of its own: whether kernels are interpreted is settled when Triton is imported."""
-    code = "from tests.offload.experts.packed.test_kernel import check_all; check_all()"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"}, check=True)
+    run_interpreted(__name__)
