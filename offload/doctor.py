@@ -103,7 +103,7 @@ def examine(
     if compute.device == "cpu":
         from offload.speed.runtime import Effort, measure_runtime
 
-        profile = replace(profile, runtime=measure_runtime(profile, nvme_dir, effort or Effort()))
+        profile = replace(profile, runtime=measure_runtime(nvme_dir, effort or Effort()))
     write_profile(profile, path)
     steps.done(_STEPS)
     return Report(

@@ -150,7 +150,7 @@ class _Generation:
             self._release(layer.group)
         for piece in model.head:
             self._acquire(piece)
-            self._compute(costs.products_s(piece.products, self._work.batch, by_vector=True))
+            self._compute(costs.head_s(model, piece, self._work.batch))
             self._release(piece)
 
     def _attend(self, table: TokenTable[BlockStore], layer: LayerShape, tokens: int) -> None:
@@ -196,6 +196,7 @@ class _Generation:
             self._predictor.observe(routing_at(trace, routed, place))
             self._compute(costs.runtime.prediction_s)
         counts = np.bincount(trace.experts[routed.tokens, place].reshape(-1), minlength=trace.num_experts).tolist()
+        self._compute(costs.runtime.moe_byte_s * sum(self._products[routed.visits[place][0]]))
         before = waves.manager.stats.misses
         for wave in waves.waves(routed.visits[place]):
             seconds = (waves.manager.stats.misses - before) * costs.runtime.missed_expert_s

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from simulators.generation_costs import CHUNK_NBYTES
 from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier
 from simulators.modelled_queue import ModelledQueue, QueueCosts, QueuedTransfer
@@ -9,9 +10,6 @@ from tiers.chunks import Move, plan_chunks
 from tiers.io_queue import IOQueue
 from tiers.link import Priority
 from tiers.tier import Extent, Tier
-
-CHUNK_NBYTES = 512 * 1024
-"""As ``tiers.transfer.TransferConfig`` has it."""
 
 
 class EmptyFile(EmptyTier):

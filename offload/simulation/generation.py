@@ -17,8 +17,8 @@ from simulators.generation_shape import (
     WorkShape,
 )
 from tiers.block import ExpertKey, WeightGroupKey
-from tiers.tier import ALIGNMENT, align_up
-from tiers.weight_tier import DTYPE_NBYTES, WeightGroup, WeightTier
+from tiers.tier import align_up
+from tiers.weight_tier import DTYPE_NBYTES, TensorSpec, WeightGroup, WeightTier
 
 
 def model_shape(prospect: Prospect, plan: Plan) -> ModelShape:
@@ -69,8 +69,26 @@ def work_shape(workload: Workload) -> WorkShape:
 
 
 def matrices_of(group: WeightGroup) -> tuple[int, ...]:
-    """Bytes of each matrix of a group that tokens are multiplied by."""
-    return tuple(math.prod(spec.shape) * DTYPE_NBYTES[spec.dtype] for spec in group.tensors if len(spec.shape) > 1)
+    """Bytes of each matrix of a group that tokens are multiplied by; gate and up of an expert are one, side by side."""
+    found: list[int] = []
+    before: TensorSpec | None = None
+    for spec in sorted((spec for spec in group.tensors if len(spec.shape) > 1), key=_offset):
+        nbytes = math.prod(spec.shape) * DTYPE_NBYTES[spec.dtype]
+        if group.kind == "expert" and before is not None and _is_joined(before, spec):
+            found[-1] += nbytes
+            before = None
+        else:
+            found.append(nbytes)
+            before = spec
+    return tuple(found)
+
+
+def _offset(spec: TensorSpec) -> int:
+    return spec.offset
+
+
+def _is_joined(one: TensorSpec, other: TensorSpec) -> bool:
+    return one.shape == other.shape and one.offset + one.nbytes == other.offset
 
 
 def _group(source: WeightTier, group: WeightGroup, streamed: set[str]) -> GroupShape:
@@ -80,9 +98,11 @@ def _group(source: WeightTier, group: WeightGroup, streamed: set[str]) -> GroupS
 
 def _head(source: WeightTier, groups: list[WeightGroup], streamed: set[str]) -> tuple[GroupShape, ...]:
     """The slices in the order of their use; as one product where all of them stay and lie side by side."""
-    slices = tuple(_group(source, group, streamed) for group in sorted(groups, key=_first_row))
-    is_whole = not any(piece.is_streamed for piece in slices)
-    if is_whole and all(piece.products[0] % ALIGNMENT == 0 for piece in slices[:-1]):
+    groups = sorted(groups, key=_first_row)
+    slices = tuple(_group(source, group, streamed) for group in groups)
+    stays = not any(piece.is_streamed for piece in slices)
+    # Slots are whole pages: between slices that do not fill theirs, or do not begin with them, there are gaps.
+    if stays and all(align_up(group.nbytes) == group.tensors[0].nbytes for group in groups[:-1]):
         return (GroupShape(slices[0].key, (sum(piece.products[0] for piece in slices),), ()),)
     return slices
 

@@ -7,9 +7,8 @@ import torch
 
 from offload.speed.bookkeeping import kv_block_s, prediction_s
 from offload.speed.models import Sizes, measure_models
-from offload.speed.products import POOL_NBYTES, attention_speed, product_tables
+from offload.speed.products import POOL_NBYTES, attention_speed, product_tables, slice_s
 from offload.speed.transfers import measure_transfers
-from simulators.profile import HardwareProfile
 from simulators.runtime_profile import RuntimeProfile
 
 
@@ -22,8 +21,8 @@ class Effort:
     models: Sizes = field(default_factory=Sizes)
 
 
-def measure_runtime(profile: HardwareProfile, directory: Path | None, effort: Effort) -> RuntimeProfile:
-    """For ``profile.runtime``, on a processor. Without a ``directory`` what has to do with drives counts nothing.
+def measure_runtime(directory: Path | None, effort: Effort) -> RuntimeProfile:
+    """On a processor. Without a ``directory`` what has to do with drives counts nothing.
 
     Raises what NVMeTier raises.
     """
@@ -36,6 +35,7 @@ def measure_runtime(profile: HardwareProfile, directory: Path | None, effort: Ef
         cores=torch.get_num_threads(),
         attention_bytes_per_s=rate,
         kv_part_s=part_s,
+        slice_s=slice_s(seconds),
         kv_block_s=kv_block_s(seconds),
         prediction_s=prediction_s(seconds),
     )
@@ -48,4 +48,4 @@ def measure_runtime(profile: HardwareProfile, directory: Path | None, effort: Ef
             checksum_bytes_per_s=costs.checksum_bytes_per_s,
             missed_expert_s=costs.missed_expert_s,
         )
-    return measure_models(replace(profile, runtime=found), directory, effort.models)
+    return measure_models(found, directory, effort.models)
