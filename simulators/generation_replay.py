@@ -212,7 +212,10 @@ class _Generation:
     def _acquire(self, group: GroupShape) -> None:
         if group.is_streamed and self._stream:
             self._compute(self._costs.runtime.group_s)
+            waited_s = self._mover.stall_s
             self._stream.acquire(group.key)
+            if self._mover.stall_s > waited_s:
+                self._compute(self._costs.runtime.wake_s)
 
     def _release(self, group: GroupShape) -> None:
         if group.is_streamed and self._stream:

@@ -29,7 +29,9 @@ class RuntimeProfile:
     layer_s: float = 0.0
     """Of a decoder layer besides its products: modules, norms, the cache of keys and values."""
     group_s: float = 0.0
-    """Of a weight group that is streamed: its hooks, the books of its slot, threads that woke up after the wait."""
+    """Of a weight group that is streamed: its hooks, the books of its slot."""
+    wake_s: float = 0.0
+    """And of one that had to be waited for: threads that fell asleep, caches that others have used meanwhile."""
     slice_s: float = 0.0
     """Of a slice of the head where it is multiplied by itself, besides its product."""
     moe_layer_s: float = 0.0

@@ -1,11 +1,11 @@
 """A checkpoint and its plan as the simulator's replay of a generation wants them: sizes and names, no tensors."""
 
-import math
 from collections.abc import Mapping
 
 from offload.config import RunConfig
 from offload.kv.cache import layer_windows
 from offload.loader import nvme_blocks
+from offload.matrices import matrices_of
 from offload.plan import Plan, Workload
 from offload.prospect import Prospect
 from simulators.generation_shape import (
@@ -18,7 +18,7 @@ from simulators.generation_shape import (
 )
 from tiers.block import ExpertKey, WeightGroupKey
 from tiers.tier import align_up
-from tiers.weight_tier import DTYPE_NBYTES, TensorSpec, WeightGroup, WeightTier
+from tiers.weight_tier import WeightGroup, WeightTier
 
 
 def model_shape(prospect: Prospect, plan: Plan) -> ModelShape:
@@ -66,29 +66,6 @@ def placement_shape(prospect: Prospect, plan: Plan, config: RunConfig, workload:
 def work_shape(workload: Workload) -> WorkShape:
     """What is asked."""
     return WorkShape(workload.prompt_tokens, workload.new_tokens, workload.batch)
-
-
-def matrices_of(group: WeightGroup) -> tuple[int, ...]:
-    """Bytes of each matrix of a group that tokens are multiplied by; gate and up of an expert are one, side by side."""
-    found: list[int] = []
-    before: TensorSpec | None = None
-    for spec in sorted((spec for spec in group.tensors if len(spec.shape) > 1), key=_offset):
-        nbytes = math.prod(spec.shape) * DTYPE_NBYTES[spec.dtype]
-        if group.kind == "expert" and before is not None and _is_joined(before, spec):
-            found[-1] += nbytes
-            before = None
-        else:
-            found.append(nbytes)
-            before = spec
-    return tuple(found)
-
-
-def _offset(spec: TensorSpec) -> int:
-    return spec.offset
-
-
-def _is_joined(one: TensorSpec, other: TensorSpec) -> bool:
-    return one.shape == other.shape and one.offset + one.nbytes == other.offset
 
 
 def _group(source: WeightTier, group: WeightGroup, streamed: set[str]) -> GroupShape:

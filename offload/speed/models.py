@@ -92,19 +92,23 @@ class _Measurement:
         self._folder, self._sizes = folder, sizes
 
     def of_dense(self, found: RuntimeProfile) -> RuntimeProfile:
-        """Steps of few layers and of many, of many while a drive is read, and of many that come from it."""
+        """Steps of few layers and of many, of many while a drive is read, and of many that are streamed: such as are
+        all there, and such as come from the drive."""
         few, many = self._sizes.layers
         small, large = self._dense(few), self._dense(many)
         small_s, large_s = self._besides(small, large)
         layer_s = max(0.0, (large_s - small_s) / (many - few))
         alone_s, reading_s = self._with(large, lambda model: self._beside_reads(model, large))
         busy_share = min(1.0, alone_s / reading_s)
+        hooked_s = self._with(large, self._median_step_s, _streamed(many))
+        group_s = max(0.0, hooked_s - alone_s) / many
         streamed_s, bytes_per_s = self._with(large, self._streaming, _streamed(_SLOTS))
         return replace(
             found,
             layer_s=layer_s,
             step_s=max(0.0, small_s - few * layer_s),
-            group_s=max(0.0, streamed_s - alone_s / busy_share) / many,
+            group_s=group_s,
+            wake_s=max(0.0, (streamed_s - alone_s / busy_share) / many - group_s),
             busy_share=busy_share,
             stream_bytes_per_s=bytes_per_s,
         )
@@ -160,6 +164,9 @@ class _Measurement:
             busy.append((stretch.seconds - stretch.stall_s) / stretch.passes)
             rates.append(stretch.nbytes("nvme->device") / max(stretch.busy_s("nvme->device"), 1e-9))
         return statistics.median(busy), statistics.median(rates)
+
+    def _median_step_s(self, model: OffloadedModel) -> float:
+        return statistics.median(self._step_s(model) for _ in range(self._sizes.repeats))
 
     def _step_s(self, model: OffloadedModel) -> float:
         return generate_timed(model, _PROMPT, self._sizes.steps + 1).step_s

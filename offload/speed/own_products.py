@@ -37,13 +37,14 @@ class OwnProducts:
                 layers.setdefault(_layer_of(name), []).append(_product(functional.linear, parameter.detach()))
         head = next(module for module in model.modules() if isinstance(module, TieredHead))
         experts, visits = _experts(model), _visits(model, generate)
-        self._steps: list[list[Product]] = []
+        self.steps: list[list[Product]] = []
+        """Of each decode step its products, in their order."""
         for visited in visits:
             step: list[Product] = []
             for layer in sorted(layers):
                 step += layers[layer]
                 step += [product for expert in visited.get(layer, ()) for product in experts[layer][expert]]
-            self._steps.append(step + [_product(linear, rows) for rows in head.resident_rows])
+            self.steps.append(step + [_product(linear, rows) for rows in head.resident_rows])
 
     def seconds(self) -> float:
         """Of a step; the one in the middle."""
@@ -51,7 +52,7 @@ class OwnProducts:
 
     def _times(self) -> Iterator[float]:
         with torch.inference_mode():
-            for step in self._steps:
+            for step in self.steps:
                 start = time.perf_counter()
                 for multiply, token, matrix in step:
                     multiply(token, matrix)
