@@ -1,11 +1,13 @@
 """From a checkpoint's weight groups and its config.json to the numbers that the planner needs."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from offload.kv.shape import AttentionShape
+from offload.matrices import matrices_of
 from offload.plan import ModelSizes
 from tiers.block import ExpertKey
 from tiers.errors import ModelError
@@ -69,6 +71,10 @@ def model_sizes(
         dtype=shape.dtype,
         attention_flops_per_pair=shape.num_layers * attention.flops_per_pair,
         embedding_row_nbytes=shape.hidden * shape.itemsize,
+        layer_matrices=_matrices(by_kind["layer"]),
+        expert_matrices=matrices_of(experts[0]) if experts else (),
+        kv_heads=attention.kv.heads,
+        num_sparse_layers=len(sparse_layers),
         layer_names=_names(by_kind["layer"]),
         head_names=_names(by_kind["head"]),
         embedding_names=_names(by_kind["embedding"]),
@@ -149,6 +155,10 @@ def _integer(text: Mapping[str, Any], key: str, default: int | None = None) -> i
     if isinstance(value, bool) or not isinstance(value, int) or value < (default is None):
         raise ModelError(f"config.json: '{key}' is {value!r}; a decoder-only model has a whole number there")
     return value
+
+
+def _matrices(groups: list[WeightGroup]) -> tuple[tuple[int, int], ...]:
+    return tuple(sorted(Counter(nbytes for group in groups for nbytes in matrices_of(group)).items()))
 
 
 def _nbytes(groups: list[WeightGroup]) -> tuple[int, ...]:

@@ -41,6 +41,12 @@ class ModelSizes:
     experts_per_token: int = 0
     experts_per_layer_and_token: int = 0
     expert_nbytes: int = 0
+    # What a token is multiplied by: bytes of a matrix, and how many of that size all layers have together; the matrices
+    # of one expert; heads of keys and values. Without them a layer counts as one matrix.
+    layer_matrices: tuple[tuple[int, int], ...] = ()
+    expert_matrices: tuple[int, ...] = ()
+    kv_heads: int = 1
+    num_sparse_layers: int = 0
     layer_names: tuple[str, ...] = ()
     head_names: tuple[str, ...] = ()
     embedding_names: tuple[str, ...] = ("embedding.0",)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from offload.plan import Bottleneck, Budgets, ModelSizes, Workload
+from offload.plan_compute import compute_step_s, lost_share
 from simulators.profile import HardwareProfile
 from tiers.tier import align_up
 
@@ -120,7 +121,10 @@ class Costs:
 
     @property
     def weight_read_s(self) -> float:
-        """Seconds per byte of a weight group from the drive."""
+        """Seconds per byte of a weight group from the drive: as it comes through the engine where that was measured."""
+        runtime = self.profile.runtime
+        if runtime is not None and runtime.stream_bytes_per_s:
+            return 1 / runtime.stream_bytes_per_s
         return 1 / self.profile.bytes_per_s("nvme->device", self.sizes.slot_nbytes)
 
     def kv_move_s(self, link: str) -> float:
@@ -132,13 +136,13 @@ class Costs:
 
     @property
     def compute_step_s(self) -> float:
-        """One decode step: the larger of arithmetic and of reading all weights and the KV cache from memory."""
-        context = mean_context(self.workload)
-        flops = self.workload.batch * (self.sizes.flops_per_token + self.sizes.attention_flops_per_pair * context)
-        kv_nbytes = kv_need(self.sizes, self.workload).mean * self.sizes.kv_block_nbytes
-        experts_nbytes = experts_visited(self.sizes, self.workload) * self.sizes.expert_nbytes
-        nbytes = sum(self.sizes.layer_nbytes) + sum(self.sizes.head_nbytes) + kv_nbytes + experts_nbytes
-        return max(flops / self._flops_per_s, nbytes / self.profile.memory_bytes_per_s)
+        """One decode step of which nothing is missed, at the mean context."""
+        return compute_step_s(self.sizes, self.workload, self.profile, mean_context(self.workload))
+
+    @property
+    def lost_share(self) -> float:
+        """Seconds of a step's computing that a second of reading from the drive costs besides."""
+        return lost_share(self.profile, self.sizes.slot_nbytes, self.weight_read_s)
 
     def compute_prefill_s(self, chunks: int) -> float:
         """Prefill: every chunk passes through the layers, and only the last token through the head.
@@ -169,7 +173,8 @@ class Costs:
         host = HAND_OVER[slots] * near + missed.kv_host_blocks * self.kv_move_s("host->device")
         parts: dict[Bottleneck, float] = {"compute": self.compute_step_s, "nvme->device": drive, "host->device": host}
         rows = self.embedding_rows_s(1) if missed.embedding else 0.0
-        return _together(self.compute_step_s, drive, host, slots) + rows, max(parts, key=parts.__getitem__)
+        compute_s = self.compute_step_s + self.lost_share * drive
+        return _together(compute_s, drive, host, slots) + rows, max(parts, key=parts.__getitem__)
 
     def prefill_s(self, slots: int, chunks: int, missed: Missed) -> float:
         """The prompt: weights that miss are read once a chunk, KV blocks that miss are written and read again."""

@@ -160,7 +160,8 @@ def _bound_kv(program: LinearProgram, task: Task, columns: _Columns) -> None:
 def _charge_step(program: LinearProgram, task: Task, columns: _Columns) -> None:
     costs = task.costs
     block_s = HAND_OVER[task.staging_slots] * costs.kv_move_s("nvme->device"), costs.kv_move_s("host->device")
-    _charge(program, task, columns, costs.compute_step_s, 1, block_s, cost=costs.workload.new_tokens)
+    lost = costs.lost_share
+    _charge(program, task, columns, costs.compute_step_s, 1, block_s, cost=costs.workload.new_tokens, lost=lost)
 
 
 def _charge_prefill(program: LinearProgram, task: Task, columns: _Columns) -> None:
@@ -179,8 +180,12 @@ def _charge(
     block_s: tuple[float, float],
     *,
     cost: float,
+    lost: float = 0.0,
 ) -> None:
-    """Charge a step, or a prefill of ``passes`` over the layers; ``block_s`` is per block on the drive, on the host."""
+    """Charge a step, or a prefill of ``passes`` over the layers; ``block_s`` is per block on the drive, on the host.
+
+    ``lost`` is what computing loses in a second of reading from the drive.
+    """
     sizes, unit = task.costs.sizes, task.second
     layer_s, head_s = passes * task.byte_s / unit, task.byte_s / unit
     compute = program.column(compute_s / unit, compute_s / unit)
@@ -190,9 +195,12 @@ def _charge(
     terms |= {column: nbytes * head_s for nbytes, column in columns.heads}
     program.row(terms, at_least=layer_s * _nbytes(sizes.layer_nbytes) + head_s * _nbytes(sizes.head_nbytes))
     program.row({host: 1.0, columns.host_misses: -block_s[1] / unit}, at_least=0)
-    program.row({time: 1.0, compute: -1.0}, at_least=0)
+    program.row({time: 1.0, compute: -1.0, drive: -lost}, at_least=0)
     for link in (drive, host):
-        program.row({time: 1.0, link: -1.0, compute: -1.0 if task.staging_slots == 1 else 0.0}, at_least=0)
+        terms = {time: 1.0, link: -1.0}
+        if task.staging_slots == 1:
+            terms |= {compute: -1.0, drive: terms.get(drive, 0.0) - lost}
+        program.row(terms, at_least=0)
 
 
 def _nbytes(groups: tuple[int, ...]) -> int:

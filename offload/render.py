@@ -20,6 +20,8 @@ _ROW_COLUMNS: Final = {
     "ratio_to_peer": "to peer",
     "ratio_to_limit": "to limit",
     "error": "error",
+    "plan": "plan",
+    "drive_then_gib_s": "drive then, GiB/s",
     "link_bytes": "link, bytes",
     "host_bytes_per_token": "host, bytes",
     "pages": "pages",

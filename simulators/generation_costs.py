@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from simulators.generation_shape import AttentionShape, LayerShape, ModelShape
+from simulators.generation_shape import AttentionShape, GroupShape, LayerShape, ModelShape
 from simulators.modelled_queue import QueueCosts
 from simulators.profile import HardwareProfile
 from simulators.runtime_profile import RuntimeProfile, Table, rate_of
+
+CHUNK_NBYTES = 512 * 1024
+"""Of a request, as ``tiers.transfer.TransferConfig`` has it."""
 
 _ITEM_NBYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -59,6 +62,11 @@ class GenerationCosts:
         nbytes = (tokens - 1) * layer.activation_nbytes
         return nbytes / rate_of(table, nbytes) if table and nbytes else 0.0
 
+    def head_s(self, model: ModelShape, piece: GroupShape, tokens: int) -> float:
+        """One slice of the head, or all of it where that is one matrix."""
+        alone_s = self.runtime.slice_s if len(model.head) > 1 else 0.0
+        return alone_s + self.products_s(piece.products, tokens, by_vector=True)
+
     def attention_s(self, attention: AttentionShape, queries: int, context: int) -> float:
         """``queries`` tokens to ``context`` others: keys and values are read head by head, then it is arithmetic."""
         per_core = self.runtime.attention_bytes_per_s or self.profile.memory_bytes_per_s
@@ -91,7 +99,8 @@ class GenerationCosts:
             # One thread copies.
             return QueueCosts(lambda _: profile.bytes_per_s(name), transfer_s=runtime.transfer_s, depth=1)
         stream = runtime.stream_bytes_per_s if name.startswith("nvme->") else 0.0
-        scale = stream / profile.bytes_per_s(name) if stream else 1.0
+        # The stream was of requests of this size.
+        scale = stream / profile.bytes_per_s(name, CHUNK_NBYTES) if stream else 1.0
         return QueueCosts(
             lambda nbytes: scale * profile.bytes_per_s(name, nbytes),
             latency_s=profile.links[name].latency_s,

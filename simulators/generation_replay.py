@@ -149,7 +149,7 @@ class _Generation:
             self._release(layer.group)
         for piece in model.head:
             self._acquire(piece)
-            self._compute(costs.products_s(piece.products, self._work.batch, by_vector=True))
+            self._compute(costs.head_s(model, piece, self._work.batch))
             self._release(piece)
 
     def _attend_in_drives(self, drives: KVDrives, number: int, layer: LayerShape, tokens: int) -> None:
@@ -219,6 +219,7 @@ class _Generation:
             self._predictor.observe(routing_at(trace, routed, place))
             self._compute(costs.runtime.prediction_s)
         counts = np.bincount(trace.experts[routed.tokens, place].reshape(-1), minlength=trace.num_experts).tolist()
+        self._compute(costs.runtime.moe_byte_s * sum(self._products[routed.visits[place][0]]))
         before = waves.manager.stats.misses
         for wave in waves.waves(routed.visits[place]):
             seconds = (waves.manager.stats.misses - before) * costs.runtime.missed_expert_s
@@ -234,7 +235,10 @@ class _Generation:
     def _acquire(self, group: GroupShape) -> None:
         if group.is_streamed and self._stream:
             self._compute(self._costs.runtime.group_s)
+            waited_s = self._mover.stall_s
             self._stream.acquire(group.key)
+            if self._mover.stall_s > waited_s:
+                self._compute(self._costs.runtime.wake_s)
 
     def _release(self, group: GroupShape) -> None:
         if group.is_streamed and self._stream:

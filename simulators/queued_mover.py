@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from simulators.generation_costs import CHUNK_NBYTES
 from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier
 from simulators.modelled_queue import ModelledQueue, QueueCosts, QueuedTransfer
@@ -10,8 +11,8 @@ from tiers.io_queue import IOQueue
 from tiers.link import Priority
 from tiers.tier import Extent, Tier
 
-CHUNK_NBYTES, MEMORY_CHUNK_NBYTES = 512 * 1024, 4 * 2**20
-"""As ``tiers.transfer.TransferConfig`` has them: of requests, and of what is copied in a row between memories."""
+MEMORY_CHUNK_NBYTES = 4 * 2**20
+"""As ``tiers.transfer.TransferConfig`` has it: of what is copied in a row between memories."""
 
 
 class EmptyFile(EmptyTier):

@@ -35,8 +35,15 @@ class RuntimeProfile:
     """Of a decoder layer besides its products: modules, norms, the cache of keys and values."""
     group_s: float = 0.0
     """Of a weight group that is streamed: its hooks, the books of its slot."""
+    wake_s: float = 0.0
+    """And of one that had to be waited for: threads that fell asleep, caches that others have used meanwhile."""
+    slice_s: float = 0.0
+    """Of a slice of the head where it is multiplied by itself, besides its product."""
     moe_layer_s: float = 0.0
     """What a layer with experts takes more than one without."""
+    moe_byte_s: float = 0.0
+    """And for each byte of one of its experts: after a stretch of small operations the first large products are slower
+    than one after the other, the longer the larger they are."""
     expert_s: float = 0.0
     """Of one expert that is visited."""
     missed_expert_s: float = 0.0

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from offload.bench.synthetic_moe import synthetic_moe
 from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
 from offload.numbers import has_tokenizer
-from offload.prospect import open_prospect
+from offload.prospect import open_prospect, plan_for
 from offload.simulation.drive_speed import DriveSpeeds, measure_drives
 from offload.simulation.foretell import foretell
 from offload.speed.transfers import stream_speed
@@ -40,11 +40,13 @@ AIM_MEDIAN, AIM_WORST = 0.10, 0.20
 class Sizes:
     """What to run. The defaults are the benchmark; tests use small ones.
 
-    Between ``turn`` runs the machine is measured anew: what a virtual machine gives changes from minute to minute.
+    Between ``turn`` setups the machine is measured anew: what a virtual machine gives changes from minute to minute.
+    Each setup runs ``repeats`` times, in turn with the others: what else happens on a machine slows single runs down.
     """
 
     setups: Sequence[Setup] = field(default_factory=setups)
     turn: int = 3
+    repeats: int = 3
     mixture_layers: int = 6
     timeout_s: float = 600.0
     stream_s: float = 1.5
@@ -67,9 +69,10 @@ def bench_simulator(
     Behind them the rows of published tables, ``ours`` beside ``paper``, which ``median_error`` leaves out.
 
     Every run is a process of its own. Before and after some of them ``offload doctor`` measures the machine, and right
-    before and after each the drive is timed on the files of its model; of the two predictions with that the mean
-    counts. Experts are replayed from the routing that is recorded here, for the
-    same prompt. Raises as ``offload.load``, and WorldError where a run fails.
+    before and after each the drive is timed on the files of its model: a prediction counts with the nearer doctor and
+    the drive as it was then. Of the runs of a setup the one with the error in the middle is its row. ``plan`` is what
+    the planner predicts, which knows of a mixture's routing nothing. Experts are replayed from the routing that is
+    recorded here, for the same prompt. Raises as ``offload.load``, and WorldError where a run fails.
     """
     sizes = sizes or Sizes()
     nvme_dir.mkdir(parents=True, exist_ok=True)
@@ -100,6 +103,21 @@ class _Run:
     drives: tuple[DriveSpeeds | None, DriveSpeeds | None]
     """What computational drives took before and after it."""
 
+    @property
+    def stream_rate(self) -> float:
+        """While it ran."""
+        return statistics.mean(self.stream_rates)
+
+    @property
+    def emulated(self) -> DriveCosts | None:
+        """What computational drives took while it ran; None without."""
+        return _mean([speeds.emulated for speeds in self.drives if speeds])
+
+    @property
+    def modelled(self) -> DriveCosts | None:
+        """What real ones would have taken."""
+        return _mean([speeds.modelled for speeds in self.drives if speeds])
+
 
 class _Bench:
     def __init__(
@@ -117,22 +135,30 @@ class _Bench:
         todo = list(self._sizes.setups)
         while todo:
             some, todo = todo[: self._sizes.turn], todo[self._sizes.turn :]
-            ran = [self._run(setup, before) for setup in some]
+            rounds = [[self._run(setup, before) for setup in some] for _ in range(self._sizes.repeats)]
             after = measure(self._nvme_dir, self._caches)
-            for setup, one in zip(some, ran, strict=True):
-                profiles = [_at(profile, rate) for profile, rate in zip((before, after), one.stream_rates, strict=True)]
-                foretold = [
-                    self._foretell(setup, one.config, before, profile, speeds.emulated if speeds else None)
-                    for profile, speeds in zip(profiles, one.drives, strict=True)
+            for setup, runs in zip(some, zip(*rounds, strict=True), strict=True):
+                half = len(runs) / 2
+                rows = [
+                    self._row(setup, one, before, before if number < half else after) for number, one in enumerate(runs)
                 ]
-                modelled = [
-                    self._foretell(setup, one.config, before, profile, speeds.modelled)
-                    for profile, speeds in zip(profiles, one.drives, strict=True)
-                    if speeds
-                ]
-                yield _row(setup, foretold, one, modelled)
+                yield _middle(rows)
                 self._tick()
             before = after
+
+    def _row(self, setup: Setup, ran: _Run, planned_with: HardwareProfile, measured: HardwareProfile) -> Row:
+        """Foretold with the machine as it was ``measured`` and the drive as it was while it ran."""
+        profile = _at(measured, ran.stream_rate)
+        foretold, modelled = (
+            self._foretell(setup, ran.config, planned_with, profile, drives) for drives in (ran.emulated, ran.modelled)
+        )
+        return _row(setup, foretold, self._plan(setup, ran, profile), ran, modelled if ran.modelled else None)
+
+    def _plan(self, setup: Setup, ran: _Run, profile: HardwareProfile) -> float:
+        """Tokens a second that the planner predicts."""
+        prospect = open_prospect(self._model(setup), ran.config, context_tokens=setup.workload.context_tokens)
+        prospect.source.close()
+        return plan_for(prospect, ran.config, setup.workload, profile).predicted_tokens_per_s
 
     def _run(self, setup: Setup, profile: HardwareProfile) -> "_Run":
         """``offload run`` in a process of its own; the drive is timed right before and after it."""
@@ -216,30 +242,39 @@ def _at(profile: HardwareProfile, stream_bytes_per_s: float) -> HardwareProfile:
 
 
 def _row(
-    setup: Setup, foretold: Sequence[GenerationResult], ran: _Run, modelled: Sequence[GenerationResult] = ()
+    setup: Setup, foretold: GenerationResult, plan: float, ran: _Run, modelled: GenerationResult | None = None
 ) -> Row:
     """``modelled_tokens_per_s`` is foretold of a run with real computational drives, which nobody can measure here."""
     answer = ran.answer
-    seconds = statistics.mean(result.decode_s / max(1, result.decode_steps) for result in foretold)
-    ours, measured = 1 / seconds, answer["decode_tokens_per_s"]
-    last = foretold[-1]
+    ours, measured = foretold.decode_tokens_per_s, answer["decode_tokens_per_s"]
     return {
         "name": setup.name,
         "unit": "tokens/s",
         "ours": ours,
         "measured": measured,
         "error": ours / measured - 1,
-        "plan_error": answer["predicted_tokens_per_s"] / measured - 1,
-        "prefill_s": statistics.mean(result.prefill_s for result in foretold),
+        "plan": plan,
+        "plan_error": plan / measured - 1,
+        "drive_then_gib_s": ran.stream_rate / 2**30,
+        "prefill_s": foretold.prefill_s,
         "measured_prefill_s": answer["prefill_s"],
-        "stall_s": statistics.mean(result.stall_s for result in foretold),
+        "stall_s": foretold.stall_s,
         "measured_stall_s": answer["stall_s"],
-        "bytes": last.link_nbytes.get("nvme->device", 0),
+        "bytes": foretold.link_nbytes.get("nvme->device", 0),
         "measured_bytes": int(answer["links"].get("nvme->device", {}).get("bytes", 0)),
-        "drive_gib_s": [rate / 2**30 for rate in ran.stream_rates],
-        "by_profile": [1 / (result.decode_s / max(1, result.decode_steps)) for result in foretold],
-        **({"modelled_tokens_per_s": statistics.mean(one.decode_tokens_per_s for one in modelled)} if modelled else {}),
+        **({"modelled_tokens_per_s": modelled.decode_tokens_per_s} if modelled else {}),
     }
+
+
+def _mean(costs: Sequence[DriveCosts]) -> DriveCosts | None:
+    columns = zip(*(astuple(one) for one in costs), strict=True)
+    return DriveCosts(*map(statistics.mean, columns)) if costs else None
+
+
+def _middle(rows: Sequence[Row]) -> Row:
+    """The row with the error in the middle, and what all runs came to."""
+    chosen: Row = sorted(rows, key=lambda row: float(row["error"]))[(len(rows) - 1) // 2]
+    return chosen | {"errors": [row["error"] for row in rows], "runs": [row["measured"] for row in rows]}
 
 
 def _doctor(nvme_dir: Path, caches: Path) -> HardwareProfile:

@@ -1,11 +1,11 @@
 """A checkpoint and its plan as the simulator's replay of a generation wants them: sizes and names, no tensors."""
 
-import math
 from collections.abc import Mapping
 
 from offload.config import RunConfig
 from offload.kv.cache import layer_windows
 from offload.loader import nvme_blocks
+from offload.matrices import matrices_of
 from offload.plan import Plan, Workload
 from offload.prospect import Prospect
 from simulators.generation_shape import (
@@ -18,7 +18,7 @@ from simulators.generation_shape import (
     WorkShape,
 )
 from tiers.block import ExpertKey, WeightGroupKey
-from tiers.tier import ALIGNMENT, align_up
+from tiers.tier import align_up
 from tiers.weight_tier import DTYPE_NBYTES, WeightGroup, WeightTier
 
 
@@ -74,11 +74,6 @@ def work_shape(workload: Workload) -> WorkShape:
     return WorkShape(workload.prompt_tokens, workload.new_tokens, workload.batch)
 
 
-def matrices_of(group: WeightGroup) -> tuple[int, ...]:
-    """Bytes of each matrix of a group that tokens are multiplied by."""
-    return tuple(math.prod(spec.shape) * DTYPE_NBYTES[spec.dtype] for spec in group.tensors if len(spec.shape) > 1)
-
-
 def _activation_nbytes(group: WeightGroup) -> int:
     """Bytes of what the matrices of a group give for one token, in the type of each."""
     return sum(spec.shape[0] * DTYPE_NBYTES[spec.dtype] for spec in group.tensors if len(spec.shape) == 2)
@@ -91,9 +86,11 @@ def _group(source: WeightTier, group: WeightGroup, streamed: set[str]) -> GroupS
 
 def _head(source: WeightTier, groups: list[WeightGroup], streamed: set[str]) -> tuple[GroupShape, ...]:
     """The slices in the order of their use; as one product where all of them stay and lie side by side."""
-    slices = tuple(_group(source, group, streamed) for group in sorted(groups, key=_first_row))
-    is_whole = not any(piece.is_streamed for piece in slices)
-    if is_whole and all(piece.products[0] % ALIGNMENT == 0 for piece in slices[:-1]):
+    groups = sorted(groups, key=_first_row)
+    slices = tuple(_group(source, group, streamed) for group in groups)
+    stays = not any(piece.is_streamed for piece in slices)
+    # Slots are whole pages: between slices that do not fill theirs, or do not begin with them, there are gaps.
+    if stays and all(align_up(group.nbytes) == group.tensors[0].nbytes for group in groups[:-1]):
         return (GroupShape(slices[0].key, (sum(piece.products[0] for piece in slices),), ()),)
     return slices
 

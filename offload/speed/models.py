@@ -1,14 +1,18 @@
 """Small models that the runtime is timed on: what a layer, a streamed group, an expert take beside their products.
 
+What a step takes beyond the products of its model is told by doing these alone, on the very same weights, in turn with
+the steps: so it does not matter what of the weights caches hold, and little what others do to the machine meanwhile.
 Not tiny ones: Python runs slower where weights have passed through the caches, and so they are too large for those.
 """
 
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -19,15 +23,16 @@ from offload.config import RunConfig
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
 from offload.prospect import Prospect, open_prospect
-from offload.simulation.generation import matrices_of
-from offload.speed.products import product_tables
-from simulators.generation_costs import GenerationCosts
-from simulators.profile import HardwareProfile
+from offload.speed.own_products import OwnProducts
+from offload.speed.transfers import streaming
 from simulators.runtime_profile import RuntimeProfile
+
+T = TypeVar("T")
 
 _PROMPT = list(range(8))
 _SLOTS = 3
-_NEAR_NBYTES = 32 * 2**20
+_WIDER = 3
+"""The one mixture than the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +47,17 @@ class Sizes:
     visited: tuple[int, int] = (2, 6)
     hidden: int = 512
     steps: int = 16
-    repeats: int = 3
-    product_s: float = 0.03
+    repeats: int = 5
 
 
-def measure_models(profile: HardwareProfile, directory: Path | None, sizes: Sizes) -> RuntimeProfile:
-    """``profile.runtime`` with what models take; products are known already. Raises as ``offload.load``.
+def measure_models(found: RuntimeProfile, directory: Path | None, sizes: Sizes) -> RuntimeProfile:
+    """``found`` with what models take. Raises as ``offload.load``.
 
-    The models take half a gigabyte below ``directory``, or where temporary files go, until this returns.
+    The models take about a gigabyte below ``directory``, or where temporary files go, until this returns.
     """
     with folder_in(directory) as folder:
-        measurement = _Measurement(profile, folder, sizes)
-        return measurement.of_mixtures(measurement.of_dense(profile.runtime or RuntimeProfile()))
+        measurement = _Measurement(folder, sizes)
+        return measurement.of_mixtures(measurement.of_dense(found))
 
 
 @contextmanager
@@ -83,99 +87,121 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-class _Step(NamedTuple):
-    """A decode step: the seconds in which nobody waited, and the rate of the drive while it was read."""
-
-    busy_s: float
-    bytes_per_s: float
-
-
 class _Measurement:
-    def __init__(self, profile: HardwareProfile, folder: Path, sizes: Sizes) -> None:
-        self._profile, self._folder, self._sizes = profile, folder, sizes
+    def __init__(self, folder: Path, sizes: Sizes) -> None:
+        self._folder, self._sizes = folder, sizes
 
     def of_dense(self, found: RuntimeProfile) -> RuntimeProfile:
-        """Steps of few layers and of many, of streamed layers that are all there, and of such as are not."""
+        """Steps of few layers and of many, of many while a drive is read, and of many that are streamed: such as are
+        all there, and such as come from the drive."""
         few, many = self._sizes.layers
         small, large = self._dense(few), self._dense(many)
-        small_s, large_s = self._time(small).busy_s, self._time(large).busy_s
-        layer_s = (large_s - small_s) / (many - few) - self._products_s(large, "layer")
-        # What caches hold of the few is read faster than from memory.
-        near = self._near(found)
-        in_layers_s = few * (layer_s + self._products_s(small, "layer", near))
-        step_s = small_s - in_layers_s - self._products_s(small, "head", near)
-        hooked_s = self._time(large, _streamed(many)).busy_s
-        streamed = self._time(large, _streamed(_SLOTS))
+        small_s, large_s = self._besides(small, large)
+        layer_s = max(0.0, (large_s - small_s) / (many - few))
+        alone_s, reading_s = self._with(large, lambda model: self._beside_reads(model, large))
+        busy_share = min(1.0, alone_s / reading_s)
+        hooked_s = self._with(large, self._median_step_s, _streamed(many))
+        group_s = max(0.0, hooked_s - alone_s) / many
+        streamed_s, bytes_per_s = self._with(large, self._streaming, _streamed(_SLOTS))
         return replace(
             found,
-            layer_s=max(0.0, layer_s),
-            step_s=max(0.0, step_s),
-            group_s=max(0.0, hooked_s - large_s) / many,
-            busy_share=min(1.0, hooked_s / streamed.busy_s),
-            stream_bytes_per_s=streamed.bytes_per_s,
+            layer_s=layer_s,
+            step_s=max(0.0, small_s - few * layer_s),
+            group_s=group_s,
+            wake_s=max(0.0, (streamed_s - alone_s / busy_share) / many - group_s),
+            busy_share=busy_share,
+            stream_bytes_per_s=bytes_per_s,
         )
 
     def of_mixtures(self, found: RuntimeProfile) -> RuntimeProfile:
-        """Steps in which a token visits few experts, and many."""
+        """Steps in which a token visits few experts, and many; few small ones, and few large ones."""
         layers, (few, many) = self._sizes.mixed_layers, self._sizes.visited
-        small, large = self._mixture(few), self._mixture(many)
-        small_s, large_s = self._time(small).busy_s, self._time(large).busy_s
-        products_s = self._products_s(small, "expert")
-        expert_s = (large_s - small_s) / (layers * (many - few)) - products_s
-        layer_s = (small_s - found.step_s - self._products_s(small, "head")) / layers - few * (expert_s + products_s)
-        moe_layer_s = layer_s - found.layer_s - self._products_s(small, "layer")
-        return replace(found, expert_s=max(0.0, expert_s), moe_layer_s=max(0.0, moe_layer_s))
+        narrow, wide = self._sizes.hidden, _WIDER * self._sizes.hidden
+        small_s, large_s = self._besides(self._mixture(few, layers, narrow), self._mixture(many, layers, narrow))
+        expert_s = max(0.0, (large_s - small_s) / (layers * (many - few)))
+        one_s = (small_s - found.step_s) / layers
+        less = max(1, layers // _WIDER**2)
+        small_s, wide_s = self._besides(self._mixture(few, layers, narrow), self._mixture(few, less, wide))
+        other_s = (wide_s - found.step_s) / less
+        one_nbytes, other_nbytes = _expert_nbytes(narrow), _expert_nbytes(wide)
+        byte_s = max(0.0, (other_s - one_s) / (other_nbytes - one_nbytes))
+        moe_layer_s = one_s - few * expert_s - found.layer_s - byte_s * one_nbytes
+        return replace(found, expert_s=expert_s, moe_layer_s=max(0.0, moe_layer_s), moe_byte_s=byte_s)
 
-    def _time(self, model: Path, change: Callable[[Prospect, Plan], Plan] | None = None) -> "_Step":
-        """Of some generations, the one in the middle."""
+    def _besides(self, small: Path, large: Path) -> tuple[float, float]:
+        """What a step of either model takes besides its products, each measured in turn with the other."""
 
-        def use(offloaded: OffloadedModel) -> list[_Step]:
-            steps = []
+        def use_both(one: OffloadedModel, other: OffloadedModel) -> tuple[float, float]:
+            models = [(model, OwnProducts(model, partial(self._step_s, model))) for model in (one, other)]
+            rounds = [
+                [self._step_s(model) - products.seconds() for model, products in models]
+                for _ in range(self._sizes.repeats)
+            ]
+            first, second = (statistics.median(column) for column in zip(*rounds, strict=True))
+            return first, second
+
+        return self._with(small, lambda one: self._with(large, lambda other: use_both(one, other)))
+
+    def _beside_reads(self, model: OffloadedModel, path: Path) -> tuple[float, float]:
+        """Seconds of a step, and those while a drive is read."""
+        prospect = open_prospect(path)
+        try:
+            alone, reading = [], []
             for _ in range(self._sizes.repeats):
-                stretch = generate_timed(offloaded, _PROMPT, self._sizes.steps + 1).stretch
-                assert stretch is not None, "a model with tiers"
-                rate = stretch.nbytes("nvme->device") / max(stretch.busy_s("nvme->device"), 1e-9)
-                steps.append(_Step((stretch.seconds - stretch.stall_s) / stretch.passes, rate))
-            return sorted(steps)
+                alone.append(self._step_s(model))
+                with streaming(prospect.source):
+                    reading.append(self._step_s(model))
+            return statistics.median(alone), statistics.median(reading)
+        finally:
+            prospect.source.close()
 
+    def _streaming(self, model: OffloadedModel) -> tuple[float, float]:
+        """Of steps that the drive is the limit of: seconds in which nobody waited, and bytes per second."""
+        busy, rates = [], []
+        for _ in range(self._sizes.repeats):
+            stretch = generate_timed(model, _PROMPT, self._sizes.steps // 2 + 1).stretch
+            assert stretch is not None, "a model with tiers"
+            busy.append((stretch.seconds - stretch.stall_s) / stretch.passes)
+            rates.append(stretch.nbytes("nvme->device") / max(stretch.busy_s("nvme->device"), 1e-9))
+        return statistics.median(busy), statistics.median(rates)
+
+    def _median_step_s(self, model: OffloadedModel) -> float:
+        return statistics.median(self._step_s(model) for _ in range(self._sizes.repeats))
+
+    def _step_s(self, model: OffloadedModel) -> float:
+        return generate_timed(model, _PROMPT, self._sizes.steps + 1).step_s
+
+    def _with(
+        self, model: Path, use: Callable[[OffloadedModel], T], change: Callable[[Prospect, Plan], Plan] | None = None
+    ) -> T:
         workload = Workload(1, len(_PROMPT), self._sizes.steps + 1)
-        steps, _ = with_tiers(model, RunConfig(), workload, use, change=change)
-        return steps[len(steps) // 2]
-
-    def _near(self, found: RuntimeProfile) -> HardwareProfile:
-        """The profile of matrices that together are as small as the smallest model."""
-        by_module, by_vector = product_tables(self._sizes.product_s, _NEAR_NBYTES)
-        return replace(self._profile, runtime=replace(found, products=by_module, vector_products=by_vector))
-
-    def _products_s(self, model: Path, kind: str, profile: HardwareProfile | None = None) -> float:
-        """Of the products of one group of a kind."""
-        prospect = open_prospect(model)
-        prospect.source.close()
-        group = next(group for group in prospect.source.groups if group.kind == kind)
-        costs = GenerationCosts(profile or self._profile, prospect.sizes.dtype)
-        return costs.products_s(matrices_of(group), 1, by_vector=kind != "layer")
+        answer, _ = with_tiers(model, RunConfig(), workload, use, change=change)
+        return answer
 
     def _dense(self, layers: int) -> Path:
         return save_dense(self._folder, layers, self._sizes.hidden)
 
-    def _mixture(self, visited: int) -> Path:
-        hidden, layers = self._sizes.hidden, self._sizes.mixed_layers
+    def _mixture(self, visited: int, layers: int, hidden: int) -> Path:
+        path = self._folder / f"mixture-{visited}-{hidden}"
         sizes: dict[str, Any] = {
             **_common(hidden),
             "num_hidden_layers": layers,
             "num_experts": 8,
             "num_experts_per_tok": visited,
-            "moe_intermediate_size": hidden * 11 // 8,
+            "moe_intermediate_size": _inner(hidden),
             "head_dim": 64,
         }
+        if path.exists():
+            return path
         model: Any = Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes))
-        return _save(model.to(torch.bfloat16), self._folder / f"mixture-{visited}")
+        return _save(model.to(torch.bfloat16), path)
 
 
 def save_dense(folder: Path, layers: int, hidden: int) -> Path:
     """A dense model of random weights in float32."""
+    path = folder / f"dense-{layers}"
     config = LlamaConfig(**_common(hidden), num_hidden_layers=layers, max_position_embeddings=8192)
-    return _save(LlamaForCausalLM(config), folder / f"dense-{layers}")
+    return path if path.exists() else _save(LlamaForCausalLM(config), path)
 
 
 def _common(hidden: int) -> dict[str, Any]:
@@ -194,6 +220,15 @@ def _save(model: Any, path: Path) -> Path:
     with _no_bars():
         model.save_pretrained(path)
     return path
+
+
+def _inner(hidden: int) -> int:
+    return hidden * 11 // 8
+
+
+def _expert_nbytes(hidden: int) -> int:
+    """Of the mixtures, in bfloat16."""
+    return 3 * hidden * _inner(hidden) * 2
 
 
 def _streamed(slots: int) -> Callable[[Prospect, Plan], Plan]:

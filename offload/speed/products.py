@@ -15,12 +15,18 @@ from offload.linear import linear
 from simulators.runtime_profile import Table
 from tiers.copier import as_tensor
 from tiers.memory_tier import MemoryTier
+from tiers.tier import ALIGNMENT
 
 _SIZES = tuple(kib * 1024 for kib in (64, 256, 1024, 4096, 16384))
 POOL_NBYTES = 2**30
 """Of memory that matrices are taken out of, one after the other: more than the caches of a large processor hold, as the
 weights of a model are. Less where a quarter of what is free is less."""
 _PIECES = 8
+_MOST_INPUTS = 960
+"""Long rows are read faster than those of small models, and powers of two faster than most of their hidden sizes."""
+_OFFSET = 24
+"""Bytes. A checkpoint's tensors begin where its header happens to end, and the kernels for one token read matrices that
+begin in the middle of a cache line a sixth slower."""
 
 
 def product_tables(seconds: float, pool_nbytes: int = POOL_NBYTES) -> tuple[dict[str, Table], dict[str, Table]]:
@@ -30,14 +36,16 @@ def product_tables(seconds: float, pool_nbytes: int = POOL_NBYTES) -> tuple[dict
     """
     by_module: dict[str, Table] = {}
     by_vector: dict[str, Table] = {}
-    memory = MemoryTier("device", 1, _within_reason(pool_nbytes))  # of the kind that weights lie in
-    whole = as_tensor(memory.buffer).fill_(0)
+    nbytes = _within_reason(pool_nbytes)
+    memory = MemoryTier("device", 1, nbytes + ALIGNMENT)  # of the kind that weights lie in
+    whole = as_tensor(memory.buffer).fill_(0)[_OFFSET:][:nbytes]
     with torch.inference_mode():
         for dtype in (torch.float32, torch.bfloat16):
             pool = whole.view(dtype)
             name = str(dtype).removeprefix("torch.")
             by_module[name] = _table(pool, functional.linear, seconds)
-            by_vector[name] = _table(pool, linear, seconds)
+            is_other = dtype is torch.bfloat16
+            by_vector[name] = _table(pool, linear, seconds) if is_other else by_module[name]
     return by_module, by_vector
 
 
@@ -81,11 +89,20 @@ def prompt_attention_flops_per_s(seconds: float, tokens: int = 1024) -> float:
     return heads * 4.0 * dim * tokens * tokens / 2 / took_s
 
 
+def slice_s(seconds: float) -> float:
+    """What a slice of the head takes besides its product, as ``TieredHead`` puts logits together."""
+    rows, hidden = torch.zeros(64, 64), torch.zeros(1, 1, 64)
+    logits = hidden.new_empty(1, 1, 64)
+    with torch.inference_mode():
+        alone_s = median_s(lambda: linear(hidden, rows), seconds)
+        return max(0.0, median_s(lambda: logits[..., 0:64].copy_(linear(hidden, rows)), seconds) - alone_s)
+
+
 def _table(pool: Tensor, multiply: Callable[[Tensor, Tensor], Tensor], seconds: float) -> Table:
     rows = []
     for nbytes in _SIZES:
-        count = nbytes // pool.itemsize
-        inputs = 2 ** ((count.bit_length() - 1) // 2)
+        inputs = min(_MOST_INPUTS, 2 ** (((nbytes // pool.itemsize).bit_length() - 1) // 2))
+        count = nbytes // pool.itemsize // inputs * inputs
         matrices = [piece.view(-1, inputs) for piece in pool.split(count) if piece.numel() == count]
         vector = torch.full((1, inputs), 0.01, dtype=pool.dtype)
         # In pieces that together are read once: the median forgives the moments in which others wanted the cores.
@@ -98,7 +115,7 @@ def _table(pool: Tensor, multiply: Callable[[Tensor, Tensor], Tensor], seconds: 
             for matrix in piece:
                 multiply(vector, matrix)
             times.append((time.perf_counter() - start) / len(piece))
-        rows.append((nbytes, nbytes / statistics.median(times)))
+        rows.append((nbytes, count * pool.itemsize / statistics.median(times)))
     return tuple(rows)
 
 

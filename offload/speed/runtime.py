@@ -8,7 +8,7 @@ import torch
 from offload.speed.bookkeeping import kv_block_s, prediction_s
 from offload.speed.contexts import ContextSizes, measure_contexts
 from offload.speed.models import Sizes, measure_models
-from offload.speed.products import POOL_NBYTES, attention_speed, product_tables, prompt_attention_flops_per_s
+from offload.speed.products import POOL_NBYTES, attention_speed, product_tables, prompt_attention_flops_per_s, slice_s
 from offload.speed.transfers import measure_transfers
 from simulators.profile import HardwareProfile
 from simulators.runtime_profile import RuntimeProfile
@@ -39,6 +39,7 @@ def measure_runtime(profile: HardwareProfile, directory: Path | None, effort: Ef
         attention_bytes_per_s=rate,
         attention_flops_per_s=prompt_attention_flops_per_s(seconds),
         kv_part_s=part_s,
+        slice_s=slice_s(seconds),
         kv_block_s=kv_block_s(seconds),
         prediction_s=prediction_s(seconds),
     )
@@ -51,5 +52,5 @@ def measure_runtime(profile: HardwareProfile, directory: Path | None, effort: Ef
             checksum_bytes_per_s=costs.checksum_bytes_per_s,
             missed_expert_s=costs.missed_expert_s,
         )
-    found = measure_models(replace(profile, runtime=found), directory, effort.models)
+    found = measure_models(found, directory, effort.models)
     return measure_contexts(replace(profile, runtime=found), directory, effort.contexts)

@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -78,6 +79,37 @@ def stream_speed(source: WeightTier, seconds: float) -> float:
             under_way.append(engine.submit(source, memory, [move], Priority.DEMAND))
         link = engine.links["nvme->device"]
         return link.nbytes / (time.perf_counter() - start)
+    finally:
+        engine.close()
+        memory.close()
+
+
+@contextmanager
+def streaming(source: WeightTier) -> Iterator[None]:
+    """Meanwhile the layers of a checkpoint come from the drive as fast as they can, by a thread that is told rarely."""
+    slots = [slot for slot, group in enumerate(source.groups) if group.kind == "layer"]
+    memory, engine = MemoryTier("device", len(slots), source.block_nbytes), TransferEngine()
+    moves = [Move(slot, place) for place, slot in enumerate(slots)]
+    is_over = threading.Event()
+
+    def read() -> Transfer:
+        return engine.submit(source, memory, moves, Priority.DEMAND)
+
+    def go_on() -> None:
+        under_way = deque([read(), read()])
+        while not is_over.is_set():
+            engine.wait(under_way.popleft())
+            under_way.append(read())
+
+    try:
+        engine.wait(read())  # pages that nobody has touched yet cost more
+        thread = threading.Thread(target=go_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
     finally:
         engine.close()
         memory.close()

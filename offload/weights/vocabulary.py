@@ -57,6 +57,13 @@ class TieredHead(nn.Module):
             dtype = torch_dtype(self._slices[0].group.tensors[0].dtype)
             self.bias = nn.Parameter(torch.empty(self.out_features, dtype=dtype, device="meta"), requires_grad=False)
 
+    @property
+    def resident_rows(self) -> Sequence[Tensor]:
+        """The matrices that stay, as they are multiplied by: one where the slices lie side by side."""
+        if self._all_rows is not None:
+            return [self._all_rows]
+        return [piece.rows for piece in self._slices if piece.rows is not None]
+
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., hidden] -> [..., vocabulary]."""
         if self._all_rows is not None:

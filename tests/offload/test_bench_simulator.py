@@ -41,7 +41,7 @@ SETUPS = (
 
 @pytest.mark.slow
 def test_every_row_says_what_was_foretold_and_what_was(dense: Path, mixture: Path, tmp_path: Path) -> None:
-    sizes = Sizes(setups=SETUPS, turn=1, stream_s=0.01, measure=assume)
+    sizes = Sizes(setups=SETUPS, turn=1, repeats=2, stream_s=0.01, measure=assume)
     seen: list[tuple[int, int]] = []
     found = bench_simulator(dense, tmp_path, mixture=mixture, sizes=sizes, progress=lambda *step: seen.append(step))
     rows = found["rows"][: len(SETUPS)]
@@ -50,6 +50,10 @@ def test_every_row_says_what_was_foretold_and_what_was(dense: Path, mixture: Pat
         assert row["ours"] > 0
         assert row["measured"] > 0
         assert row["error"] == pytest.approx(row["ours"] / row["measured"] - 1)
+        assert row["plan_error"] == pytest.approx(row["plan"] / row["measured"] - 1)
+        assert row["error"] == min(row["errors"])
+        assert row["measured"] in row["runs"]
+        assert row["drive_then_gib_s"] > 0
     streamed, experts = rows
     # What is on its way when the counters are read may be in one and not in the other.
     assert streamed["bytes"] == pytest.approx(streamed["measured_bytes"], rel=0.3)

@@ -27,7 +27,7 @@ SECONDS = 0.02
 EFFORT = Effort(
     seconds=0.001,
     pool_nbytes=2**24,
-    models=Sizes((1, 4), mixed_layers=1, hidden=128, steps=2, repeats=1, product_s=0.001),
+    models=Sizes((1, 4), mixed_layers=1, hidden=128, steps=2, repeats=1),
     contexts=ContextSizes(2, 128, context=200, prompts=(32, 64), steps=2, repeats=1, block_tokens=(16, 32)),
 )
 
