@@ -222,6 +222,8 @@ class DriveHealth:
     sequences: int
     lost_pages: int
     """Pages that were recorded but not sound when the drive was opened."""
+    summary_pages: int = 0
+    """Of the valid pages, those that hold summaries of groups for which the memory is too small."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ a reader gets the channels of these tokens from their groups. So it is, too, whi
 be learnt: the prompt's share of the channel index is then programmed behind the first queries, a span at a time.
 """
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 import numpy as np
 
 from tiers.csd.channel_order import ChannelLearner
@@ -18,6 +21,11 @@ from tiers.csd.memory import DeviceMemory
 from tiers.csd.page_table import LayerKey
 from tiers.csd.pages import Floats, Halves, Indices, KVShape, PageKind
 from tiers.csd.sizing import buffer_nbytes
+from tiers.csd.summaries import GroupSummaries
+from tiers.errors import TierError
+
+_GROUPS = 256
+"""Of those that are read when a drive comes back, so many at a time."""
 
 
 class StoredLayer:
@@ -40,7 +48,8 @@ class StoredLayer:
         """
         self.key, self.shape, self.key_copies = key, shape, key_copies
         self.flash = flash
-        self._memory, self._summary = memory, summary
+        self._memory = memory
+        self.summaries = GroupSummaries(shape, summary)
         self._token_nbytes = shape.head_dim * np.dtype(shape.dtype).itemsize * shape.kv_heads
         narrow = buffer_nbytes(shape)
         wide = narrow + (shape.tokens_per_span - shape.tokens_per_group) * self._token_nbytes
@@ -52,7 +61,6 @@ class StoredLayer:
         self.keys: Halves = np.zeros((shape.kv_heads, key_capacity, shape.head_dim), shape.dtype)
         self.values: Halves = np.zeros((shape.kv_heads, shape.tokens_per_group, shape.head_dim), shape.dtype)
         self.value_sum: Floats = np.zeros((shape.kv_heads, shape.head_dim), np.float32)
-        self._summaries: Halves = np.zeros((shape.kv_heads, 0, summary.vectors, shape.head_dim), shape.dtype)
         self.num_tokens = self.num_flushed = self.key_start = 0
         if key in flash.tables.tokens:
             self._take_over()
@@ -86,14 +94,10 @@ class StoredLayer:
             return False
         return self.num_flushed - self.num_in_channel_index >= self.shape.tokens_per_span
 
-    def summaries(self, kv_head: int) -> Halves:
-        """[full groups, vectors, head_dim]."""
-        return self._summaries[kv_head, : self.num_full_groups]
-
     def memory_for(self, num_tokens: int) -> int:
         """Bytes of the drive's memory that so many tokens more will take."""
         filled = (self.num_tokens + num_tokens) // self.shape.tokens_per_group - self.num_full_groups
-        return filled * self._summary.vectors * self._token_nbytes
+        return filled * self.summaries.nbytes_per_group
 
     def append(self, keys: Halves, values: Halves) -> None:
         """``keys`` and ``values`` [kv_heads, n, head_dim] of the next n tokens.
@@ -145,6 +149,13 @@ class StoredLayer:
         keys = self._read_keys(first, first + self.shape.tokens_per_span)
         self.flash.append(self.key, [(PageKind.KEY_CHANNELS, channel_pages(self.shape, keys, self.channel_order))])
 
+    def spill(self) -> None:
+        """Program the summaries that fill pages, and have their memory back; raises DriveFullError, TransferError."""
+        if groups := self.summaries.num_spillable:
+            self.flash.append(self.key, [(PageKind.SUMMARY, self.summaries.pages())])
+            self.summaries.forget_spilled(groups)
+            self._release(groups * self.summaries.nbytes_per_group)
+
     def forget(self) -> None:
         """Give the memory back; the pages are the caller's to finish."""
         self._release(self._reserved_nbytes)
@@ -185,35 +196,35 @@ class StoredLayer:
 
     def _take_over(self) -> None:
         """Start from what is in flash: sums and summaries of it are made again."""
-        shape, tables = self.shape, self.flash.tables
+        shape, tables, heads = self.shape, self.flash.tables, range(self.shape.kv_heads)
         num_groups = tables.of(self.key, PageKind.KEY_GROUP).num_pages
         self.num_tokens = self.num_flushed = self.key_start = num_groups * shape.tokens_per_group
-        self._reserve(num_groups * self._summary.vectors * self._token_nbytes)
-        self._summaries = np.zeros((shape.kv_heads, num_groups, self._summary.vectors, shape.head_dim), shape.dtype)
-        groups = np.arange(num_groups)
-        for head in range(shape.kv_heads):
-            keys = groups_in(shape, self.flash.read(self.key, PageKind.KEY_GROUP, head, groups))
-            values = groups_in(shape, self.flash.read(self.key, PageKind.VALUE_GROUP, head, groups))
-            self.value_sum[head] = values.sum(axis=(0, 1), dtype=np.float32)
-            if self._summary.vectors:
-                self._summaries[head] = self._summary(keys, values)
+        many = self._memory.has(_GROUPS * self.summaries.nbytes_per_group)
+        step = _GROUPS if many else 1  # where memory is short, what fills a page is spilled before the next comes
+        for first in range(0, num_groups, step):
+            groups = np.arange(first, min(first + step, num_groups))
+            nbytes = groups.size * self.summaries.nbytes_per_group
+            if not self._memory.has(nbytes):
+                self.spill()
+            self._reserve(nbytes)
+            keys, values = (
+                np.stack([groups_in(shape, self.flash.read(self.key, kind, head, groups)) for head in heads])
+                for kind in (PageKind.KEY_GROUP, PageKind.VALUE_GROUP)
+            )
+            self.value_sum += values.sum(axis=(1, 2), dtype=np.float32)
+            self.summaries.add(keys, values)
 
     def _summarise(self, keys: Halves, key_start: int, values: Halves, value_start: int) -> None:
         """Of groups that became full: ``keys`` and ``values`` hold the tokens from these on."""
         shape, full = self.shape, self.num_full_groups
-        first = value_start // shape.tokens_per_group
-        if not self._summary.vectors or full <= first:
+        first = self.summaries.num_groups
+        if not self.summaries.vectors or full <= first:
             return
-        if full > self._summaries.shape[1]:
-            grown = np.zeros((shape.kv_heads, 2 * full, *self._summaries.shape[2:]), shape.dtype)
-            grown[:, : self._summaries.shape[1]] = self._summaries
-            self._summaries = grown
         start, stop = first * shape.tokens_per_group, full * shape.tokens_per_group
-        grouped = (full - first, shape.tokens_per_group, shape.head_dim)
-        for head in range(shape.kv_heads):
-            of_keys = keys[head, start - key_start : stop - key_start].reshape(grouped)
-            of_values = values[head, start - value_start : stop - value_start].reshape(grouped)
-            self._summaries[head, first:full] = self._summary(of_keys, of_values)
+        grouped = (shape.kv_heads, full - first, shape.tokens_per_group, shape.head_dim)
+        of_keys = keys[:, start - key_start : stop - key_start].reshape(grouped)
+        of_values = values[:, start - value_start : stop - value_start].reshape(grouped)
+        self.summaries.add(of_keys, of_values)
 
     def _refill(self, buffer: Halves, rest: Halves) -> None:
         buffer[:, : rest.shape[1]] = rest
@@ -226,3 +237,14 @@ class StoredLayer:
     def _release(self, nbytes: int) -> None:
         self._memory.release(nbytes)
         self._reserved_nbytes -= nbytes
+
+
+def make_room(memory: DeviceMemory, layers: Iterable[StoredLayer], nbytes: int) -> None:
+    """Have so much memory, if summaries that can be in flash instead are in its way: the most of them go first."""
+    if memory.has(nbytes):
+        return
+    for layer in sorted(layers, key=lambda layer: -layer.summaries.num_spillable):
+        if memory.has(nbytes) or not layer.summaries.num_spillable:
+            return
+        with suppress(TierError):  # whoever wants the memory is told that it is not there
+            layer.spill()

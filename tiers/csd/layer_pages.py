@@ -46,7 +46,11 @@ class LayerPages:
         return found
 
     def summaries(self, kv_head: int) -> Halves:
-        return self._layer.summaries(kv_head)
+        held = self._layer.summaries
+        pages = held.page_indices()
+        if not pages.size:
+            return held.kept(kv_head)
+        return np.concatenate([held.in_pages(self._read(PageKind.SUMMARY, kv_head, pages)), held.kept(kv_head)])
 
     def _indexed_channels(self, kv_head: int, channels: Indices, spans: int) -> Halves:
         """[n, spans * tokens_per_span], from whole pages, each read once."""

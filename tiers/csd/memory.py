@@ -11,9 +11,13 @@ class DeviceMemory:
         self.used_nbytes = tables_nbytes
         self.name = name
 
+    def has(self, nbytes: int) -> bool:
+        """Whether ``nbytes`` are there."""
+        return self.used_nbytes + nbytes <= self.capacity_nbytes
+
     def require(self, nbytes: int) -> None:
         """Raise DriveFullError if ``nbytes`` are not there."""
-        if self.used_nbytes + nbytes > self.capacity_nbytes:
+        if not self.has(nbytes):
             raise DriveFullError(
                 self.name,
                 what="memory",

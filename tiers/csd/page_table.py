@@ -8,8 +8,11 @@ import numpy as np
 from tiers.csd.geometry import PageNumbers
 from tiers.csd.pages import Indices, KVShape, PageKind
 
-MAPPED_KINDS = (PageKind.KEY_GROUP, PageKind.VALUE_GROUP, PageKind.KEY_CHANNELS)
-"""What lies in flash. Summaries are kept in the drive's memory."""
+MAPPED_KINDS = (PageKind.KEY_GROUP, PageKind.VALUE_GROUP, PageKind.KEY_CHANNELS, PageKind.SUMMARY)
+"""What lies in flash."""
+
+RECOVERED_KINDS = MAPPED_KINDS[:3]
+"""What is still there when the drive comes back; see ``summaries`` for the others."""
 
 
 class LayerKey(NamedTuple):
@@ -27,6 +30,10 @@ class PageTable:
         self._pages: PageNumbers = np.empty((heads, 8), np.int64)
         self.num_pages = 0
         """Of each head."""
+
+    @property
+    def heads(self) -> int:
+        return len(self._pages)
 
     def extend(self, pages: PageNumbers) -> None:
         """Append ``pages`` [heads, n]."""
@@ -55,26 +62,38 @@ class PageTable:
 
 @dataclass(slots=True)
 class MappingTables:
-    """``tokens``: pages of the token index, of keys and of values. ``channels``: of the channel index."""
+    """``tokens``: pages of the token index, of keys and of values. ``channels``: of the channel index.
+
+    ``summaries``: of what an engine keeps of groups, where the memory is short.
+    """
 
     tokens: dict[LayerKey, tuple[PageTable, PageTable]] = field(default_factory=dict)
     channels: dict[LayerKey, PageTable] = field(default_factory=dict)
+    summaries: dict[LayerKey, PageTable] = field(default_factory=dict)
 
     def add(self, key: LayerKey, shape: KVShape) -> None:
         """A layer without pages."""
         self.tokens[key] = (PageTable(shape.kv_heads), PageTable(shape.kv_heads))
         self.channels[key] = PageTable(shape.kv_heads)
+        self.summaries[key] = PageTable(shape.kv_heads)
 
     def of(self, key: LayerKey, kind: PageKind) -> PageTable:
         """The table of one kind of page."""
-        return self.channels[key] if kind is PageKind.KEY_CHANNELS else self.tokens[key][int(kind)]
+        match kind:
+            case PageKind.KEY_CHANNELS:
+                return self.channels[key]
+            case PageKind.SUMMARY:
+                return self.summaries[key]
+            case _:
+                return self.tokens[key][int(kind)]
 
     def remove(self, key: LayerKey) -> PageNumbers:
         """Forget a layer; returns its pages."""
-        tables = (*self.tokens.pop(key), self.channels.pop(key))
+        tables = (*self.tokens.pop(key), self.channels.pop(key), self.summaries.pop(key))
         return np.concatenate([table.all().reshape(-1) for table in tables])
 
     def all_pages(self) -> PageNumbers:
         """Every page that is mapped."""
-        tables = [table for pair in self.tokens.values() for table in pair] + list(self.channels.values())
+        tables = [table for pair in self.tokens.values() for table in pair]
+        tables += [*self.channels.values(), *self.summaries.values()]
         return np.concatenate([np.empty(0, np.int64), *(table.all().reshape(-1) for table in tables)])

@@ -3,7 +3,7 @@
 Nothing that was only in the drive's memory is there any more, and of what was being flushed either all or nothing. A
 layer of a sequence then holds the tokens of its whole groups, up to the first page of any head that does not bear its
 checksum; the rest is lost and is reported so: by ``Recovered``, and by TokensLostError to a host that goes on as if
-nothing had happened.
+nothing had happened. Summaries in flash are not taken over but made again from the groups; their pages are dead.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tiers.csd.chain import which_are_sound
 from tiers.csd.ftl import FlashTranslation, PageRecords
 from tiers.csd.geometry import PageNumbers
 from tiers.csd.journal import PAGE_RECORD, RecordKind
-from tiers.csd.page_table import MAPPED_KINDS, LayerKey
+from tiers.csd.page_table import RECOVERED_KINDS, LayerKey
 from tiers.csd.pages import KVShape, PageKind
 
 _PAGES_AT_A_TIME = 4096
@@ -70,6 +70,7 @@ def recover(flash: FlashTranslation, read_task: ReadTask) -> Recovered:
     num_recorded = 0
     for (task, sequence), parts in sequences.items():
         records = np.concatenate(parts)
+        records = records[ADDRESS.unpack(records["address"])["kind"] != PageKind.SUMMARY]
         num_recorded += records.size
         _adopt(flash, task, sequence, shapes[task], records)
     flash.blocks.note_dead_blocks()
@@ -116,11 +117,11 @@ def _adopt(flash: FlashTranslation, task: int, sequence: int, shape: KVShape, re
         mine = order[layers[order] == layer]
         rows = {
             (kind, head): _prefix(part[heads[part] == head], fields["page"], is_sound)
-            for kind in MAPPED_KINDS
+            for kind in RECOVERED_KINDS
             for part in [mine[kinds[mine] == kind]]
             for head in range(shape.kv_heads)
         }
-        lengths = {kind: min(rows[kind, head].size for head in range(shape.kv_heads)) for kind in MAPPED_KINDS}
+        lengths = {kind: min(rows[kind, head].size for head in range(shape.kv_heads)) for kind in RECOVERED_KINDS}
         groups = min(lengths[PageKind.KEY_GROUP], lengths[PageKind.VALUE_GROUP])
         spans = min(
             lengths[PageKind.KEY_CHANNELS] // shape.pages_per_span,
@@ -130,7 +131,7 @@ def _adopt(flash: FlashTranslation, task: int, sequence: int, shape: KVShape, re
             continue
         key = LayerKey(task, sequence, layer)
         flash.add_layer(key, shape)
-        for kind in MAPPED_KINDS:
+        for kind in RECOVERED_KINDS:
             n = spans * shape.pages_per_span if kind is PageKind.KEY_CHANNELS else groups
             kept = np.stack([rows[kind, head][:n] for head in range(shape.kv_heads)])
             flash.adopt(records[kept.reshape(-1)])

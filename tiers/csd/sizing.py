@@ -21,7 +21,10 @@ def flash_nbytes(config: Config, geometry: FlashGeometry, *, sequences: int, tok
 
 
 def memory_nbytes(config: Config, geometry: FlashGeometry, *, sequences: int, tokens: int) -> int:
-    """Of the drive's memory, at least: mapping tables, and of each sequence the buffers and what the engine keeps."""
+    """Of the drive's memory: mapping tables, and of each sequence the buffers and what the engine keeps.
+
+    With less than that, what the engine keeps is programmed and read as pages, in every attention.
+    """
     shape = config.shape(geometry)
     vectors = make_engine(config.engine, config.engine_options).summary.vectors
     summary_nbytes = vectors * shape.kv_heads * shape.head_dim * np.dtype(shape.dtype).itemsize

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tiers.csd.address import ADDRESS
+from tiers.csd.channel_order import ChannelLearner
 from tiers.csd.commands import (
     Attend,
     Attended,
@@ -32,7 +33,7 @@ from tiers.csd.commands import (
 from tiers.csd.engines.registry import ENGINES
 from tiers.csd.ftl import FlashTranslation
 from tiers.csd.image import VERSION, FlashImage
-from tiers.csd.layer import StoredLayer
+from tiers.csd.layer import StoredLayer, make_room
 from tiers.csd.layer_pages import LayerPages
 from tiers.csd.memory import DeviceMemory
 from tiers.csd.page_log import PageLog
@@ -40,6 +41,7 @@ from tiers.csd.page_table import LayerKey
 from tiers.csd.pages import KVShape
 from tiers.csd.read_back import read_tokens
 from tiers.csd.recovery import recover
+from tiers.csd.sizing import buffer_nbytes
 from tiers.csd.task import Task
 from tiers.csd.trace import Trace
 from tiers.csd.wire import config_from
@@ -73,6 +75,8 @@ class DriveStore:
         self._waiting: dict[LayerKey, None] = {}  # layers with something to be programmed, the oldest first
         self._recovered = recover(self._flash, self._read_task)
         for key in self._recovered.layers:
+            wanted = self._flash.tables.tokens[key][0].num_pages * geometry.page_nbytes
+            make_room(self._memory, self._layers.values(), wanted)
             self._note_work(self._make_layer(key, self._task(key.task)))
 
     def configure(self, command: Config) -> Configured:
@@ -96,6 +100,7 @@ class DriveStore:
     def write_kv(self, command: WriteKV) -> Written:
         """Append tokens. Raises InvalidOptionError, TokensLostError, DriveFullError, TransferError."""
         layer = self._open_layers(command.task, command.layer, [command.sequence], [command.start])[0]
+        make_room(self._memory, self._layers.values(), layer.memory_for(command.keys.shape[1]))
         layer.append(command.keys, command.values)
         self._note_work(layer)
         return Written(layer.num_tokens, layer.num_flushed)
@@ -107,7 +112,9 @@ class DriveStore:
         layers = self._open_layers(command.task, command.layer, sequences, command.starts.tolist())
         if command.keys is not None and command.values is not None:
             # Whatever can fail comes first, so that all sequences of the batch get their token or none.
-            self._memory.require(sum(layer.memory_for(1) for layer in layers))
+            wanted = sum(layer.memory_for(1) for layer in layers)
+            make_room(self._memory, self._layers.values(), wanted)
+            self._memory.require(wanted)
             for layer in layers:
                 layer.flush()
             for index, layer in enumerate(layers):
@@ -179,6 +186,7 @@ class DriveStore:
             memory_nbytes=self._memory.capacity_nbytes,
             sequences=len({(key.task, key.sequence) for key in self._layers}),
             lost_pages=self._recovered.num_lost_pages,
+            summary_pages=sum(table.num_pages * table.heads for table in self._flash.tables.summaries.values()),
         )
 
     def inspect(self, command: Inspect) -> SequenceState:
@@ -250,6 +258,9 @@ class DriveStore:
 
     def _make_layer(self, key: LayerKey, task: Task) -> StoredLayer:
         if key not in self._layers:
+            make_room(
+                self._memory, self._layers.values(), buffer_nbytes(task.shape) + ChannelLearner.nbytes(task.shape)
+            )
             self._layers[key] = StoredLayer(
                 key,
                 task.shape,
