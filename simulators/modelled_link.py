@@ -117,6 +117,13 @@ class LinkGroup:
             self._step(float("inf"))
         self.clock.advance_to(self._until_s)
 
+    def rest(self) -> None:
+        """Let the clock run until nothing waits."""
+        self.run()
+        while self._step(float("inf")):
+            pass
+        self.clock.advance_to(self._until_s)
+
     def _step(self, now: float) -> bool:
         """Work until the first transfer ends, or until now; False where nothing waits."""
         heads = [link for link in self._links if link.first is not None]

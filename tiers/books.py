@@ -4,7 +4,8 @@ A block exists as long as there is a copy of it. Only few blocks are pinned, ope
 of these there is a dict or a set, and no object for a block.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import filterfalse
@@ -90,6 +91,17 @@ class Books:
             if other != index and slots and keys:
                 keys = list(filterfalse(slots.__contains__, keys))
         return keys
+
+    def spare_copies(self, index: int) -> set[BlockKey]:
+        """Blocks of a level that may leave it without a trace: nobody has pinned them, and another level holds them.
+
+        Without a look at each block of a large level: what it shares with another is found from the smaller one.
+        """
+        here, spare = self.levels[index].slots.keys(), set[BlockKey]()
+        for other, slots in enumerate(self.copies()):
+            if other != index and slots:
+                spare |= here & slots.keys()
+        return spare.difference(self.pinned)
 
     def land(self, keys: Iterable[BlockKey]) -> None:
         """Wait for blocks on their way up and make them readable; one that fails is as if it had never set out."""
@@ -207,19 +219,17 @@ def _has_ended(transfer: PendingTransfer) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class LastCopies(Collection[BlockKey]):
-    """Pinned blocks, and those that no level but ``index`` holds. Asked rather than listed, since they may be many."""
+class AllBut(Collection[BlockKey]):
+    """The blocks of a level but for ``spare`` ones. Asked rather than listed, since they may be many."""
 
-    books: Books
-    index: int
+    slots: Mapping[BlockKey, int]
+    spare: AbstractSet[BlockKey]
 
     def __contains__(self, key: object) -> bool:
-        if key in self.books.pinned:
-            return True
-        return not any(key in slots for other, slots in enumerate(self.books.copies()) if other != self.index)
+        return key not in self.spare
 
     def __iter__(self) -> Iterator[BlockKey]:
-        return (key for key in self.books.levels[self.index].slots if key in self)
+        return (key for key in self.slots if key in self)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self.slots) - len(self.spare)

@@ -5,14 +5,14 @@ waits for a drive: levels between the first and the last write back what their p
 time, as much as came at once before, and what has not been written when its slot is wanted is dropped.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import filterfalse
 from typing import Any
 
 from tiers.block import BlockKey
-from tiers.books import Books, LastCopies
+from tiers.books import AllBut, Books
 from tiers.chunks import Moves
 from tiers.errors import TierFullError, WorldError
 from tiers.eviction.choose import pick
@@ -104,29 +104,37 @@ class Room(Books):
         """
         if self.is_cache:
             self._vacate(index, wanted)
-            self._evict(index, wanted, self.pinned)
+            self._evict(index, wanted)
             return
-        # Where all blocks are backed no copy is the last; to find that out block by block would take long.
-        last_copies = LastCopies(self, index) if self.has_stored else self.pinned
         if index + 1 == len(self.levels):
-            self._evict(index, wanted, last_copies)
+            self._evict_spare(index, wanted)
             return
         try:
-            self._evict(index, wanted, self.pinned)
+            self._evict(index, wanted)
         except TierFullError as full:
             try:
-                self._evict(index, wanted, last_copies)
+                self._evict_spare(index, wanted)
             except TierFullError:
                 raise full from None
 
-    def _evict(self, index: int, wanted: int, protected: Collection[BlockKey]) -> None:
+    def _evict_spare(self, index: int, wanted: int) -> None:
+        """As ``_evict``, of copies that are not the last ones."""
+        # Where all blocks are backed no copy is the last; to find that out block by block would take long.
+        self._evict(index, wanted, self.spare_copies(index) if self.has_stored else None)
+
+    def _evict(self, index: int, wanted: int, spare: set[BlockKey] | None = None) -> None:
+        """What the policy chooses out of the ``spare`` ones, or of all that are not pinned, gives up its slots."""
         level = self.levels[index]
         n = wanted - level.pool.num_free
         if n <= 0:
             return
-        victims = level.policy.evict(n, protected)
+        victims: list[BlockKey] = []
+        if spare is None:
+            victims = level.policy.evict(n, self.pinned)
+        elif n <= len(spare):  # else the policy would look at all others first
+            victims = level.policy.evict(n, AllBut(level.slots, spare))
         if not victims:
-            room = sum(1 for key in level.slots if key not in protected and key not in level.leaving)
+            room = len(level.policy) - sum(map(level.policy.__contains__, self.pinned)) if spare is None else len(spare)
             raise TierFullError(level.tier.name, wanted_slots=wanted, available_slots=level.pool.num_free + room)
         try:
             self._write_back(index, victims)
