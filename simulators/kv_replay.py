@@ -36,7 +36,11 @@ class ServingCosts(Protocol):
 
 
 class FreeOfCost:
-    """For counting hits: computing takes no time."""
+    """For counting hits: computing takes no time.
+
+    Nobody would wait for what is written back meanwhile, and a cache drops what its drive cannot take in no time: so
+    each request begins when nothing moves any more. Times then are those of the moves alone.
+    """
 
     def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
         """None."""
@@ -200,6 +204,8 @@ class PromptReplay:
         result.compute_s += prefill_s + rest_s
         if self._observer is not None:
             self._observer.prompt_computed(keys, held)
+        if isinstance(costs, FreeOfCost):
+            self._mover.rest()
         return keys
 
     def finish(self) -> KVReplayResult:

@@ -58,7 +58,7 @@ class ModelledTransfer:
     def is_done(self) -> bool:
         """Whether it has ended by now."""
         if not self.has_ended:
-            self.link.run()
+            self.link.group.run()
         return self.has_ended
 
     @is_done.setter
@@ -106,9 +106,10 @@ class LinkGroup:
     def run(self) -> None:
         """Work until now."""
         now = self.clock.now_s
-        while self._until_s < now and self._step(now):
-            pass
-        self._until_s = max(self._until_s, now)
+        if self._until_s < now:
+            while self._until_s < now and self._step(now):
+                pass
+            self._until_s = now
 
     def finish(self, transfer: ModelledTransfer) -> None:
         """Let the clock run until a transfer has ended."""
@@ -116,15 +117,22 @@ class LinkGroup:
             self._step(float("inf"))
         self.clock.advance_to(self._until_s)
 
+    def rest(self) -> None:
+        """Let the clock run until nothing waits."""
+        self.run()
+        while self._step(float("inf")):
+            pass
+        self.clock.advance_to(self._until_s)
+
     def _step(self, now: float) -> bool:
         """Work until the first transfer ends, or until now; False where nothing waits."""
-        heads = [link for link in self._links if link.num_waiting]
+        heads = [link for link in self._links if link.first is not None]
         if not heads:
             return False
         if self._on_work is None:
             self._work(heads, now)
             return True
-        moving, start = [link.first for link in heads], self._until_s
+        moving, start = _firsts(heads), self._until_s
         self._work(heads, now)
         for transfer in moving:
             self._on_work(transfer, start, self._until_s)
@@ -132,8 +140,9 @@ class LinkGroup:
 
     def _work(self, heads: "list[ModelledLink]", now: float) -> None:
         available = now - self._until_s
+        moving = _firsts(heads)
         if len(heads) == 1:
-            transfer = heads[0].first
+            (transfer,) = moving
             if transfer.remaining_s <= available:
                 self._until_s += transfer.remaining_s
                 heads[0].end_first()
@@ -141,15 +150,15 @@ class LinkGroup:
                 transfer.remaining_s -= available
                 self._until_s = now
             return
-        shares = paces([link.first.rates for link in heads], self._capacities)
-        ends = [link.first.remaining_s / share for link, share in zip(heads, shares, strict=True)]
+        shares = paces([transfer.rates for transfer in moving], self._capacities)
+        ends = [transfer.remaining_s / share for transfer, share in zip(moving, shares, strict=True)]
         soonest = min(ends)
         seconds = min(soonest, available)
-        for link, share, end_s in zip(heads, shares, ends, strict=True):
+        for link, transfer, share, end_s in zip(heads, moving, shares, ends, strict=True):
             if end_s == soonest and soonest <= available:
                 link.end_first()
             else:
-                link.first.remaining_s = max(0.0, link.first.remaining_s - seconds * share)
+                transfer.remaining_s = max(0.0, transfer.remaining_s - seconds * share)
         self._until_s = self._until_s + soonest if soonest <= available else now
 
 
@@ -163,14 +172,15 @@ class ModelledLink:
 
     group: LinkGroup
     busy_s: float = 0.0
-    num_waiting: int = 0
+    first: ModelledTransfer | None = None
+    """What has the link now."""
     _queues: Sequence[deque[ModelledTransfer]] = field(default_factory=lambda: [deque() for _ in Priority])
 
     def submit(self, transfer: ModelledTransfer) -> None:
         """Queue a transfer behind those of its priority."""
         self.run()
         self._queues[transfer.priority].append(transfer)
-        self.num_waiting += 1
+        self._choose()
         self.busy_s += transfer.remaining_s
 
     def run(self) -> None:
@@ -189,26 +199,35 @@ class ModelledLink:
         if transfer.is_done:
             return False
         self._queues[transfer.priority].remove(transfer)
-        self.num_waiting -= 1
+        self._choose()
         self.busy_s -= transfer.remaining_s
         transfer.error = TransferCancelledError("the transfer was cancelled")
         transfer.is_done = True
         return True
 
-    @property
-    def first(self) -> ModelledTransfer:
-        """What has the link now; there must be something."""
-        return next(queue for queue in self._queues if queue)[0]
-
     def end_first(self) -> None:
         """It has moved all of its bytes."""
-        transfer = next(queue for queue in self._queues if queue).popleft()
+        transfer = self.first
+        assert transfer is not None, "nothing has the link"
+        self._queues[transfer.priority].popleft()
         transfer.remaining_s = 0.0
         transfer.is_done = True
-        self.num_waiting -= 1
+        self._choose()
 
     def _expedite(self, transfer: ModelledTransfer) -> None:
         if transfer.priority is not Priority.DEMAND:
             self._queues[transfer.priority].remove(transfer)
             transfer.priority = Priority.DEMAND
             self._queues[Priority.DEMAND].append(transfer)
+            self._choose()
+
+    def _choose(self) -> None:
+        for queue in self._queues:
+            if queue:
+                self.first = queue[0]
+                return
+        self.first = None
+
+
+def _firsts(links: Sequence[ModelledLink]) -> list[ModelledTransfer]:
+    return [link.first for link in links if link.first is not None]

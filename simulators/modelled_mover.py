@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from simulators.modelled_link import LinkGroup, LinkUse, ModelledLink, ModelledTransfer, OnWork, VirtualClock
+from simulators.virtual_mover import VirtualMover
 from tiers.chunks import Move
 from tiers.link import Priority
 from tiers.tier import Tier
@@ -51,7 +52,7 @@ class Route:
     """Processor time on the host."""
 
 
-class ModelledMover:
+class ModelledMover(VirtualMover[ModelledTransfer]):
     """See the module. ``routes`` by the names of links, such as ``"nvme->device"``; KeyError for a missing one.
 
     ``capacities`` are the bytes a second of whatever a route loads, ``decoding`` those that generating tokens takes of
@@ -66,9 +67,7 @@ class ModelledMover:
         on_work: OnWork | None = None,
         decoding: Mapping[str, float] | None = None,
     ) -> None:
-        self.clock = clock
-        self.stall_s = 0.0
-        """Seconds for which somebody waited for a transfer."""
+        super().__init__(clock)
         self.links: dict[str, LinkUse] = {}
         self.routes = routes
         group = LinkGroup(clock, capacities, on_work)
@@ -96,18 +95,10 @@ class ModelledMover:
         wire.submit(transfer)
         return transfer
 
-    def wait(self, transfer: ModelledTransfer) -> None:
-        """Let time pass until a transfer has ended; raises what stopped it."""
-        if not transfer.is_done:
-            start = self.clock.now_s
-            transfer.link.finish(transfer)
-            self.stall_s += self.clock.now_s - start
-        if transfer.error is not None:
-            raise transfer.error
-
-    def cancel(self, transfer: ModelledTransfer) -> bool:
-        """Drop what has not moved yet; True if its slots are free for others."""
-        return transfer.link.cancel(transfer)
+    def rest(self) -> None:
+        """Let time pass until nothing moves any more."""
+        for wire in self._wires.values():
+            wire.group.rest()
 
     def decode(self, seconds: float) -> float:
         """Let time pass in which tokens are generated, as long as it takes beside what moves; returns the seconds."""

@@ -6,6 +6,7 @@ from simulators.generation_costs import CHUNK_NBYTES
 from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier
 from simulators.modelled_queue import ModelledQueue, QueueCosts, QueuedTransfer
+from simulators.virtual_mover import VirtualMover
 from tiers.chunks import Move, plan_chunks
 from tiers.io_queue import IOQueue
 from tiers.link import Priority
@@ -35,31 +36,16 @@ class EmptyFile(EmptyTier):
         raise NotImplementedError("a modelled tier holds no bytes")
 
 
-class QueuedMover:
+class QueuedMover(VirtualMover[QueuedTransfer]):
     """``links`` by their names, such as ``"nvme->device"``; KeyError for one that is missing."""
 
     def __init__(self, clock: VirtualClock, links: Mapping[str, QueueCosts]) -> None:
-        self.clock = clock
-        self.stall_s = 0.0
-        """Seconds for which somebody waited for a transfer."""
+        super().__init__(clock)
         self.links = {name: ModelledQueue(clock, costs) for name, costs in links.items()}
 
     def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> QueuedTransfer:
         """Start a transfer at the present time, cut into requests as the real engine cuts it."""
         return self.links[f"{source.name}->{target.name}"].submit(_requests(source, target, moves), priority)
-
-    def wait(self, transfer: QueuedTransfer) -> None:
-        """Let time pass until a transfer has ended; raises what stopped it."""
-        if not transfer.is_done:
-            start = self.clock.now_s
-            transfer.link.finish(transfer)
-            self.stall_s += self.clock.now_s - start
-        if transfer.error is not None:
-            raise transfer.error
-
-    def cancel(self, transfer: QueuedTransfer) -> bool:
-        """Drop what has not set out; True if its slots are free for others."""
-        return transfer.link.cancel(transfer)
 
     def compute(self, seconds: float, share: float) -> None:
         """Let the processor work; while links are busy it gets on at ``share`` of its speed."""

@@ -4,7 +4,8 @@ A block exists as long as there is a copy of it. Only few blocks are pinned, ope
 of these there is a dict or a set, and no object for a block.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import filterfalse
@@ -43,20 +44,24 @@ class Books:
     # Level and slot that a transfer may still write to although nobody waits for it any more.
     _stranded: list[tuple[PendingTransfer, int, int]] = field(default_factory=list)
 
-    def pin(self, key: BlockKey) -> None:
-        self.pinned[key] = self.pinned.get(key, 0) + 1
+    def pin(self, keys: Iterable[BlockKey]) -> None:
+        pinned = self.pinned
+        for key in keys:
+            pinned[key] = pinned.get(key, 0) + 1
 
-    def unpin(self, key: BlockKey) -> None:
-        pins = self.pinned.pop(key, 0)
-        assert pins > 0, "released more often than loaded"
-        if pins > 1:
-            self.pinned[key] = pins - 1
+    def unpin(self, keys: Iterable[BlockKey]) -> None:
+        pinned = self.pinned
+        for key in keys:
+            pins = pinned.pop(key, 0)
+            assert pins > 0, "released more often than loaded"
+            if pins > 1:
+                pinned[key] = pins - 1
 
     def unclaim(self, key: BlockKey) -> None:
         """Drop the pin of a prefetch, if there is one."""
         if key in self.claims:
             self.claims.remove(key)
-            self.unpin(key)
+            self.unpin([key])
 
     def copies(self) -> list[dict[BlockKey, int]]:
         """The slots on every level, and on the backing tier."""
@@ -73,42 +78,49 @@ class Books:
             keys = keys.difference(slots) if slots else keys
         return keys
 
-    def highest_copy(self, key: BlockKey) -> tuple[int, int]:
-        """The level below level 0 from which a block is best fetched, and its slot there. KeyError if there is none."""
-        for index, level in enumerate(self.levels):
-            slot = level.slots.get(key)
-            if index and slot is not None:
-                # A copy on its way down has its source above it until it has arrived.
-                assert level.pool.is_resident(slot), "the only copy below has not arrived"
-                return index, slot
-        return len(self.levels), self.backed[key]
+    def source_of(self, key: BlockKey) -> int:
+        """The level below level 0 from which a block is best fetched. KeyError if there is none."""
+        for index, slots in enumerate(self.copies()):
+            if index and key in slots:
+                return index
+        raise KeyError(key)
 
-    def last_copies(self, index: int, keys: Iterable[BlockKey]) -> set[BlockKey]:
+    def last_copies(self, index: int, keys: Sequence[BlockKey]) -> Sequence[BlockKey]:
         """Those of the keys that no other level holds than ``index``."""
-        last = set(keys)
         for other, slots in enumerate(self.copies()):
-            if other != index and slots and last:
-                last = last.difference(slots)
-        return last
+            if other != index and slots and keys:
+                keys = list(filterfalse(slots.__contains__, keys))
+        return keys
 
     def spare_copies(self, index: int) -> set[BlockKey]:
-        """The blocks on a level that another level holds as well. Takes the time of the smaller of any two levels."""
-        here = self.levels[index].slots
-        spare = set[BlockKey]()
+        """Blocks of a level that may leave it without a trace: nobody has pinned them, and another level holds them.
+
+        Without a look at each block of a large level: what it shares with another is found from the smaller one.
+        """
+        here, spare = self.levels[index].slots.keys(), set[BlockKey]()
         for other, slots in enumerate(self.copies()):
             if other != index and slots:
-                spare |= here.keys() & slots.keys()
-        return spare
+                spare |= here & slots.keys()
+        return spare.difference(self.pinned)
 
-    def land(self, key: BlockKey) -> None:
-        """Wait for a block on its way up and make it readable; on failure it is as if it had never set out."""
+    def land(self, keys: Iterable[BlockKey]) -> None:
+        """Wait for blocks on their way up and make them readable; one that fails is as if it had never set out."""
+        arrivals, level = self.arrivals, self.levels[0]
+        has_come: PendingTransfer | None = None
+        come = []
         try:
-            self.mover.wait(self.arrivals[key])
+            for key in keys:
+                transfer = arrivals[key]
+                if transfer is not has_come:
+                    self.mover.wait(transfer)
+                    has_come = transfer
+                del arrivals[key]
+                come.append(level.slots[key])
         except WorldError:
             self.abandon(key)
             raise
-        del self.arrivals[key]
-        self.levels[0].pool.publish(self.levels[0].slots[key])
+        finally:
+            level.pool.publish_all(come)
 
     def abandon(self, key: BlockKey) -> None:
         """Undo a fetch that failed; the copy from which it came is still there."""
@@ -133,20 +145,15 @@ class Books:
 
         What fails leaves no copy behind; nobody had asked for it.
         """
-        if self.arrivals:
-            for key in keys:
-                if key in self.arrivals:
-                    with suppress(WorldError):
-                        self.land(key)
+        for key in filter(self.arrivals.__contains__, keys) if self.arrivals else ():
+            with suppress(WorldError):
+                self.land([key])
         for index, level in enumerate(self.levels):
             landings = [one for one in level.landings if at is None or at in (index, one.source)]
-            if landings:
-                resident, slots = level.pool.is_resident, level.slots
-                moving = {key for key in keys if key in slots and not resident(slots[key])}
-                for landing in landings if moving else ():
-                    if not landing.slots.keys().isdisjoint(moving):
-                        with suppress(WorldError):
-                            self.land_below(index, landing)
+            for landing in landings:
+                if not landing.slots.keys().isdisjoint(keys):
+                    with suppress(WorldError):
+                        self.land_below(index, landing)
 
     def reclaim(self) -> None:
         """Take note of what has ended: copies below that have come, and slots that nobody writes to any more."""
@@ -209,3 +216,20 @@ class Books:
 
 def _has_ended(transfer: PendingTransfer) -> bool:
     return transfer.is_done or transfer.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class AllBut(Collection[BlockKey]):
+    """The blocks of a level but for ``spare`` ones. Asked rather than listed, since they may be many."""
+
+    slots: Mapping[BlockKey, int]
+    spare: AbstractSet[BlockKey]
+
+    def __contains__(self, key: object) -> bool:
+        return key not in self.spare
+
+    def __iter__(self) -> Iterator[BlockKey]:
+        return (key for key in self.slots if key in self)
+
+    def __len__(self) -> int:
+        return len(self.slots) - len(self.spare)

@@ -1,9 +1,9 @@
 """What a transfer between a file and memory looks like to the drive. Pure: from moves to I/O requests, no I/O here."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, overload
 
 from tiers.tier import Extent, SupportsDirectIO
 
@@ -21,9 +21,28 @@ class Move(NamedTuple):
     target_slot: int
 
 
-def moves_of(source_slots: Iterable[int], target_slots: Iterable[int]) -> list[Move]:
-    """One for each pair. Made past ``Move.__new__``, which is a function in Python and takes three times as long."""
-    return list(map(tuple.__new__, repeat(Move), zip(source_slots, target_slots, strict=True)))
+@dataclass(frozen=True, slots=True)
+class Moves(Sequence[Move]):
+    """A move for each pair of slots, made when somebody asks for it: who only counts them need not wait for that."""
+
+    source_slots: Sequence[int]
+    target_slots: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.source_slots)
+
+    def __iter__(self) -> Iterator[Move]:
+        # Past Move.__new__, which is a function in Python and takes three times as long.
+        return map(tuple.__new__, repeat(Move), zip(self.source_slots, self.target_slots, strict=True))
+
+    @overload
+    def __getitem__(self, index: int) -> Move: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Moves": ...
+    def __getitem__(self, index: int | slice) -> "Move | Moves":
+        if isinstance(index, slice):
+            return Moves(self.source_slots[index], self.target_slots[index])
+        return Move(self.source_slots[index], self.target_slots[index])
 
 
 Place = tuple[Move, int]

@@ -11,6 +11,7 @@ Not thread-safe: one thread, that of the model, calls it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import filterfalse
 from typing import Any
 
 from tiers.block import BlockKey
@@ -100,20 +101,17 @@ class TieredMemoryManager:
         """
         placement, here = self._placement, self.levels[0].slots
         self._forget_failures(keys)
-        missing: dict[BlockKey, None] = {}
-        present: list[BlockKey] = []
-        for key in keys:
-            if key not in here and key not in missing:
-                missing[key] = None
-            else:
-                present.append(key)
-                placement.pin(key)
+        missing = dict.fromkeys(filterfalse(here.__contains__, keys))
+        present = keys
+        if missing:
+            named = dict.fromkeys(missing)
+            present = [key for key in keys if named.pop(key, key) is not None]
+        placement.pin(keys)
         if missing:
             try:
                 placement.fetch(list(missing), Priority.DEMAND)
             except BaseException:
-                for key in present:
-                    placement.unpin(key)
+                placement.unpin(keys)
                 raise
         stats, policy, arrivals = self.stats, self.levels[0].policy, placement.arrivals
         num_pending = sum(1 for key in present if key in arrivals and not arrivals[key].is_done) if arrivals else 0
@@ -121,8 +119,9 @@ class TieredMemoryManager:
         stats.pending_hits += num_pending
         stats.hits += len(present) - num_pending
         for key in present:
-            placement.unclaim(key)
             policy.touch(key)
+        for key in placement.claims.intersection(present) if placement.claims else ():
+            placement.unclaim(key)
 
     def complete_load(self, keys: Sequence[BlockKey]) -> list[int]:
         """Wait for blocks that ``prepare_load`` pinned and return their slots on level 0.
@@ -131,25 +130,20 @@ class TieredMemoryManager:
         error that stopped it is raised: TransferError, CorruptBlockError.
         """
         placement, here = self._placement, self.levels[0].slots
-        slots: list[int] = []
+        assert all(map(placement.pinned.__contains__, keys)), "complete_load without prepare_load"
         try:
-            for key in keys:
-                assert key in placement.pinned, "complete_load without prepare_load"
-                if key not in here:  # its transfer has failed in the hands of another reader
-                    placement.fetch([key], Priority.DEMAND)
-                    placement.unpin(key)
-                if key in placement.arrivals:
-                    placement.land(key)
-                slots.append(here[key])
+            for key in filterfalse(here.__contains__, keys):  # its transfer has failed in the hands of another reader
+                placement.fetch([key], Priority.DEMAND)
+            if placement.arrivals:
+                placement.land(filter(placement.arrivals.__contains__, keys))
+            return list(map(here.__getitem__, keys))
         except BaseException:
             self.release(keys)
             raise
-        return slots
 
     def release(self, keys: Iterable[BlockKey]) -> None:
         """The caller is done with blocks that it loaded: they may be evicted."""
-        for key in keys:
-            self._placement.unpin(key)
+        self._placement.unpin(keys)
 
     def hold(self, keys: Iterable[BlockKey]) -> None:
         """One more pin for blocks on level 0, for whoever goes on using what it loaded or stored; counts as no use."""
@@ -157,7 +151,7 @@ class TieredMemoryManager:
         for key in keys:
             assert key in here, "only blocks on level 0 are held there"
             assert key not in arrivals, "a block on its way is loaded first"
-            self._placement.pin(key)
+            self._placement.pin([key])
 
     def prefetch(self, keys: Sequence[BlockKey], *, is_guess: bool = False) -> list[BlockKey]:
         """Start bringing blocks that will be needed; returns those that could be started or are on level 0 already.
@@ -175,9 +169,15 @@ class TieredMemoryManager:
             wanted = wanted[: self.room]
         if wanted:
             # Nobody needs these blocks yet: whoever does will meet the error, if it is still there.
-            with suppress(WorldError):
+            self._placement.pin(wanted)
+            self._placement.claims.update(wanted)
+            try:
                 self._placement.fetch(wanted, Priority.GUESS if is_guess else Priority.PREFETCH)
-                self._placement.claims.update(wanted)
+            except BaseException as error:
+                for key in wanted:
+                    self._placement.unclaim(key)
+                if not isinstance(error, WorldError):
+                    raise
         return [key for key in keys if key in here]
 
     def forecast(self, step: int, expected: Iterable[tuple[BlockKey, Expected]]) -> None:
@@ -223,7 +223,7 @@ class TieredMemoryManager:
 
     def sources(self, keys: Iterable[BlockKey]) -> list[int]:
         """The level from which each of these blocks would be loaded; all of them are below level 0."""
-        return [self._placement.highest_copy(key)[0] for key in keys]
+        return list(map(self._placement.source_of, keys))
 
     def complete_store(self, keys: Sequence[BlockKey]) -> None:
         """Blocks are wholly written: they may be read by others and leave level 0.
@@ -235,11 +235,10 @@ class TieredMemoryManager:
         assert done <= placement.opened, "complete_store without prepare_store"
         placement.opened -= done
         level.pool.publish_all([level.slots[key] for key in keys])
-        for key in keys:
-            placement.unpin(key)
+        placement.unpin(keys)
         if len(self.levels) > 1 and level.pool.num_free < 2 * len(keys):
             with suppress(WorldError):  # nothing is lost: whoever needs the room will be told
-                placement.copy_ahead(done)
+                placement.copy_ahead(keys)
 
     def reopen(self, key: BlockKey) -> int:
         """Make a stored block writable again, as by ``prepare_store``: on level 0, pinned, and without copies below."""
@@ -278,7 +277,7 @@ class TieredMemoryManager:
             placement.unclaim(key)
             if key in placement.opened:
                 placement.opened.remove(key)
-                placement.unpin(key)
+                placement.unpin([key])
             placement.settle([key])
             for index in range(len(self.levels)):
                 placement.drop_copy(index, key)

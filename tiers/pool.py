@@ -1,11 +1,9 @@
 """Fixed-size slots of one tier: who is free, in flight or resident, and who is pinned."""
 
 import re
-from array import array
 from collections.abc import Collection, Sequence
 
 _FREE, _IN_FLIGHT, _RESIDENT = 0, 1, 2
-_FREE_SLOT = re.compile(b"\\x00")
 _GAPS = re.compile(b"\\x00+")
 _MOST_TO_LOOK_AT = 16384
 """Slots. In a larger pool to look at every one of them takes longer than a better place saves: some 1 ns each."""
@@ -25,7 +23,8 @@ class BlockPool:
         self.peak_used = 0
         # One byte a slot, so that a regular expression finds the gaps.
         self._states = bytearray(num_slots)
-        self._pins = array("I", bytes(4 * num_slots))
+        self._pins: dict[int, int] = {}
+        """Of the slots that are pinned."""
         self._next = 0
         """Where a large pool looks first: behind what it handed out last."""
 
@@ -69,15 +68,15 @@ class BlockPool:
     def free(self, slot: int) -> None:
         """Give a slot back; it must not be pinned."""
         assert self._states[slot] != _FREE, "slot freed twice"
-        assert self._pins[slot] == 0, "a pinned slot cannot be freed"
+        assert slot not in self._pins, "a pinned slot cannot be freed"
         self._states[slot] = _FREE
         self.num_free += 1
 
     def free_all(self, slots: Sequence[int]) -> None:
         """As ``free``, of many, none of them twice."""
-        states, pins = self._states, self._pins
+        states = self._states
         assert all(map(states.__getitem__, slots)), "slot freed twice"
-        assert not any(map(pins.__getitem__, slots)), "a pinned slot cannot be freed"
+        assert not self._pins or self._pins.keys().isdisjoint(slots), "a pinned slot cannot be freed"
         for slot in slots:
             states[slot] = _FREE
         self.num_free += len(slots)
@@ -85,14 +84,16 @@ class BlockPool:
     def pin(self, slot: int) -> None:
         """One more reader of a slot, or a transfer that fills it."""
         assert self._states[slot] != _FREE, "a free slot cannot be pinned"
-        self._pins[slot] += 1
+        self._pins[slot] = self._pins.get(slot, 0) + 1
 
     def unpin(self, slot: int) -> None:
-        assert self._pins[slot] > 0, "slot unpinned more often than pinned"
-        self._pins[slot] -= 1
+        pins = self._pins.pop(slot, 0)
+        assert pins > 0, "slot unpinned more often than pinned"
+        if pins > 1:
+            self._pins[slot] = pins - 1
 
     def is_pinned(self, slot: int) -> bool:
-        return self._pins[slot] > 0
+        return slot in self._pins
 
     def is_resident(self, slot: int) -> bool:
         return self._states[slot] == _RESIDENT
@@ -103,13 +104,14 @@ class BlockPool:
         numbers = f"free {free}, in flight {in_flight}, resident {resident}, capacity {self.num_slots}"
         assert free + in_flight + resident == self.num_slots, numbers
         assert free == self.num_free, f"{numbers}, counted as free {self.num_free}"
-        assert all(self._states[slot] != _FREE for slot, pins in enumerate(self._pins) if pins), "a free slot is pinned"
+        assert all(map(self._states.__getitem__, self._pins)), "a free slot is pinned"
 
     def _find(self, n: int, prefer: int | None) -> list[int]:
         if prefer is not None and self._states[prefer : prefer + n] == bytes(n):
             return list(range(prefer, prefer + n))
         if n == self.num_free:  # as whenever others had to leave for these
-            return list(map(re.Match.start, _FREE_SLOT.finditer(self._states)))
+            find, slot = self._states.find, -1
+            return [slot := find(_FREE, slot + 1) for _ in range(n)]
         if self.num_slots > _MOST_TO_LOOK_AT:
             return self._find_first(n)
         gaps = [range(*match.span()) for match in _GAPS.finditer(self._states)]

@@ -5,15 +5,15 @@ waits for a drive: levels between the first and the last write back what their p
 time, as much as came at once before, and what has not been written when its slot is wanted is dropped.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import filterfalse
 from typing import Any
 
 from tiers.block import BlockKey
-from tiers.books import Books
-from tiers.chunks import moves_of
+from tiers.books import AllBut, Books
+from tiers.chunks import Moves
 from tiers.errors import TierFullError, WorldError
 from tiers.eviction.choose import pick
 from tiers.link import Priority
@@ -39,7 +39,7 @@ class Room(Books):
             raise TierFullError(level.tier.name, wanted_slots=n, available_slots=level.pool.num_free)
         return level.pool.allocate(n, prefer)
 
-    def copy_down(self, index: int, keys: Collection[BlockKey]) -> list[tuple[int, Landing]]:
+    def copy_down(self, index: int, keys: Sequence[BlockKey]) -> list[tuple[int, Landing]]:
         """Start copying blocks to levels below; returns to which, and what can be waited for.
 
         In a cache those for which there is no room stay behind. Raises TierFullError, or what stopped those that had to
@@ -49,9 +49,9 @@ class Room(Books):
             return []
         source = self.levels[index]
         # In the order of their slots: neighbours stay neighbours, so that they come back in one request.
-        at = {source.slots[key]: key for key in keys}
+        at = dict(zip(map(source.slots.__getitem__, keys), keys, strict=True))
         order = sorted(at)
-        blocks = [at[slot] for slot in order]
+        blocks = list(map(at.__getitem__, order))
         parts = self._allocate_below(index, blocks)
         started: list[tuple[int, Landing]] = []
         first = 0
@@ -59,7 +59,7 @@ class Room(Books):
             below, slots = parts[0]
             stop = first + len(slots)
             target = self.levels[below]
-            moves = moves_of(order[first:stop], slots)
+            moves = Moves(order[first:stop], slots)
             try:
                 transfer = self.mover.submit(source.tier, target.tier, moves, Priority.WRITE_BACK)
             except BaseException:  # a link that cannot be opened
@@ -75,7 +75,7 @@ class Room(Books):
             first = stop
         return started
 
-    def copy_ahead(self, keys: Collection[BlockKey]) -> None:
+    def copy_ahead(self, keys: Sequence[BlockKey]) -> None:
         """Start copying blocks of level 0 down before anybody needs their slots. Raises what ``copy_down`` does."""
         self._write_ahead()
         self.copy_down(0, self.last_copies(0, keys))
@@ -91,13 +91,11 @@ class Room(Books):
                 continue
             # What is itself on its way to the level cannot go on yet.
             victims = level.policy.evict(n, self._pinned_or_moving(level.landings))
-            leaving = dict.fromkeys(victims)
-            level.leaving.update(leaving)
+            level.leaving.update(dict.fromkeys(victims))
             # Also those that a level above holds: there they may go since there is a copy here.
-            unwritten = set(leaving)
             for lower in self.levels[index + 1 :]:
-                unwritten = unwritten.difference(lower.slots)
-            self.copy_down(index, unwritten)
+                victims = list(filterfalse(lower.slots.__contains__, victims))
+            self.copy_down(index, victims)
 
     def _make_room(self, index: int, wanted: int) -> None:
         """Evict until ``wanted`` slots of a level are free.
@@ -106,13 +104,13 @@ class Room(Books):
         """
         if self.is_cache:
             self._vacate(index, wanted)
-            self._evict(index, wanted, self.pinned)
+            self._evict(index, wanted)
             return
         if index + 1 == len(self.levels):
             self._evict_spare(index, wanted)
             return
         try:
-            self._evict(index, wanted, self.pinned)
+            self._evict(index, wanted)
         except TierFullError as full:
             try:
                 self._evict_spare(index, wanted)
@@ -120,28 +118,23 @@ class Room(Books):
                 raise full from None
 
     def _evict_spare(self, index: int, wanted: int) -> None:
-        """As ``_evict``, of what another level holds as well, so that nothing has to be written."""
-        level = self.levels[index]
-        if not self.has_stored:  # all blocks are backed and no copy is the last
-            self._evict(index, wanted, self.pinned)
-            return
-        # Looked for from the other side: on a level that is all but full of last copies, to ask the policy for the few
-        # that are not is to have it walk past all of them, for every block that moves.
-        spare = self.spare_copies(index)
-        spare.difference_update(self.pinned, level.leaving)
-        if level.pool.num_free + len(spare) < wanted:
-            available = level.pool.num_free + len(spare)
-            raise TierFullError(level.tier.name, wanted_slots=wanted, available_slots=available)
-        self._evict(index, wanted, set(level.slots).difference(spare))
+        """As ``_evict``, of copies that are not the last ones."""
+        # Where all blocks are backed no copy is the last; to find that out block by block would take long.
+        self._evict(index, wanted, self.spare_copies(index) if self.has_stored else None)
 
-    def _evict(self, index: int, wanted: int, protected: Collection[BlockKey]) -> None:
+    def _evict(self, index: int, wanted: int, spare: set[BlockKey] | None = None) -> None:
+        """What the policy chooses out of the ``spare`` ones, or of all that are not pinned, gives up its slots."""
         level = self.levels[index]
         n = wanted - level.pool.num_free
         if n <= 0:
             return
-        victims = level.policy.evict(n, protected)
+        victims: list[BlockKey] = []
+        if spare is None:
+            victims = level.policy.evict(n, self.pinned)
+        elif n <= len(spare):  # else the policy would look at all others first
+            victims = level.policy.evict(n, AllBut(level.slots, spare))
         if not victims:
-            room = len(set(level.slots).difference(protected, level.leaving))
+            room = len(level.policy) - sum(map(level.policy.__contains__, self.pinned)) if spare is None else len(spare)
             raise TierFullError(level.tier.name, wanted_slots=wanted, available_slots=level.pool.num_free + room)
         try:
             self._write_back(index, victims)
@@ -192,7 +185,7 @@ class Room(Books):
         if not last_copies:
             return
         # Pinned for a moment: a clean victim lives on in a copy below, which must not make room for another victim.
-        clean = dict.fromkeys(filterfalse(last_copies.__contains__, victims), 1)
+        clean = dict.fromkeys(set(victims).difference(last_copies), 1)
         self.pinned.update(clean)
         try:
             with suppress(*[WorldError] * self.is_cache):
@@ -208,14 +201,14 @@ class Room(Books):
         The next level that has slots free for all takes all; where none has, the lowest ones that can make room. In a
         cache what was used last is kept near: each level makes room for it, from the next one down.
         """
-        self.reclaim()
         below = range(index + 1, len(self.levels))
         order: Iterable[int] = below
         if not self.is_cache:
+            self.reclaim()
             free = [lower for lower in below if self.levels[lower].pool.num_free >= len(keys)]
             order = free or reversed(below)
         parts: Parts = []
-        full = TierFullError(self.levels[index].tier.name, wanted_slots=len(keys), available_slots=0)
+        full: TierFullError | None = None
         try:
             for lower in order:
                 if not keys:
@@ -234,7 +227,7 @@ class Room(Books):
             raise
         if keys and not self.is_cache:
             self._free_parts(parts)
-            raise full
+            raise full or TierFullError(self.levels[index].tier.name, wanted_slots=len(keys), available_slots=0)
         return parts
 
     def _free_parts(self, parts: Parts) -> None:

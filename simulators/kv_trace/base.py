@@ -42,13 +42,12 @@ class KeyTable:
     def keys(self, blocks: list[int]) -> list[BlockKey]:
         """One key a block; the block's place in the prefix is its index. Blocks of all layers move together."""
         known = self._keys
-        try:
-            return [known[block] for block in blocks]
-        except KeyError:
-            for depth, block in enumerate(blocks):
-                if block not in known:
-                    known[block] = KVBlockKey(block, 0, depth)
-            return [known[block] for block in blocks]
+        keys = list(map(known.get, blocks))
+        if not all(keys):
+            for depth, key in enumerate(keys):
+                if key is None:
+                    known[blocks[depth]] = KVBlockKey(blocks[depth], 0, depth)
+        return [known[block] for block in blocks]
 
 
 class Numbers:

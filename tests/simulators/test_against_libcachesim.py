@@ -45,10 +45,8 @@ class WellInformedS3FIFO(S3FIFOPolicy[int]):
 
     def insert(self, key: int, cost: float = 1.0) -> None:
         super().insert(key, cost)
-        if self.is_recalled or (not self.has_evicted and self._small.size > self._small_slots):
-            node = self._nodes[key]
-            node.unlink()
-            self._main.append(node)
+        if self.is_recalled or (not self.has_evicted and len(self._small) > self._small_slots):
+            self._main[key] = self._small.pop(key)
 
     def evict(self, n: int, protected: Iterable[int] = ()) -> list[int]:
         self.has_evicted = True

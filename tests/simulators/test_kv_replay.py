@@ -78,6 +78,17 @@ def test_loads_from_below_take_time() -> None:
     assert result.stall_s == 2.0
 
 
+@pytest.mark.parametrize("policy", ["lru", "arc", "s3fifo"])
+def test_counting_hits_alone_finds_what_a_replay_with_time_to_write_back_finds(policy: str) -> None:
+    manager, mover = make(policy, 300, 400, 600)
+    alone = replay_requests(sample(300), manager, mover)
+    manager, mover = make(policy, 300, 400, 600)
+    timed = replay_requests(sample(300), manager, mover, OneSecondAToken())
+    assert alone.hits == pytest.approx(timed.hits, rel=0.005)
+    assert (alone.compute_s, timed.accesses) == (0.0, alone.accesses)
+    manager.check()
+
+
 def test_a_gap_in_a_prefix() -> None:
     manager, mover = make("lru", 3)
     result = replay_requests(requests_of([1, 2, 3], [4], [1, 2, 3]), manager, mover)

@@ -150,6 +150,27 @@ def test_the_lowest_level_drops_what_exists_elsewhere(build: Build) -> None:
     house.load(1, 3)
 
 
+def test_a_level_full_of_last_copies_says_so_without_a_look_at_each(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = build({"device": 2, "nvme": 2})
+    house.store(0, 1)
+    house.store(2)
+    house.load(2)
+    house.store(3)
+    house.load(2, 3)
+    asked: list[int] = []
+
+    def evict(n: int, _protected: object) -> list[object]:
+        asked.append(n)
+        return []
+
+    monkeypatch.setattr(house.manager.levels[1].policy, "evict", evict)
+    with pytest.raises(TierFullError, match="tier 'nvme' is full: 1 blocks wanted, room for 0"):
+        house.manager.prepare_load([key(0)])
+    assert not asked
+
+
 def test_a_level_in_between_drops_what_exists_elsewhere(build: Build) -> None:
     """When the drive is full of blocks that exist nowhere else, a copy on the host still makes room."""
     house = build({"device": 2, "host": 2, "nvme": 2})

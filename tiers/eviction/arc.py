@@ -2,11 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from itertools import islice
+from itertools import groupby
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import can_spare
-from tiers.eviction.linked import Node, OldestFirst, Ring
+from tiers.eviction.choose import append_all, pick, queues_can_spare
 
 
 class ARCPolicy(EvictionPolicy[K]):
@@ -23,79 +22,105 @@ class ARCPolicy(EvictionPolicy[K]):
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
         self.recent_target = 0.0
-        self._nodes: dict[K, Node[K]] = {}
-        self._recent: Ring[K] = Ring()
-        self._frequent: Ring[K] = Ring()
+        self._recent: OrderedDict[K, None] = OrderedDict()
+        self._frequent: OrderedDict[K, None] = OrderedDict()
         self._recent_ghosts: OrderedDict[K, None] = OrderedDict()
         self._frequent_ghosts: OrderedDict[K, None] = OrderedDict()
         self._announced: Sequence[K] = ()
-        self._recalled: dict[K, bool] = {}
-        """Keys for which room was made, and whether each was a ghost."""
+        self._recalled: set[K] = set()
+        """Keys for which room was made and that were ghosts."""
 
     def insert(self, key: K, cost: float = 1.0) -> None:
-        if key in self._nodes:
+        if key in self:
             raise KeyError(key)
-        is_known = self._recalled.pop(key, None)
-        if is_known is None:
-            is_known = self._recall(key) is not None
-        ring = self._frequent if is_known else self._recent
-        node = self._nodes[key] = Node(key)
-        ring.append(node)
+        is_known = key in self._recalled or self._recall(key) is not None
+        self._recalled.discard(key)
+        (self._frequent if is_known else self._recent)[key] = None
         self._forget_old_ghosts()
 
+    def insert_all(self, keys: Collection[K], cost: float = 1.0) -> None:
+        if self._recalled or self._ghosts_among(keys):
+            super().insert_all(keys, cost)
+        else:
+            append_all(keys, self._recent, None, self._frequent)
+            self._forget_old_ghosts()
+
     def touch(self, key: K) -> None:
-        node = self._nodes[key]
-        node.unlink()
-        self._frequent.append(node)
+        if key in self._frequent:
+            self._frequent.move_to_end(key)
+        else:
+            del self._recent[key]
+            self._frequent[key] = None
 
     def remove(self, key: K) -> None:
-        self._nodes.pop(key).unlink()
+        del (self._recent if key in self._recent else self._frequent)[key]
 
     def announce(self, keys: Sequence[K]) -> None:
         """See EvictionPolicy."""
         self._announced = keys
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not can_spare(self._nodes, n, protected):
+        if not queues_can_spare((self._recent, self._frequent), n, protected):
             return []
-        coming, self._announced, self._recalled = self._announced, (), {}
-        num_recent = 0
-        for key in coming[: max(0, len(coming) - n)]:  # these have slots
-            num_recent += self._expect(key) is None
-        without = iter(coming[max(0, len(coming) - n) :])
+        coming, self._announced, self._recalled = self._announced, (), set()
+        seated = coming[: max(0, len(coming) - n)]  # these have slots
+        for place in self._ghosts_among(seated):
+            self._expect(seated[place])
+        num_recent = len(seated) - len(self._recalled)
+        coming = coming[len(seated) :]
         victims: list[K] = []
-        recent = OldestFirst(self._recent, protected)
-        frequent = OldestFirst(self._frequent, protected)
-        while len(victims) < n:
-            size = self._recent.size + num_recent
-            ghosts = None
-            for key in islice(without, 1):
-                ghosts = self._expect(key)
-                num_recent += ghosts is None
+        for place in self._ghosts_among(coming):
+            strangers = place - len(victims)
+            victims += self._make_room(strangers, strangers, num_recent, protected)
+            num_recent += strangers
+            ghosts = self._expect(coming[place])
+            size = len(self._recent) + num_recent
             is_tie = ghosts is self._frequent_ghosts and size == self.recent_target
-            first, then = (recent, frequent) if size > self.recent_target or is_tie else (frequent, recent)
-            node = first.peek() or then.peek()
-            assert node is not None
-            self._make_ghost(node)
-            victims.append(node.key)
-        return victims
-
-    def _expect(self, key: K) -> OrderedDict[K, None] | None:
-        ghosts = self._recall(key)
-        self._recalled[key] = ghosts is not None
-        return ghosts
+            victims += self._take(1, protected, is_recent=is_tie or size > self.recent_target)
+        strangers = len(coming) - len(victims)
+        return victims + self._make_room(n - len(victims), strangers, num_recent, protected)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._nodes
+        return key in self._recent or key in self._frequent
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._recent) + len(self._frequent)
 
-    def _make_ghost(self, node: Node[K]) -> None:
-        ghosts = self._recent_ghosts if node.ring is self._recent else self._frequent_ghosts
-        node.unlink()
-        del self._nodes[node.key]
-        ghosts[node.key] = None
+    def _make_room(self, n: int, strangers: int, num_recent: int, protected: Collection[K]) -> list[K]:
+        """Evict ``n`` keys; for the first of them as many keys come that are no ghosts. ``num_recent`` came before."""
+        size = len(self._recent) + num_recent
+        choices = []
+        for place in range(n):
+            is_recent = size > self.recent_target
+            size += (place < strangers) - is_recent
+            choices.append(is_recent)
+        victims: list[K] = []
+        for is_recent, alike in groupby(choices):
+            victims += self._take(sum(1 for _ in alike), protected, is_recent=is_recent)
+        return victims
+
+    def _take(self, n: int, protected: Collection[K], *, is_recent: bool) -> list[K]:
+        """Evict ``n`` keys of those used once, or of the others; where there are too few, of the others."""
+        sides = [(self._recent, self._recent_ghosts), (self._frequent, self._frequent_ghosts)]
+        victims: list[K] = []
+        for queue, ghosts in sides if is_recent else reversed(sides):
+            chosen = pick(queue, n - len(victims), protected) if n > len(victims) else []
+            for key in chosen:
+                del queue[key]
+                ghosts[key] = None
+            victims += chosen
+        return victims
+
+    def _ghosts_among(self, keys: Collection[K]) -> list[int]:
+        """The places of those that are."""
+        recent, frequent = self._recent_ghosts, self._frequent_ghosts
+        if recent.keys().isdisjoint(keys) and frequent.keys().isdisjoint(keys):
+            return []
+        return [place for place, key in enumerate(keys) if key in recent or key in frequent]
+
+    def _expect(self, key: K) -> OrderedDict[K, None] | None:
+        self._recalled.add(key)
+        return self._recall(key)
 
     def _recall(self, key: K) -> OrderedDict[K, None] | None:
         """The ghosts of which ``key`` was one. If so the target moves towards the list that should have kept it."""
@@ -112,9 +137,9 @@ class ARCPolicy(EvictionPolicy[K]):
 
     def _forget_old_ghosts(self) -> None:
         """Hold T1 + B1 to the capacity and all four lists to twice of it."""
-        while self._recent_ghosts and self._recent.size + len(self._recent_ghosts) > self.capacity:
+        while self._recent_ghosts and len(self._recent) + len(self._recent_ghosts) > self.capacity:
             self._recent_ghosts.popitem(last=False)
-        surplus = len(self._nodes) + len(self._recent_ghosts) + len(self._frequent_ghosts) - 2 * self.capacity
+        surplus = len(self) + len(self._recent_ghosts) + len(self._frequent_ghosts) - 2 * self.capacity
         while self._frequent_ghosts and surplus > 0:
             self._frequent_ghosts.popitem(last=False)
             surplus -= 1

@@ -1,9 +1,12 @@
 """What every policy does alike: walk past protected keys, and know beforehand whether enough others are there."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, filterfalse, islice
+from typing import TypeVar
 
-from tiers.eviction.base import K
+from tiers.eviction.base import EvictionPolicy, K
+
+V = TypeVar("V")
 
 
 def pick(candidates: Iterable[K], n: int, protected: Collection[K]) -> list[K]:
@@ -11,6 +14,16 @@ def pick(candidates: Iterable[K], n: int, protected: Collection[K]) -> list[K]:
     if n < 0:
         raise ValueError(f"cannot evict {n} keys; n must be at least 0")
     return list(islice(filterfalse(protected.__contains__, candidates), n))
+
+
+def evict_first(policy: EvictionPolicy[K], order: Iterable[K], n: int, protected: Collection[K]) -> list[K]:
+    """What ``evict`` does of a policy that has all of its keys in one order, the one to evict first at the start."""
+    victims = pick(order, n, protected)
+    if len(victims) < n:
+        return []
+    for key in victims:
+        policy.remove(key)
+    return victims
 
 
 def can_spare(resident: Collection[K], n: int, protected: Collection[K]) -> bool:
@@ -30,3 +43,13 @@ def queues_can_spare(queues: Collection[Collection[K]], n: int, protected: Colle
     for queue in queues:
         room += len(queue)
     return 0 <= n <= room or len(pick(chain.from_iterable(queues), n, protected)) == n
+
+
+def append_all(keys: Collection[K], queue: dict[K, V], value: V, *others: Mapping[K, object]) -> None:
+    """Put new keys at the end of a queue; KeyError if one of them is there twice, or in another queue already."""
+    num_after = len(queue) + len(keys)
+    if all(other.keys().isdisjoint(keys) for other in others):
+        for key in keys:
+            queue[key] = value
+    if len(queue) < num_after:
+        raise KeyError("a key was there already")

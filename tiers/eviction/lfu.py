@@ -3,8 +3,8 @@
 from collections.abc import Collection
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import can_spare
-from tiers.eviction.linked import Node, OldestFirst, Ring
+from tiers.eviction.choose import evict_first
+from tiers.eviction.linked import Node, Ring
 
 
 class LFUPolicy(EvictionPolicy[K]):
@@ -45,16 +45,7 @@ class LFUPolicy(EvictionPolicy[K]):
         node.unlink()
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not can_spare(self._nodes, n, protected):
-            return []
-        victims: list[K] = []
-        least_used = OldestFirst(self._ring, protected)
-        for _ in range(n):
-            node = least_used.peek()
-            assert node is not None
-            self.remove(node.key)
-            victims.append(node.key)
-        return victims
+        return evict_first(self, self._ring, n, protected)
 
     def __contains__(self, key: object) -> bool:
         return key in self._nodes

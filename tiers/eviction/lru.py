@@ -4,7 +4,7 @@ from collections.abc import Collection
 from itertools import filterfalse
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import queues_can_spare
+from tiers.eviction.choose import append_all, queues_can_spare
 
 
 class LRUPolicy(EvictionPolicy[K]):
@@ -28,13 +28,7 @@ class LRUPolicy(EvictionPolicy[K]):
         self._young[key] = None
 
     def insert_all(self, keys: Collection[K], cost: float = 1.0) -> None:
-        new = dict.fromkeys(keys)
-        num_before = len(self._young)
-        if len(new) < len(keys) or not self._old.keys().isdisjoint(new):
-            raise KeyError("a key is there twice")
-        self._young.update(new)
-        if len(self._young) < num_before + len(new):
-            raise KeyError("a key was there")
+        append_all(keys, self._young, None, self._old)
 
     def touch(self, key: K) -> None:
         young = self._young

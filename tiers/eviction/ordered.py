@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import pick
+from tiers.eviction.choose import evict_first
 
 
 class OrderedPolicy(EvictionPolicy[K]):
@@ -32,12 +32,7 @@ class OrderedPolicy(EvictionPolicy[K]):
         del self._keys[key]
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        victims = pick(self._victims_first(), n, protected)
-        if len(victims) < n:
-            return []
-        for key in victims:
-            del self._keys[key]
-        return victims
+        return evict_first(self, self._victims_first(), n, protected)
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys

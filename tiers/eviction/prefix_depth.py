@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import can_spare
-from tiers.eviction.linked import Node, OldestFirst, Ring
+from tiers.eviction.choose import evict_first
+from tiers.eviction.linked import Node, Ring
 
 
 def depth_of(key: object) -> int:
@@ -46,16 +46,7 @@ class PrefixDepthPolicy(EvictionPolicy[K]):
         self._unlink(self._nodes.pop(key))
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not can_spare(self._nodes, n, protected):
-            return []
-        victims: list[K] = []
-        oldest = OldestFirst(self._ring, protected)
-        while len(victims) < n:
-            node = oldest.peek()
-            assert node is not None
-            self.remove(node.key)
-            victims.append(node.key)
-        return victims
+        return evict_first(self, self._ring, n, protected)
 
     def __contains__(self, key: object) -> bool:
         return key in self._nodes

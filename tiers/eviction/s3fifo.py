@@ -4,8 +4,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import can_spare
-from tiers.eviction.linked import Node, OldestFirst, Ring
+from tiers.eviction.choose import append_all, pick, queues_can_spare
 
 MAX_USES = 3
 """Two bits per key, as in the paper: more would only delay the eviction of what was popular once."""
@@ -27,69 +26,70 @@ class S3FIFOPolicy(EvictionPolicy[K]):
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
         self._small_slots = max(1, capacity // 10)
-        self._nodes: dict[K, Node[K]] = {}
-        self._small: Ring[K] = Ring()
-        self._main: Ring[K] = Ring()
+        self._small: OrderedDict[K, int] = OrderedDict()
+        """How often each key was used since it came."""
+        self._main: OrderedDict[K, int] = OrderedDict()
+        """How many more rounds its uses are worth."""
         self._ghosts: OrderedDict[K, None] = OrderedDict()
 
     def insert(self, key: K, cost: float = 1.0) -> None:
-        if key in self._nodes:
+        if key in self:
             raise KeyError(key)
-        ring = self._small
         if key in self._ghosts:
             del self._ghosts[key]
-            ring = self._main
-        node = self._nodes[key] = Node(key)
-        ring.append(node)
+            self._main[key] = 0
+        else:
+            self._small[key] = 0
+
+    def insert_all(self, keys: Collection[K], cost: float = 1.0) -> None:
+        if self._ghosts.keys().isdisjoint(keys):
+            append_all(keys, self._small, 0, self._main)
+        else:
+            super().insert_all(keys, cost)
 
     def touch(self, key: K) -> None:
-        node = self._nodes[key]
-        if node.uses < MAX_USES:
-            node.uses += 1
+        queue = self._queue_of(key)
+        if queue[key] < MAX_USES:
+            queue[key] += 1
 
     def remove(self, key: K) -> None:
-        self._nodes.pop(key).unlink()
+        del self._queue_of(key)[key]
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not can_spare(self._nodes, n, protected):
+        if not queues_can_spare((self._small, self._main), n, protected):
             return []
         victims: list[K] = []
-        small = OldestFirst(self._small, protected)
-        main = OldestFirst(self._main, protected)
         while len(victims) < n:
-            first, then = (small, main) if self._small.size >= self._small_slots else (main, small)
-            node = first.peek() or then.peek()
-            assert node is not None
-            if self._stays(node):
-                continue
-            self._drop(node)
-            victims.append(node.key)
+            # As many as leave the small queue before it is the main one's turn: each does, for here or there.
+            most = len(self._small) - self._small_slots + 1
+            first, then = (self._small, self._main) if most > 0 else (self._main, self._small)
+            wanted = n - len(victims)
+            oldest = pick(first, min(wanted, most) if most > 0 else wanted, protected)
+            victims += self._sift(first, oldest) if oldest else self._sift(then, pick(then, 1, protected))
         return victims
 
     def __contains__(self, key: object) -> bool:
-        return key in self._nodes
+        return key in self._small or key in self._main
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._small) + len(self._main)
 
-    def _stays(self, node: Node[K]) -> bool:
-        """Whether the uses of a key at the end of its queue earn it a place at the start of the main one."""
-        if node.ring is self._small:
-            if node.uses <= 1:
-                return False
-            node.uses = 0
-        else:
-            if node.uses == 0:
-                return False
-            node.uses -= 1
-        node.unlink()
-        self._main.append(node)
-        return True
+    def _queue_of(self, key: K) -> OrderedDict[K, int]:
+        return self._small if key in self._small else self._main
 
-    def _drop(self, node: Node[K]) -> None:
-        node.unlink()
-        del self._nodes[node.key]
-        if node.ring is self._small:
-            self._ghosts[node.key] = None
-            if len(self._ghosts) > self.capacity - self._small_slots:
+    def _sift(self, queue: OrderedDict[K, int], keys: Collection[K]) -> list[K]:
+        """Take keys out of a queue; those whose uses earn it get a place at the end of the main one, the others go."""
+        is_small = queue is self._small
+        gone: list[K] = []
+        for key in keys:
+            uses = queue.pop(key)
+            if uses > is_small:
+                self._main[key] = 0 if is_small else uses - 1
+            else:
+                gone.append(key)
+        if is_small:
+            for key in gone:
+                self._ghosts[key] = None
+            while len(self._ghosts) > self.capacity - self._small_slots:
                 self._ghosts.popitem(last=False)
+        return gone

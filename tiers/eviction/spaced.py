@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import pick
+from tiers.eviction.choose import evict_first
 
 _BITS = 16
 
@@ -55,12 +55,7 @@ class SpacedPolicy(EvictionPolicy[K]):
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
         victims_first = itertools.chain.from_iterable(reversed(self._layers[layer]) for _, layer in self._order)
-        victims = pick(victims_first, n, protected)
-        if len(victims) < n:
-            return []
-        for key in victims:
-            self.remove(key)
-        return victims
+        return evict_first(self, victims_first, n, protected)
 
     def __contains__(self, key: object) -> bool:
         return key in self._layers.get(self._layer_of(key), ())  # type: ignore[arg-type]  # the seam says object
