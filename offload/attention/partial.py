@@ -14,9 +14,6 @@ from torch.nn import functional
 
 from offload.attention.kernels import flash_of_groups, kernel_for
 
-_FEW = 2**18
-"""Numbers. The parts of so few are merged at once; of more, such as those of a prompt, a copy of all would be large."""
-
 
 @dataclass(frozen=True, slots=True)
 class PartialAttention:
@@ -86,9 +83,6 @@ def merge(parts: Sequence[PartialAttention]) -> PartialAttention:
     total = torch.logsumexp(scores, dim=0)
     # A row of a part without any visible key has logsumexp -inf and an undefined output: its weight must be 0, not NaN.
     weights = torch.exp(scores - total.masked_fill(total == -torch.inf, 0.0)).unsqueeze(-1)
-    if len(parts) * parts[0].output.numel() <= _FEW:
-        outputs = torch.stack([part.output for part in parts])
-        return PartialAttention(torch.where(weights > 0, outputs * weights, 0.0).sum(0), total)
     output = torch.zeros_like(parts[0].output, dtype=torch.float32)
     for part, weight in zip(parts, weights, strict=True):
         output.add_(torch.where(weight > 0, part.output * weight, 0.0))

@@ -48,7 +48,7 @@ def queues_can_spare(queues: Collection[Collection[K]], n: int, protected: Colle
 def append_all(keys: Collection[K], queue: dict[K, V], value: V, *others: Mapping[K, object]) -> None:
     """Put new keys at the end of a queue; KeyError if one of them is there twice, or in another queue already."""
     num_after = len(queue) + len(keys)
-    if all(other.keys().isdisjoint(keys) for other in others):
+    if all(each.keys().isdisjoint(keys) for each in (queue, *others)):  # a refused call leaves no trace
         for key in keys:
             queue[key] = value
     if len(queue) < num_after:
