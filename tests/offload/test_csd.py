@@ -256,3 +256,7 @@ def test_more_drives_than_heads(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidOptionError, match="2 KV heads cannot be split over 5 drives"):
         offload.load(llama, csd=5, nvme_dir=tmp_path / "d")
     assert not (tmp_path / "d").exists()
+    path = save_model(tmp_path / "model", "llama", num_key_value_heads=4)
+    with pytest.raises(InvalidOptionError, match=r"--x-cache stores .* as 3 heads, .* over --csd 4 .*; use --csd 3 at"):
+        offload.load(path, csd=4, nvme_dir=tmp_path / "d", write_back=16, x_cache=0.5)
+    assert not (tmp_path / "d").exists()
