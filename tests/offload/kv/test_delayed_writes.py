@@ -18,7 +18,7 @@ from offload.kv.drive_rows import DriveRows, InDrives
 from offload.kv.drives import KVDrives, NewestHolder
 from offload.kv.host_room import HostRoom
 from offload.kv.new_tokens import NewTokens
-from offload.kv.newest_tokens import NewestTokens
+from offload.kv.newest_tokens import NewestTokens, newest_nbytes
 from tests.tiers.csd.kit import CONFIG, SMALL, open_store
 from tiers.csd.commands import Inspect, ReadKV
 from tiers.csd.drive import ComputationalDrive
@@ -167,10 +167,18 @@ def test_drives_hold_the_newest_by_default(tmp_path: Path) -> None:
         assert max(step(rows, made, token) for token in range(20)) < 1e-5
 
 
+def test_what_there_is_no_room_for_is_not_made() -> None:
+    """More memory than a machine has."""
+    _, keys, values = tokens(1, 1)
+    rows = InHost(1 << 50, HostRoom(1000)).rows(_ListOfDrives())  # type: ignore[arg-type]
+    rows.open(0, keys, values)
+    assert rows.num_tokens(0, 0) == 0
+
+
 def test_newest_tokens_in_half_precision() -> None:
     _, keys, values = (part.bfloat16() for part in tokens(2, 1))
     newest = NewestTokens(8, keys, values)
-    assert newest.nbytes == 2 * 2 * KV_HEADS * 8 * DIM * 2
+    assert newest.nbytes == newest_nbytes(8, keys, values) == 2 * 2 * KV_HEADS * 8 * DIM * 2
     newest.append(1, NewTokens(keys[1].transpose(0, 1), values[1].transpose(0, 1)))
     found = newest.attend(tokens(2, 1)[0][:, :, 0].bfloat16(), SCALE)
     assert found.output.dtype == torch.float32
