@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +22,7 @@ from tiers.csd.engines.registry import EXACT
 from tiers.csd.queue_path import as_array
 from tiers.csd.traffic import LinkTraffic
 from tiers.csd.wire import Opcode
-from tiers.errors import DeviceGoneError, InvalidOptionError, ModelError
+from tiers.errors import DeviceGoneError, InvalidOptionError, ModelError, OffloadError
 
 if TYPE_CHECKING:
     from offload.kv.drive_rows import DriveRows
@@ -72,7 +72,10 @@ class KVDrives:
         self._config = config
         self._numbers = itertools.count()
         self._abandoned: deque[list[int]] = deque()
-        self._writes: deque[Pending[Written]] = deque()
+        self._writes: deque[tuple[int, Pending[Written]]] = deque()
+        """Of which sequence, in the order in which drives carry them out."""
+        self._failed: dict[int, OffloadError] = {}
+        """What first went wrong with the writes of a sequence."""
         self._waited_s = 0.0
         self._num_tokens: Counter[int] = Counter()
         self._loss = AttentionLoss()
@@ -110,7 +113,10 @@ class KVDrives:
 
     @property
     def attention_error(self) -> float | None:
-        """See ``AttentionLoss``; None where everything is read, or nothing was."""
+        """See ``AttentionLoss``; None where everything is read, or nothing was.
+
+        Of the drives' part: what the host holds, or makes again of inputs, is exact and merged with it afterwards.
+        """
         return self._loss.error
 
     @property
@@ -158,7 +164,9 @@ class KVDrives:
     def forget(self, sequences: Sequence[int]) -> None:
         """Nobody will ask for these any more."""
         if sequences:
+            self._settle_writes()
             for sequence in sequences:
+                self._failed.pop(sequence, None)
                 self.usage.add(-self._num_tokens.pop(sequence, 0) * self._token_nbytes)
             with suppress(DeviceGoneError):  # a drive that was closed, or died, has forgotten them already
                 self._drives.reclaim(Reclaim(self._config.task, tuple(sequences)))
@@ -166,12 +174,13 @@ class KVDrives:
     def write(self, layer: int, sequence: int, start: int, keys: Tensor, values: Tensor) -> None:
         """Append tokens, [tokens, kv_heads, head_dim]; returns while they are on their way."""
         pages = [self._sent(part, self._config.dtype).swapaxes(0, 1) for part in (keys, values)]
-        self._writes.append(self._drives.write_kv(WriteKV(self._config.task, sequence, layer, start, *pages)))
+        write = self._drives.write_kv(WriteKV(self._config.task, sequence, layer, start, *pages))
+        self._writes.append((sequence, write))
         self._add(sequence, keys.shape[0])
 
     def read(self, layer: int, sequence: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """The first tokens of a sequence, [num_tokens, kv_heads, head_dim] each."""
-        self.finish_writes()
+        self.finish_writes((sequence,))
         found = self._drives.read_kv(ReadKV(self._config.task, sequence, layer, 0, num_tokens)).wait()
         keys, values = (torch.from_numpy(part.swapaxes(0, 1).copy()) for part in (found.keys, found.values))
         return keys, values
@@ -208,7 +217,7 @@ class KVDrives:
     def finish(self, command: Attend, pending: "Pending[Attended]") -> PartialAttention:
         """Wait for what ``ask`` asked. What went wrong with the writes before it is raised first."""
         start_s = time.perf_counter()
-        self.finish_writes()
+        self.finish_writes(command.sequences.tolist())
         answer = pending.wait()
         self._waited_s += time.perf_counter() - start_s
         if self.measures_loss and self._loss.wants(command.layer):
@@ -226,10 +235,21 @@ class KVDrives:
         """As the drives take it: from the device's own memory where there is a way, else as an array of the host."""
         return _to_array(tensor, dtype, stays=self._drives.drives[0].device is not None)
 
-    def finish_writes(self) -> None:
-        """What went wrong with a write is told before anybody relies on it."""
+    def finish_writes(self, sequences: Collection[int] | None = None) -> None:
+        """What went wrong with the writes of ``sequences``, or of any, is told before anybody relies on them."""
+        self._settle_writes()
+        for sequence, error in self._failed.items():
+            if sequences is None or sequence in sequences:
+                raise error
+
+    def _settle_writes(self) -> None:
+        """Drives carry them out in order, so nobody waits longer for those of others, whose errors are theirs alone."""
         while self._writes:
-            self._writes.popleft().wait()
+            sequence, write = self._writes.popleft()
+            try:
+                write.wait()
+            except OffloadError as error:
+                self._failed.setdefault(sequence, error)
 
     def _add(self, sequence: int, num_tokens: int) -> None:
         self._num_tokens[sequence] += num_tokens
