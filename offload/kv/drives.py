@@ -3,8 +3,8 @@
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,15 +45,25 @@ class NewestHolder(Protocol):
 
 
 class DriveUsage:
-    """Bytes of the tokens that drives hold, with both copies of their keys."""
+    """Bytes of the tokens that drives hold, with both copies of their keys, and seconds that were waited for them."""
 
     def __init__(self) -> None:
         self.nbytes = self.peak_nbytes = 0
+        self.waited_s = 0.0
 
     def add(self, nbytes: int) -> None:
         """Or remove, if negative."""
         self.nbytes += nbytes
         self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Somebody waits for an answer meanwhile."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited_s += time.perf_counter() - start_s
 
 
 class KVDrives:
@@ -76,7 +86,6 @@ class KVDrives:
         """Of which sequence, in the order in which drives carry them out."""
         self._failed: dict[int, OffloadError] = {}
         """What first went wrong with the writes of a sequence."""
-        self._waited_s = 0.0
         self._num_tokens: Counter[int] = Counter()
         self._loss = AttentionLoss()
         self.measures_loss = config.engine != EXACT
@@ -92,9 +101,9 @@ class KVDrives:
 
     @property
     def link_nbytes(self) -> int:
-        """What attention and writes moved over the link, both ways and headers included."""
+        """What attention, writes and reads moved over the link, both ways and headers included."""
         traffic = self._drives.traffic
-        return traffic[Opcode.ATTEND].nbytes + traffic[Opcode.WRITE_KV].nbytes
+        return sum(traffic[opcode].nbytes for opcode in (Opcode.ATTEND, Opcode.WRITE_KV, Opcode.READ_KV))
 
     @property
     def kv_shape(self) -> tuple[int, int]:
@@ -136,7 +145,7 @@ class KVDrives:
         """Bytes that went over each direction of the link, headers and all, and the seconds that were waited for it."""
         sent = sum(traffic.sent_nbytes + traffic.header_nbytes for traffic in self._drives.traffic.values())
         received = sum(traffic.received_nbytes for traffic in self._drives.traffic.values())
-        return {"device->csd": (sent, self._waited_s), "csd->device": (received, self._waited_s)}
+        return {"device->csd": (sent, self.usage.waited_s), "csd->device": (received, self.usage.waited_s)}
 
     def check_shape(self, layer: int, heads: int, key_dim: int, value_dim: int) -> None:
         """ModelError unless a layer caches what the drives were configured for."""
@@ -180,8 +189,9 @@ class KVDrives:
 
     def read(self, layer: int, sequence: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """The first tokens of a sequence, [num_tokens, kv_heads, head_dim] each."""
-        self.finish_writes((sequence,))
-        found = self._drives.read_kv(ReadKV(self._config.task, sequence, layer, 0, num_tokens)).wait()
+        with self.usage.waiting():
+            self.finish_writes((sequence,))
+            found = self._drives.read_kv(ReadKV(self._config.task, sequence, layer, 0, num_tokens)).wait()
         keys, values = (torch.from_numpy(part.swapaxes(0, 1).copy()) for part in (found.keys, found.values))
         return keys, values
 
@@ -216,10 +226,9 @@ class KVDrives:
 
     def finish(self, command: Attend, pending: "Pending[Attended]") -> PartialAttention:
         """Wait for what ``ask`` asked. What went wrong with the writes before it is raised first."""
-        start_s = time.perf_counter()
-        self.finish_writes(command.sequences.tolist())
-        answer = pending.wait()
-        self._waited_s += time.perf_counter() - start_s
+        with self.usage.waiting():
+            self.finish_writes(command.sequences.tolist())
+            answer = pending.wait()
         if self.measures_loss and self._loss.wants(command.layer):
             held = command.starts + (command.keys is not None)
             in_full = replace(command, starts=held, keys=None, values=None, in_full=True)

@@ -113,6 +113,8 @@ def test_inputs_take_half_of_keys_and_values(tmp_path: Path) -> None:
             generate(model, make_inputs(64), NEW)
             stored.append(drives_of(model).usage.peak_nbytes)
             read.append(drives_of(model).traffic()[Opcode.READ_KV].received_nbytes)
+            assert drives_of(model).link_nbytes > read[-1]
+            assert drives_of(model).links()["csd->device"][1] > 0, "also where all that is waited for are inputs"
     of_token = 4 * 2 * 64 * 4
     assert stored == [64 * of_token, 48 * of_token, 32 * of_token]
     assert read == [0, (NEW - 1) * 16 * of_token, (NEW - 1) * 32 * of_token]
