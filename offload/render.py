@@ -160,7 +160,8 @@ def _figures(data: Mapping[str, Any]) -> Table:
     table.add_row("bound (roofline)", format_seconds(data["roofline_s"]))
     table.add_row("efficiency", f"{data['efficiency']:.0%} of the bound")
     if data.get("attention_error") is not None:
-        table.add_row("missed by sparse attention", f"{data['attention_error']:.1%} of its output (relative L2)")
+        missed = f"{data['attention_error']:.1%} of the output of the drives' part (relative L2)"
+        table.add_row("missed by sparse attention", missed)
     if data.get("peak_rss_bytes") is not None:
         table.add_row("peak memory of the process", _size(data["peak_rss_bytes"]))
     return table

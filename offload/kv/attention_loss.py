@@ -14,7 +14,8 @@ _CHECKED_EVERY = 32
 class AttentionLoss:
     """What a sparse engine misses, measured while it is used: one step in so many, each layer by itself.
 
-    ``error`` is the relative L2 distance of its outputs from those of attention to everything that is stored.
+    ``error`` is the relative L2 distance of its outputs from those of attention to everything that drives hold. That is
+    of the drives' part: parts that are attended to elsewhere are exact, and the model sees all of them merged.
     """
 
     def __init__(self) -> None:

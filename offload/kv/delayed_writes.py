@@ -16,7 +16,7 @@ from offload.kv.drives import KVDrives
 from offload.kv.host_room import HostRoom
 from offload.kv.input_rows import InputCache
 from offload.kv.new_tokens import NewTokens, joined
-from offload.kv.newest_tokens import NewestTokens
+from offload.kv.newest_tokens import NewestTokens, newest_nbytes
 
 
 class GroupStore(DriveRows, Protocol):
@@ -69,9 +69,8 @@ class DelayedWrites:
     def open(self, layer: int, keys: Tensor, values: Tensor, inputs: Tensor | None = None) -> None:
         """See DriveRows."""
         self._groups.open(layer, keys, values, inputs)
-        newest = NewestTokens(self._group_tokens, keys, values, inputs)
-        if self._room.take(newest.nbytes):
-            self._newest[layer] = newest
+        if self._room.take(newest_nbytes(self._group_tokens, keys, values, inputs)):
+            self._newest[layer] = NewestTokens(self._group_tokens, keys, values, inputs)
 
     def num_tokens(self, layer: int, row: int) -> int:
         """See DriveRows."""

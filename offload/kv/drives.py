@@ -3,8 +3,8 @@
 import itertools
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +22,7 @@ from tiers.csd.engines.registry import EXACT
 from tiers.csd.queue_path import as_array
 from tiers.csd.traffic import LinkTraffic
 from tiers.csd.wire import Opcode
-from tiers.errors import DeviceGoneError, InvalidOptionError, ModelError
+from tiers.errors import DeviceGoneError, InvalidOptionError, ModelError, OffloadError
 
 if TYPE_CHECKING:
     from offload.kv.drive_rows import DriveRows
@@ -45,15 +45,25 @@ class NewestHolder(Protocol):
 
 
 class DriveUsage:
-    """Bytes of the tokens that drives hold, with both copies of their keys."""
+    """Bytes of the tokens that drives hold, with both copies of their keys, and seconds that were waited for them."""
 
     def __init__(self) -> None:
         self.nbytes = self.peak_nbytes = 0
+        self.waited_s = 0.0
 
     def add(self, nbytes: int) -> None:
         """Or remove, if negative."""
         self.nbytes += nbytes
         self.peak_nbytes = max(self.peak_nbytes, self.nbytes)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Somebody waits for an answer meanwhile."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waited_s += time.perf_counter() - start_s
 
 
 class KVDrives:
@@ -72,8 +82,10 @@ class KVDrives:
         self._config = config
         self._numbers = itertools.count()
         self._abandoned: deque[list[int]] = deque()
-        self._writes: deque[Pending[Written]] = deque()
-        self._waited_s = 0.0
+        self._writes: deque[tuple[int, Pending[Written]]] = deque()
+        """Of which sequence, in the order in which drives carry them out."""
+        self._failed: dict[int, OffloadError] = {}
+        """What first went wrong with the writes of a sequence."""
         self._num_tokens: Counter[int] = Counter()
         self._loss = AttentionLoss()
         self.measures_loss = config.engine != EXACT
@@ -89,9 +101,9 @@ class KVDrives:
 
     @property
     def link_nbytes(self) -> int:
-        """What attention and writes moved over the link, both ways and headers included."""
+        """What attention, writes and reads moved over the link, both ways and headers included."""
         traffic = self._drives.traffic
-        return traffic[Opcode.ATTEND].nbytes + traffic[Opcode.WRITE_KV].nbytes
+        return sum(traffic[opcode].nbytes for opcode in (Opcode.ATTEND, Opcode.WRITE_KV, Opcode.READ_KV))
 
     @property
     def kv_shape(self) -> tuple[int, int]:
@@ -110,7 +122,10 @@ class KVDrives:
 
     @property
     def attention_error(self) -> float | None:
-        """See ``AttentionLoss``; None where everything is read, or nothing was."""
+        """See ``AttentionLoss``; None where everything is read, or nothing was.
+
+        Of the drives' part: what the host holds, or makes again of inputs, is exact and merged with it afterwards.
+        """
         return self._loss.error
 
     @property
@@ -130,7 +145,7 @@ class KVDrives:
         """Bytes that went over each direction of the link, headers and all, and the seconds that were waited for it."""
         sent = sum(traffic.sent_nbytes + traffic.header_nbytes for traffic in self._drives.traffic.values())
         received = sum(traffic.received_nbytes for traffic in self._drives.traffic.values())
-        return {"device->csd": (sent, self._waited_s), "csd->device": (received, self._waited_s)}
+        return {"device->csd": (sent, self.usage.waited_s), "csd->device": (received, self.usage.waited_s)}
 
     def check_shape(self, layer: int, heads: int, key_dim: int, value_dim: int) -> None:
         """ModelError unless a layer caches what the drives were configured for."""
@@ -158,7 +173,9 @@ class KVDrives:
     def forget(self, sequences: Sequence[int]) -> None:
         """Nobody will ask for these any more."""
         if sequences:
+            self._settle_writes()
             for sequence in sequences:
+                self._failed.pop(sequence, None)
                 self.usage.add(-self._num_tokens.pop(sequence, 0) * self._token_nbytes)
             with suppress(DeviceGoneError):  # a drive that was closed, or died, has forgotten them already
                 self._drives.reclaim(Reclaim(self._config.task, tuple(sequences)))
@@ -166,13 +183,15 @@ class KVDrives:
     def write(self, layer: int, sequence: int, start: int, keys: Tensor, values: Tensor) -> None:
         """Append tokens, [tokens, kv_heads, head_dim]; returns while they are on their way."""
         pages = [self._sent(part, self._config.dtype).swapaxes(0, 1) for part in (keys, values)]
-        self._writes.append(self._drives.write_kv(WriteKV(self._config.task, sequence, layer, start, *pages)))
+        write = self._drives.write_kv(WriteKV(self._config.task, sequence, layer, start, *pages))
+        self._writes.append((sequence, write))
         self._add(sequence, keys.shape[0])
 
     def read(self, layer: int, sequence: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """The first tokens of a sequence, [num_tokens, kv_heads, head_dim] each."""
-        self.finish_writes()
-        found = self._drives.read_kv(ReadKV(self._config.task, sequence, layer, 0, num_tokens)).wait()
+        with self.usage.waiting():
+            self.finish_writes((sequence,))
+            found = self._drives.read_kv(ReadKV(self._config.task, sequence, layer, 0, num_tokens)).wait()
         keys, values = (torch.from_numpy(part.swapaxes(0, 1).copy()) for part in (found.keys, found.values))
         return keys, values
 
@@ -207,10 +226,9 @@ class KVDrives:
 
     def finish(self, command: Attend, pending: "Pending[Attended]") -> PartialAttention:
         """Wait for what ``ask`` asked. What went wrong with the writes before it is raised first."""
-        start_s = time.perf_counter()
-        self.finish_writes()
-        answer = pending.wait()
-        self._waited_s += time.perf_counter() - start_s
+        with self.usage.waiting():
+            self.finish_writes(command.sequences.tolist())
+            answer = pending.wait()
         if self.measures_loss and self._loss.wants(command.layer):
             held = command.starts + (command.keys is not None)
             in_full = replace(command, starts=held, keys=None, values=None, in_full=True)
@@ -226,10 +244,21 @@ class KVDrives:
         """As the drives take it: from the device's own memory where there is a way, else as an array of the host."""
         return _to_array(tensor, dtype, stays=self._drives.drives[0].device is not None)
 
-    def finish_writes(self) -> None:
-        """What went wrong with a write is told before anybody relies on it."""
+    def finish_writes(self, sequences: Collection[int] | None = None) -> None:
+        """What went wrong with the writes of ``sequences``, or of any, is told before anybody relies on them."""
+        self._settle_writes()
+        for sequence, error in self._failed.items():
+            if sequences is None or sequence in sequences:
+                raise error
+
+    def _settle_writes(self) -> None:
+        """Drives carry them out in order, so nobody waits longer for those of others, whose errors are theirs alone."""
         while self._writes:
-            self._writes.popleft().wait()
+            sequence, write = self._writes.popleft()
+            try:
+                write.wait()
+            except OffloadError as error:
+                self._failed.setdefault(sequence, error)
 
     def _add(self, sequence: int, num_tokens: int) -> None:
         self._num_tokens[sequence] += num_tokens

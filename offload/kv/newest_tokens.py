@@ -1,10 +1,20 @@
 """The newest tokens of a layer in the host's memory: what drives get when there are enough of them to fill pages."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from offload.attention.partial import PartialAttention, attend_by_definition
 from offload.kv.new_tokens import NewTokens
+
+
+def newest_nbytes(capacity: int, keys: Tensor, values: Tensor, inputs: Tensor | None = None) -> int:
+    """What NewestTokens made of these take."""
+    parts = [(keys, keys.dtype), (values, values.dtype)]
+    if inputs is not None:
+        parts.append((inputs, keys.dtype))
+    return sum(capacity * math.prod(part.shape[:-2]) * part.shape[-1] * dtype.itemsize for part, dtype in parts)
 
 
 class NewestTokens:

@@ -27,6 +27,7 @@ from tiers.csd.engines.registry import EXACT, SPARSE, options_for
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.sizing import drive_for
 from tiers.csd.timing import DriveTiming
+from tiers.errors import InvalidOptionError
 from tiers.nvme_tier import make_directory
 from tiers.slots import ALIGNMENT
 
@@ -133,6 +134,11 @@ def _input_cache(
     drives: DriveArray, usage: DriveUsage, config: RunConfig, task: Config, prospect: Prospect, model: nn.Module
 ) -> InputCache:
     shape = input_shape(prospect.config, prospect.architecture.attention)
+    if config.csd > shape.heads:
+        raise InvalidOptionError(
+            f"--x-cache stores the inputs of this model as {shape.heads} heads, which cannot be split over --csd "
+            f"{config.csd} drives; use --csd {shape.heads} at most, or run without --x-cache"
+        )
     inputs = replace(
         task,
         task=_INPUT_TASK,

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from offload.kv.drive_layer import DriveLayer
 from offload.kv.new_tokens import NewTokens
-from tiers.errors import ModelError
+from offload.starvation import starved
+from tiers.errors import ModelError, OffloadError
 
 
 class Projection:
@@ -47,7 +48,15 @@ class Projection:
         """Raises ModelError unless ``tokens`` are what becomes of their inputs."""
         assert tokens.inputs is not None, "tokens whose inputs are stored have some"
         close = 1e-4 if tokens.keys.dtype == torch.float32 else 0.05
-        for made, wanted in zip(self(tokens.inputs), (tokens.keys, tokens.values), strict=True):
+        try:
+            pair = self(tokens.inputs)
+        except (OffloadError, MemoryError):
+            raise
+        except Exception as error:
+            if isinstance(error, RuntimeError) and starved(error) is not None:
+                raise
+            raise self._unknown() from error
+        for made, wanted in zip(pair, (tokens.keys, tokens.values), strict=True):
             if made.shape != wanted.shape or (made.to(wanted) - wanted).abs().max() > close * wanted.abs().max():
                 raise self._unknown()
 
@@ -70,11 +79,16 @@ class Projection:
 
 
 def watch_inputs(model: nn.Module, width: int) -> dict[int, Projection]:
-    """The projection of every layer, by its index; from now on layers of the cache are told their inputs."""
+    """The projection of every layer, by its index; from now on layers of the cache are told their inputs.
+
+    Of modules that know their layer the first is taken: attention comes before what else may know it.
+    """
     found: dict[int, Projection] = {}
     for module in model.modules():
         index = getattr(module, "layer_idx", None)
-        if index is not None and not any(hasattr(child, "layer_idx") for child in module.children()):
+        if index is None or index in found:
+            continue
+        if not any(hasattr(child, "layer_idx") for child in module.children()):
             found[index] = Projection(module, width)
             module.register_forward_pre_hook(found[index].note, with_kwargs=True)
     return found

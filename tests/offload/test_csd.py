@@ -113,6 +113,8 @@ def test_inputs_take_half_of_keys_and_values(tmp_path: Path) -> None:
             generate(model, make_inputs(64), NEW)
             stored.append(drives_of(model).usage.peak_nbytes)
             read.append(drives_of(model).traffic()[Opcode.READ_KV].received_nbytes)
+            assert drives_of(model).link_nbytes > read[-1]
+            assert drives_of(model).links()["csd->device"][1] > 0, "also where all that is waited for are inputs"
     of_token = 4 * 2 * 64 * 4
     assert stored == [64 * of_token, 48 * of_token, 32 * of_token]
     assert read == [0, (NEW - 1) * 16 * of_token, (NEW - 1) * 32 * of_token]
@@ -255,4 +257,8 @@ def test_models_that_drives_are_no_use_for(tmp_path: Path, family: str, changes:
 def test_more_drives_than_heads(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidOptionError, match="2 KV heads cannot be split over 5 drives"):
         offload.load(llama, csd=5, nvme_dir=tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+    path = save_model(tmp_path / "model", "llama", num_key_value_heads=4)
+    with pytest.raises(InvalidOptionError, match=r"--x-cache stores .* as 3 heads, .* over --csd 4 .*; use --csd 3 at"):
+        offload.load(path, csd=4, nvme_dir=tmp_path / "d", write_back=16, x_cache=0.5)
     assert not (tmp_path / "d").exists()

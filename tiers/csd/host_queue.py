@@ -14,7 +14,7 @@ from tiers.csd.queue_path import DevicePath, HostPath, QueuePath, on_device
 from tiers.csd.trace import Trace
 from tiers.csd.traffic import LinkTraffic
 from tiers.csd.wire import COMPLETION, SUBMISSION, CompletionHeader, Encoded, Opcode, Submission
-from tiers.errors import DeviceGoneError, InvalidOptionError, OffloadError
+from tiers.errors import DeviceGoneError, InvalidOptionError
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ class Ticket:
     is_of_device: bool = False
     """Whether the answer is to be in the device's memory, from where the command came."""
     reply: Reply | None = None
-    error: OffloadError | None = None
+    error: Exception | None = None
 
     @property
     def is_done(self) -> bool:
@@ -126,7 +126,7 @@ class HostQueue:
         return ticket
 
     def wait(self, ticket: Ticket) -> Reply:
-        """Wait until it is done; raises what the drive raised, or DeviceGoneError."""
+        """Wait until it is done; raises what the drive raised, DeviceGoneError, or what befell the answer."""
         while not ticket.is_done:
             self._complete_next()
         if ticket.error is not None:
@@ -167,14 +167,19 @@ class HostQueue:
         header = self._memory.completion(state.num_completed)
         ticket = state.under_way.popleft()
         is_ok = header.status == Status.OK
-        path = self.path if ticket.is_of_device and is_ok and header.reply_nbytes else self._host_path
-        data = path.take(self._memory.data[ticket.reply_offset : ticket.reply_offset + header.reply_nbytes])
-        self._arena.give_back()
         assert header.tag == state.num_completed % _TAGS, "completions come in order"
-        state.num_completed += 1
         traffic = self.traffic[ticket.opcode]
         traffic.header_nbytes += COMPLETION.size
         traffic.received_nbytes += header.reply_nbytes
+        path = self.path if ticket.is_of_device and is_ok and header.reply_nbytes else self._host_path
+        try:
+            data = path.take(self._memory.data[ticket.reply_offset : ticket.reply_offset + header.reply_nbytes])
+        except Exception as error:  # noqa: BLE001 - whatever it is, no other command may hear of it
+            ticket.error = error
+            return
+        finally:  # or else all later answers go to the wrong commands
+            self._arena.give_back()
+            state.num_completed += 1
         if is_ok:
             ticket.reply = Reply(header, data, Trace.unpack(trace))
         else:

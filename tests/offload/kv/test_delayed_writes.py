@@ -18,12 +18,13 @@ from offload.kv.drive_rows import DriveRows, InDrives
 from offload.kv.drives import KVDrives, NewestHolder
 from offload.kv.host_room import HostRoom
 from offload.kv.new_tokens import NewTokens
-from offload.kv.newest_tokens import NewestTokens
+from offload.kv.newest_tokens import NewestTokens, newest_nbytes
 from tests.tiers.csd.kit import CONFIG, SMALL, open_store
 from tiers.csd.commands import Inspect, ReadKV
 from tiers.csd.drive import ComputationalDrive
 from tiers.csd.drive_array import DriveArray
 from tiers.csd.wire import Opcode
+from tiers.errors import DriveFullError
 
 HEADS, KV_HEADS, DIM = CONFIG.kv_heads * CONFIG.heads_per_kv, CONFIG.kv_heads, CONFIG.head_dim
 SCALE = 0.2
@@ -167,10 +168,39 @@ def test_drives_hold_the_newest_by_default(tmp_path: Path) -> None:
         assert max(step(rows, made, token) for token in range(20)) < 1e-5
 
 
+def test_writes_that_fail_are_told_to_their_own_rows(tmp_path: Path) -> None:
+    made, few = tokens(12, 200), tokens(1, 22, seed=1)
+    with drives(tmp_path, InDrives()) as found:
+        before, large = found.new_rows(), found.new_rows()
+        before.open(0, *few[1:], None)
+        assert max(step(before, few, token) for token in range(20)) < 1e-5
+        large.open(0, *made[1:], None)
+        for row in range(12):  # more than the flash holds
+            large.write(0, row, NewTokens(*(part[row].transpose(0, 1) for part in made[1:])))
+        assert step(before, few, 20) < 1e-5
+        for _ in range(2):
+            with pytest.raises(DriveFullError):
+                step(large, made, 199)
+        large.close()
+        after = found.new_rows()
+        after.open(0, *few[1:], None)
+        assert max(step(after, few, token) for token in range(22)) < 1e-5
+        assert step(before, few, 21) < 1e-5
+        found.finish_writes()
+
+
+def test_what_there_is_no_room_for_is_not_made() -> None:
+    """More memory than a machine has."""
+    _, keys, values = tokens(1, 1)
+    rows = InHost(1 << 50, HostRoom(1000)).rows(_ListOfDrives())  # type: ignore[arg-type]
+    rows.open(0, keys, values)
+    assert rows.num_tokens(0, 0) == 0
+
+
 def test_newest_tokens_in_half_precision() -> None:
     _, keys, values = (part.bfloat16() for part in tokens(2, 1))
     newest = NewestTokens(8, keys, values)
-    assert newest.nbytes == 2 * 2 * KV_HEADS * 8 * DIM * 2
+    assert newest.nbytes == newest_nbytes(8, keys, values) == 2 * 2 * KV_HEADS * 8 * DIM * 2
     newest.append(1, NewTokens(keys[1].transpose(0, 1), values[1].transpose(0, 1)))
     found = newest.attend(tokens(2, 1)[0][:, :, 0].bfloat16(), SCALE)
     assert found.output.dtype == torch.float32

@@ -87,3 +87,26 @@ def test_arrays_alone_need_no_device(memory: memoryview) -> None:
     first, second = np.arange(4, dtype=np.uint8), np.arange(3, dtype=np.float32)
     path.put([first, second], memory[:16])
     assert path.take(memory[:16]) == first.tobytes() + second.tobytes()
+
+
+def test_an_answer_without_room_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only its own command fails, and later answers are of the commands that asked for them."""
+    made = tokens(23)
+    with ComputationalDrive(tmp_path / "image", SMALL, device="cpu") as drive:
+        drive.configure(CONFIG)
+        drive.write_kv(write(made, 0, 20)).wait()
+        pending = [drive.attend(moved(attend(made, token), "cpu")) for token in range(20, 22)]
+        with monkeypatch.context() as patch:
+            patch.setattr(drive._queue.path, "take", _no_room)
+            with pytest.raises(torch.OutOfMemoryError):
+                pending[0].wait()
+        assert drive.inspect(CONFIG.task, 0).num_tokens == (22, 0)
+        for token, answer in ((21, pending[1]), (22, drive.attend(moved(attend(made, 22), "cpu")))):
+            output = cast("torch.Tensor", answer.wait().output)
+            assert is_right(output[0].numpy(), made, token + 1)
+        with pytest.raises(torch.OutOfMemoryError):
+            pending[0].wait()
+
+
+def _no_room(place: memoryview) -> torch.Tensor:
+    raise torch.OutOfMemoryError("no room")

@@ -4,12 +4,12 @@ import numpy as np
 
 from tiers.csd.engines.base import AttentionResult, NoSummary
 from tiers.csd.engines.budget import Amount, check_amount, check_share, count_of
+from tiers.csd.engines.by_channels import attend_by_channels
 from tiers.csd.engines.channels import approximate_scores, top_channel_pages, top_channels
-from tiers.csd.engines.read import in_memory_group, largest, read_scores, read_values, scaled_heads
+from tiers.csd.engines.read import in_memory_group, largest, read_scores, read_values
 from tiers.csd.engines.softmax import softmax
 from tiers.csd.engines.sparf import reallocate
 from tiers.csd.pages import Floats, Indices, SequencePages
-from tiers.errors import InvalidOptionError
 
 
 class ChannelGroupsEngine:
@@ -30,23 +30,10 @@ class ChannelGroupsEngine:
 
     def attend(self, query: Floats, pages: SequencePages) -> AttentionResult:
         """Raises InvalidOptionError where ``r`` is larger than the head size."""
-        shape = pages.shape
-        if isinstance(self.r, int) and self.r > shape.head_dim:
-            raise InvalidOptionError(f"r is {self.r}; the head has {shape.head_dim} channels")
-        if not pages.num_tokens:
-            return AttentionResult(np.zeros_like(query), np.full(shape.heads, -np.inf, np.float32))
-        queries = query.reshape(shape.kv_heads, shape.heads_per_kv, shape.head_dim)
-        pages.log.enter("channels")
-        shares = [
-            softmax(approximate_scores(queries[head], pages, head, self._channels(queries[head], pages, head)))
-            for head in range(shape.kv_heads)
-        ]
-        pages.log.enter("groups")
-        scaled = scaled_heads(query, pages)
-        parts = [self._attend(scaled[head], pages, head, share) for head, share in enumerate(shares)]
-        return AttentionResult(
-            np.concatenate([output for output, _ in parts]), np.concatenate([logsumexp for _, logsumexp in parts])
-        )
+        return attend_by_channels(query, pages, self.r, self._share, "groups", self._attend)
+
+    def _share(self, queries: Floats, pages: SequencePages, head: int) -> Floats:
+        return softmax(approximate_scores(queries, pages, head, self._channels(queries, pages, head)))
 
     def _channels(self, queries: Floats, pages: SequencePages, head: int) -> Indices:
         r = count_of(self.r, pages.shape.head_dim)

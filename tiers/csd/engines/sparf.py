@@ -4,8 +4,9 @@ import numpy as np
 
 from tiers.csd.engines.base import AttentionResult, NoSummary
 from tiers.csd.engines.budget import Amount, check_amount, count_of
+from tiers.csd.engines.by_channels import attend_by_channels
 from tiers.csd.engines.channels import approximate_scores, top_channels
-from tiers.csd.engines.read import largest, read_scores, read_values, scaled_heads
+from tiers.csd.engines.read import largest, read_scores, read_values
 from tiers.csd.engines.softmax import log_sum_exp, softmax, weights
 from tiers.csd.pages import Floats, Indices, SequencePages
 from tiers.errors import InvalidOptionError
@@ -40,22 +41,7 @@ class SparFEngine:
 
     def attend(self, query: Floats, pages: SequencePages) -> AttentionResult:
         """Raises InvalidOptionError where ``r`` is larger than the head size."""
-        shape = pages.shape
-        if isinstance(self.r, int) and self.r > shape.head_dim:
-            raise InvalidOptionError(f"r is {self.r}; the head has {shape.head_dim} channels")
-        if not pages.num_tokens:
-            return AttentionResult(np.zeros_like(query), np.full(shape.heads, -np.inf, np.float32))
-        queries = query.reshape(shape.kv_heads, shape.heads_per_kv, shape.head_dim)
-        pages.log.enter("channels")
-        approximate = [self._approximate(queries[head], pages, head) for head in range(shape.kv_heads)]
-        pages.log.enter("tokens")
-        scaled = scaled_heads(query, pages)
-        parts = [
-            _attend(scaled[head], pages, head, scores, self.choose(scores)) for head, scores in enumerate(approximate)
-        ]
-        return AttentionResult(
-            np.concatenate([output for output, _ in parts]), np.concatenate([logsumexp for _, logsumexp in parts])
-        )
+        return attend_by_channels(query, pages, self.r, self._approximate, "tokens", self._attend)
 
     def choose(self, approximate: Floats) -> Indices:
         """The tokens to attend to, ascending, from approximate scores [heads_per_kv, num_tokens]."""
@@ -70,17 +56,15 @@ class SparFEngine:
         channels = top_channels(queries, count_of(self.r, pages.shape.head_dim))
         return approximate_scores(queries, pages, head, channels)
 
-
-def _attend(
-    scaled: Floats, pages: SequencePages, head: int, approximate: Floats, tokens: Indices
-) -> tuple[Floats, Floats]:
-    """Output and logsumexp of one KV head: pages without a chosen token are skipped, then the other tokens dropped."""
-    groups, rows = np.unique(tokens // pages.shape.tokens_per_group, return_inverse=True)
-    columns = tokens % pages.shape.tokens_per_group
-    scores = read_scores(scaled, pages, head, groups)[:, rows, columns]
-    values = read_values(pages, head, groups)[rows, columns]
-    alpha = softmax(approximate)[:, tokens].sum(axis=1)
-    return reallocate(scores, values, alpha, pages.value_sum(head) / np.float32(pages.num_tokens))
+    def _attend(self, scaled: Floats, pages: SequencePages, head: int, approximate: Floats) -> tuple[Floats, Floats]:
+        """Of one KV head: pages without a chosen token are skipped, then the other tokens dropped."""
+        tokens = self.choose(approximate)
+        groups, rows = np.unique(tokens // pages.shape.tokens_per_group, return_inverse=True)
+        columns = tokens % pages.shape.tokens_per_group
+        scores = read_scores(scaled, pages, head, groups)[:, rows, columns]
+        values = read_values(pages, head, groups)[rows, columns]
+        alpha = softmax(approximate)[:, tokens].sum(axis=1)
+        return reallocate(scores, values, alpha, pages.value_sum(head) / np.float32(pages.num_tokens))
 
 
 def reallocate(scores: Floats, values: Floats, alpha: Floats, mean_value: Floats) -> tuple[Floats, Floats]:
