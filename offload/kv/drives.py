@@ -104,11 +104,6 @@ class KVDrives:
         return sum(health.pages_read for health in self._drives.health())
 
     @property
-    def pids(self) -> list[int]:
-        """Of the drives' processes."""
-        return [drive.pid for drive in self._drives.drives]
-
-    @property
     def attention_error(self) -> float | None:
         """See ``AttentionLoss``; None where everything is read, or nothing was."""
         return self._loss.error

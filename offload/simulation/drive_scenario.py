@@ -93,9 +93,7 @@ def _cases(settings: Mapping[str, object], folder: Path) -> Iterator[DriveCase]:
         yield DriveCase(own, system, workload, host, engine_w)
 
 
-def _described(
-    engine: str, selection: ClusteredSelection | WholeGroups | None, shape: ModelShape
-) -> tuple[str, float]:
+def _described(engine: str, selection: ClusteredSelection | WholeGroups | None, shape: ModelShape) -> tuple[str, float]:
     """How a row names what is read, and the share of it: ``sparf 1/8``, or ``sparf 1/2, r 16`` of unlike shares."""
     share, more = 1.0, ""
     if isinstance(selection, WholeGroups):
