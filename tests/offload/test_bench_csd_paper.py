@@ -161,4 +161,4 @@ def test_what_there_is_not() -> None:
     with pytest.raises(InvalidOptionError, match=r"there is no system 'vLLM'; known are FlexGen, .*, Groups"):
         throughput(systems=("vLLM",), batches=(4,))
     with pytest.raises(InvalidOptionError, match="'opt-12b' is none of the models that ship"):
-        throughput(model="opt-12b", batches=(4,))
+        throughput(systems=("InstA",), model="opt-12b", batches=(4,))

@@ -187,13 +187,13 @@ def test_layers_in_full_count_in_the_mean(tmp_path: Path) -> None:
     workload = Workload(1, 1000, 4)
     options: dict[str, Any] = {"csd": 1, "nvme_dir": tmp_path / "nvme", "attention": "in-storage-sparse"}
     attend_s = []
-    for layers in ((), (0, 2), (0, 1, 2, 3, 4)):
+    for layers in ((), (0, 2, 3)):
         config = RunConfig(**options, compression=1 / 16, dense_layers=layers)
         prospect = open_prospect(path, config, context_tokens=workload.context_tokens)
         attend_s.append(measure_drives(prospect, config, workload).modelled.attend_s)
         prospect.source.close()
-    none, some, every = attend_s
-    assert none < some < every
+    none, some = attend_s
+    assert none < some
 
 
 @pytest.mark.parametrize(
@@ -201,15 +201,17 @@ def test_layers_in_full_count_in_the_mean(tmp_path: Path) -> None:
     [
         ({"dense_layers": (99,), "attention": "in-storage-sparse"}, "dense_layers names layer 99; there are 5, from 0"),
         ({"write_back": 16, "x_cache": 0.5}, "--x-cache 0.5: no prediction knows what inputs in drives cost"),
-        ({"csd": 5}, "2 KV heads cannot be split over 5 drives"),
+        ({"csd": 3}, "2 KV heads cannot be split over 3 drives"),
     ],
 )
 def test_drives_that_cannot_be_tried_leave_nothing(tmp_path: Path, options: dict[str, Any], said: str) -> None:
     path = save_model(tmp_path / "model", "llama", **SIZES)
     config = RunConfig(**{"csd": 1, "nvme_dir": tmp_path / "nvme", **options})
+    prospect = open_prospect(path, config)
+    prospect.source.close()
     fds = open_fds()
     with pytest.raises(InvalidOptionError, match=said) as told:
-        plan_with_drives(config, path, Workload(1, PROMPT, NEW))
+        measure_drives(prospect, config, Workload(1, PROMPT, NEW))
     assert open_fds() <= fds, told  # whose traceback holds what was not closed
 
 
