@@ -59,7 +59,8 @@ def plan_tables(data: Mapping[str, Any]) -> list[Table | Text]:
         f"with real drives ({real['drive']}, modelled): {real['tokens_per_s']:.2f} tokens/s, "
         f"{real['attend_ms']:.2f} ms a layer, where the emulated ones take {here['attend_ms']:.2f}"
     )
-    return [table, Text(speed), Text(with_real)]
+    notes = [Text(data["drives"]["note"])] if "note" in data["drives"] else []
+    return [table, Text(speed), Text(with_real), *notes]
 
 
 def run_tables(data: Mapping[str, Any]) -> list[Table | Text]:

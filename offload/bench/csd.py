@@ -8,9 +8,9 @@ from offload.bench.csd_attend import attend_rows
 from offload.bench.csd_frontier import VARIANTS, FrontierSizes, csd_frontier
 from offload.bench.csd_paper import bench_csd_paper
 from offload.bench.csd_run import RunSizes, run_rows
-from offload.bench.csd_setup import csd_setup
 from offload.bench.header import header
 from offload.bench.ticker import Progress
+from offload.simulation.drive_setup import csd_setup
 
 _SOME = FrontierSizes(variants=("sparf", "group_mass"), compressions=(4, 8))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from offload.bench.csd_setup import CsdFigures
+from offload.bench.csd_figures import CsdFigures
 from offload.bench.csd_table import Row
 
 BATCHES = (4, 8, 16, 32, 64, 128, 256)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from offload.bench.csd_setup import CsdSetup, workload_of
+from offload.bench.csd_figures import workload_of
 from offload.bench.csd_table import Row
+from offload.simulation.drive_setup import CsdSetup
 from simulators.published import load_profile
 from simulators.serving.base import Host, Workload
 from simulators.serving.in_storage import InStorage

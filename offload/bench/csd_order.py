@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from offload.bench.csd_claims import BATCHES, ratio
-from offload.bench.csd_setup import SYSTEMS, CsdFigures
+from offload.bench.csd_figures import SYSTEMS, CsdFigures
 from offload.bench.csd_table import Row
 
 Holds = Callable[[CsdFigures, int], bool]

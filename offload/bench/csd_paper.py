@@ -2,18 +2,19 @@
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from offload.bench.csd_claims import BATCHES, crossing_rows, ratio_rows, share_rows
+from offload.bench.csd_claims import crossing_rows, ratio_rows, share_rows
+from offload.bench.csd_figures import BEYOND, CsdFigures, workload_of
 from offload.bench.csd_hilos import hilos_rows, path_rows
 from offload.bench.csd_order import order_rows
-from offload.bench.csd_setup import BEYOND, SYSTEMS, CsdFigures, CsdSetup, csd_setup, workload_of
 from offload.bench.csd_table import Row, flash_rows, table_rows
 from offload.bench.header import header
 from offload.bench.ticker import Progress, ticker
+from offload.simulation.drive_setup import CsdSetup, csd_setup
 from simulators.flash.makespan import exact_s
 from simulators.flash.operations import operation_times, queues_of
 from simulators.serving.kv_pages import pages_of
@@ -40,7 +41,7 @@ def bench_csd_paper(
     ):
         rows += [_row(row) for row in part()]
         tick()
-    rows += [groups_row(figures), *path_rows(setup), speed_row(setup)]
+    rows += [_groups_row(figures), *path_rows(setup), _speed_row(setup)]
     tick()
     return header(seed=setup.selection.seed) | {
         "drive": setup.drive.name,
@@ -49,37 +50,7 @@ def bench_csd_paper(
     }
 
 
-def csd_throughput(
-    settings: Mapping[str, object] | None = None,
-    *,
-    drive: str = "instattention",
-    model: str = "opt-13b",
-    batches: Sequence[int] = BATCHES,
-    systems: Sequence[str] = (*SYSTEMS, BEYOND),
-    drives: int = 1,
-    profile: str = "a6000",
-) -> list[dict[str, Any]]:
-    """Tokens per second of systems by batch size, for other drives, models and machines than the paper's.
-
-    ``ours`` is None where a system runs out of memory. InvalidOptionError for what is not known.
-    """
-    figures = CsdFigures(csd_setup(settings, drive=drive, profile=profile))
-    rows = []
-    for system, batch in itertools.product(systems, batches):
-        found = figures.time(system, batch, model=model, drives=drives)
-        rows.append(
-            {
-                "name": f"{model}, batch {batch}: {system}",
-                "unit": "tokens/s",
-                "ours": None if found is None else found.tokens_per_s,
-                "kv_share": None if found is None else found.kv_share,
-                "prefill_s": None if found is None else found.prefill_s,
-            }
-        )
-    return rows
-
-
-def groups_row(figures: CsdFigures) -> dict[str, Any]:
+def _groups_row(figures: CsdFigures) -> dict[str, Any]:
     """What selecting whole pages is worth, which the paper does not."""
     share = figures.setup.groups.share
     return {
@@ -90,7 +61,7 @@ def groups_row(figures: CsdFigures) -> dict[str, Any]:
     }
 
 
-def speed_row(setup: CsdSetup) -> dict[str, Any]:
+def _speed_row(setup: CsdSetup) -> dict[str, Any]:
     """How long the exact timing of a whole decode step takes: OPT-13B at batch 64, every page of every layer."""
     workload = workload_of("opt-13b", 64)
     pages = pages_of(setup.drive, workload.shape, workload.batch, 1, workload.tokens)

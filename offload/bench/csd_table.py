@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from offload.bench.csd_setup import CsdSetup, workload_of
+from offload.bench.csd_figures import workload_of
+from offload.simulation.drive_setup import CsdSetup
 from simulators.flash.closed_loop import closed_loop_s
 from simulators.flash.drive import DriveParameters
 from simulators.flash.drive_file import load_drive

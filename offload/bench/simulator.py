@@ -18,7 +18,8 @@ from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
 from offload.numbers import has_tokenizer
 from offload.prospect import open_prospect, plan_for
-from offload.simulation.drive_speed import DriveSpeeds, measure_drives
+from offload.simulation.drive_plan import DrivePlan
+from offload.simulation.drive_speed import DriveSpeeds, drive_layers, measure_drives
 from offload.simulation.foretell import foretell
 from offload.speed.transfers import stream_speed
 from offload.texts import help_tokens
@@ -109,14 +110,12 @@ class _Run:
         return statistics.mean(self.stream_rates)
 
     @property
-    def emulated(self) -> DriveCosts | None:
-        """What computational drives took while it ran; None without."""
-        return _mean([speeds.emulated for speeds in self.drives if speeds])
-
-    @property
-    def modelled(self) -> DriveCosts | None:
-        """What real ones would have taken."""
-        return _mean([speeds.modelled for speeds in self.drives if speeds])
+    def speeds(self) -> DriveSpeeds | None:
+        """What computational drives took while it ran, and real ones would have taken; None without."""
+        found = [speeds for speeds in self.drives if speeds]
+        if not found:
+            return None
+        return DriveSpeeds(_mean([one.emulated for one in found]), _mean([one.modelled for one in found]))
 
 
 class _Bench:
@@ -149,16 +148,19 @@ class _Bench:
     def _row(self, setup: Setup, ran: _Run, planned_with: HardwareProfile, measured: HardwareProfile) -> Row:
         """Foretold with the machine as it was ``measured`` and the drive as it was while it ran."""
         profile = _at(measured, ran.stream_rate)
-        foretold, modelled = (
-            self._foretell(setup, ran.config, planned_with, profile, drives) for drives in (ran.emulated, ran.modelled)
-        )
-        return _row(setup, foretold, self._plan(setup, ran, profile), ran, modelled if ran.modelled else None)
+        costs = (ran.speeds.emulated, ran.speeds.modelled) if ran.speeds else (None,)
+        found = [self._foretell(setup, ran.config, planned_with, profile, drives) for drives in costs]
+        return _row(setup, found, self._plan(setup, ran, profile), ran)
 
     def _plan(self, setup: Setup, ran: _Run, profile: HardwareProfile) -> float:
         """Tokens a second that the planner predicts."""
         prospect = open_prospect(self._model(setup), ran.config, context_tokens=setup.workload.context_tokens)
         prospect.source.close()
-        return plan_for(prospect, ran.config, setup.workload, profile).predicted_tokens_per_s
+        plan = plan_for(prospect, ran.config, setup.workload, profile)
+        if ran.speeds is None:
+            return plan.predicted_tokens_per_s
+        with_drives = DrivePlan(plan, setup.workload, len(drive_layers(prospect)), "instattention", ran.speeds)
+        return with_drives.tokens_per_s(ran.speeds.emulated)
 
     def _run(self, setup: Setup, profile: HardwareProfile) -> "_Run":
         """``offload run`` in a process of its own; the drive is timed right before and after it."""
@@ -241,11 +243,9 @@ def _at(profile: HardwareProfile, stream_bytes_per_s: float) -> HardwareProfile:
     return replace(profile, runtime=runtime)
 
 
-def _row(
-    setup: Setup, foretold: GenerationResult, plan: float, ran: _Run, modelled: GenerationResult | None = None
-) -> Row:
-    """``modelled_tokens_per_s`` is foretold of a run with real computational drives, which nobody can measure here."""
-    answer = ran.answer
+def _row(setup: Setup, found: Sequence[GenerationResult], plan: float, ran: _Run) -> Row:
+    """Foretold of this run and, as ``modelled_tokens_per_s``, of one with real computational drives, if it has any."""
+    answer, (foretold, *others) = ran.answer, found
     ours, measured = foretold.decode_tokens_per_s, answer["decode_tokens_per_s"]
     return {
         "name": setup.name,
@@ -262,13 +262,13 @@ def _row(
         "measured_stall_s": answer["stall_s"],
         "bytes": foretold.link_nbytes.get("nvme->device", 0),
         "measured_bytes": int(answer["links"].get("nvme->device", {}).get("bytes", 0)),
-        **({"modelled_tokens_per_s": modelled.decode_tokens_per_s} if modelled else {}),
+        **({"modelled_tokens_per_s": others[0].decode_tokens_per_s} if others else {}),
     }
 
 
-def _mean(costs: Sequence[DriveCosts]) -> DriveCosts | None:
+def _mean(costs: Sequence[DriveCosts]) -> DriveCosts:
     columns = zip(*(astuple(one) for one in costs), strict=True)
-    return DriveCosts(*map(statistics.mean, columns)) if costs else None
+    return DriveCosts(*map(statistics.mean, columns))
 
 
 def _middle(rows: Sequence[Row]) -> Row:

@@ -163,7 +163,7 @@ def csd(
     directory = options.drive_directory(nvme_dir)
     with answering(as_json) as answer:
         from offload.bench.csd import bench_csd
-        from offload.bench.csd_setup import settings_of
+        from offload.simulation.drive_setup import settings_of
         from offload.texts import read_text
 
         settings = settings_of(change or [])

@@ -16,7 +16,7 @@ from torch import Tensor
 from offload.attention.partial import PartialAttention
 from offload.kv.attention_loss import AttentionLoss
 from offload.kv.new_tokens import NewTokens
-from tiers.csd.commands import Attend, Config, ReadKV, Reclaim, SequenceState, WriteKV
+from tiers.csd.commands import Attend, Config, ReadKV, Reclaim, WriteKV
 from tiers.csd.drive_array import DriveArray
 from tiers.csd.engines.registry import EXACT
 from tiers.csd.queue_path import as_array
@@ -116,11 +116,6 @@ class KVDrives:
         return sum(health.pages_read for health in self._drives.health())
 
     @property
-    def pids(self) -> list[int]:
-        """Of the drives' processes."""
-        return [drive.pid for drive in self._drives.drives]
-
-    @property
     def attention_error(self) -> float | None:
         """See ``AttentionLoss``; None where everything is read, or nothing was.
 
@@ -136,10 +131,6 @@ class KVDrives:
     def traffic(self) -> dict[Opcode, LinkTraffic]:
         """What went over the links of all drives, by kind of command."""
         return self._drives.traffic
-
-    def inspect(self, sequence: int) -> SequenceState:
-        """What all drives hold of a sequence."""
-        return self._drives.inspect(self._config.task, sequence)
 
     def links(self) -> dict[str, tuple[int, float]]:
         """Bytes that went over each direction of the link, headers and all, and the seconds that were waited for it."""

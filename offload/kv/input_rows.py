@@ -79,15 +79,15 @@ class InputRows:
     def attend(self, layer: int, query: Tensor, tokens: NewTokens, scale: float) -> PartialAttention:
         """See DriveRows; a new token goes to the drives with its query."""
         found = self._others.attend(layer, query, tokens, scale).to("cpu")
-        return merge([self.attend_inputs(layer, range(query.shape[0]), query, scale), found])
+        return merge([self._attend_inputs(layer, range(query.shape[0]), query, scale), found])
 
     def ask(self, layer: int, rows: Sequence[int], query: Tensor, scale: float) -> "_AskedBoth":
         """See DriveSequences."""
         held = [place for place, row in enumerate(rows) if self._others.num_tokens(layer, row)]
         asked = self._others.ask(layer, [rows[place] for place in held], query[held], scale) if held else None
-        return _AskedBoth(lambda: self.attend_inputs(layer, rows, query, scale), asked, held)
+        return _AskedBoth(lambda: self._attend_inputs(layer, rows, query, scale), asked, held)
 
-    def attend_inputs(self, layer: int, rows: Sequence[int], query: Tensor, scale: float) -> PartialAttention:
+    def _attend_inputs(self, layer: int, rows: Sequence[int], query: Tensor, scale: float) -> PartialAttention:
         """Of queries [rows, heads, head_dim] to what is stored as inputs, made keys and values on their device."""
         parts = []
         for place, row in enumerate(rows):

@@ -1,8 +1,9 @@
 """A scenario that gives lists where one value would do stands for every combination of them."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tiers.errors import InvalidOptionError
 
@@ -13,11 +14,14 @@ Axes = Mapping[str, list[object]]
 """``hardware``, ``tiers.host``, ... and their values, in the order in which they vary, the slowest first."""
 
 
-def axes_of(settings: Mapping[str, object], path: Path) -> Axes:
-    """The keys of a scenario that hold lists; InvalidOptionError names the file where one is empty or a range."""
+def axes_of(settings: Mapping[str, object], path: Path, keys: Sequence[str] | None = None) -> Axes:
+    """The keys of a scenario that hold lists; InvalidOptionError names the file where one is empty or a range.
+
+    ``keys`` are those that may, ``drive.drives`` being ``drives`` below ``drive``; by default those of ``SWEPT``.
+    """
     tiers = settings.get("tiers")
-    below = {f"tiers.{level}": value for level, value in tiers.items()} if isinstance(tiers, Mapping) else {}
-    found = {key: settings.get(key) for key in SWEPT} | below
+    levels = tiers if isinstance(tiers, Mapping) else ()
+    found = {key: _at(settings, key) for key in keys or (*SWEPT, *(f"tiers.{level}" for level in levels))}
     for key, value in found.items():
         if isinstance(value, Mapping):
             raise InvalidOptionError(
@@ -33,12 +37,19 @@ def axes_of(settings: Mapping[str, object], path: Path) -> Axes:
 def combinations(settings: Mapping[str, object], axes: Axes) -> Iterator[dict[str, object]]:
     """The settings of each combination: those given, with one value for each of the axes."""
     for values in itertools.product(*axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
-        one = {key: chosen.get(key, value) for key, value in settings.items()}
-        tiers = settings.get("tiers")
-        if isinstance(tiers, Mapping):
-            one["tiers"] = {level: chosen.get(f"tiers.{level}", value) for level, value in tiers.items()}
+        one: dict[str, Any] = dict(settings)
+        for key, value in zip(axes, values, strict=True):
+            group, dot, name = key.partition(".")
+            one[group] = {**one[group], name: value} if dot else value
         yield one
+
+
+def _at(settings: Mapping[str, object], key: str) -> object:
+    group, dot, name = key.partition(".")
+    inner = settings.get(group)
+    if not dot:
+        return inner
+    return inner.get(name) if isinstance(inner, Mapping) else None
 
 
 def _without_repeats(values: list[object]) -> list[object]:

@@ -6,23 +6,28 @@ from typing import Any
 
 from offload.config import RunConfig
 from offload.doctor import load_profile
-from offload.kv.cache import layer_windows
 from offload.plan import Plan, Workload
 from offload.prospect import open_prospect, plan_for
-from offload.simulation.drive_speed import DriveSpeeds, measure_drives
+from offload.simulation.drive_speed import DriveSpeeds, drive_layers, measure_drives
 from simulators.flash.drive_file import load_drive
 from simulators.generation_shape import DriveCosts
+
+_NOTE = "--write-back is left out of the prediction: each new token goes to the drives with its query"
 
 
 @dataclass(frozen=True, slots=True)
 class DrivePlan:
-    """``plan`` is what is left for the other tiers: ``layers`` keep their keys and values in drives."""
+    """``plan`` is what is left for the other tiers: ``layers`` keep their keys and values in drives.
+
+    ``write_back`` is that of the run; predictions leave it out and say so.
+    """
 
     plan: Plan
     workload: Workload
     layers: int
     drive: str
     speeds: DriveSpeeds
+    write_back: int = 0
 
     def tokens_per_s(self, drives: DriveCosts) -> float:
         """Of the whole batch: in every layer the model waits for its drives."""
@@ -46,6 +51,7 @@ class DrivePlan:
             "predicted_prefill_s": self.prefill_s(emulated),
             "bottleneck": self.bottleneck,
             "drives": {
+                **({"note": _NOTE} if self.write_back else {}),
                 "emulated": {"attend_ms": 1e3 * emulated.attend_s, "tokens_per_s": self.tokens_per_s(emulated)},
                 "modelled": {
                     "drive": self.drive,
@@ -66,8 +72,7 @@ def plan_with_drives(config: RunConfig, model: Path, workload: Workload, drive: 
     prospect = open_prospect(model, config, context_tokens=workload.context_tokens)
     try:
         plan = plan_for(prospect, config, workload, load_profile(config.device))
-        layers = sum(window is None for window in layer_windows(prospect.config))
         speeds = measure_drives(prospect, config, workload, load_drive(drive))
     finally:
         prospect.source.close()
-    return DrivePlan(plan, workload, layers, drive, speeds)
+    return DrivePlan(plan, workload, len(drive_layers(prospect)), drive, speeds, config.write_back)

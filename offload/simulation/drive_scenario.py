@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from offload.bench.csd_setup import SETTINGS, CsdSetup, csd_setup
+from offload.simulation.drive_setup import SETTINGS, CsdSetup, csd_setup
 from offload.simulation.values import check_keys, mapping, near, number, read_tiers, suggest, text
 from simulators.model_costs import ModelShape, read_model_shape
 from simulators.published import find_published
 from simulators.serving.base import Host, Workload
 from simulators.serving.in_storage import InStorage
 from simulators.serving.moved import ENGINE_W
-from simulators.serving.selection import Selection, WholeGroups
+from simulators.serving.selection import ClusteredSelection, WholeGroups
 from simulators.serving.software import SoftwareCosts
 from simulators.serving.tiered import Tiered
 from tiers.errors import InvalidOptionError, UsageError
@@ -86,12 +86,22 @@ def _cases(settings: Mapping[str, object], folder: Path) -> Iterator[DriveCase]:
         own = {**head, "policy": TIERED, "engine": None, "compression": None, "tiers": tiers}
         yield DriveCase(own, Tiered(tiers, drives), workload, host, engine_w)
     for engine in _engines(drive.get("engine", "dense")):
-        share = 1.0 if engine == "dense" else compression
-        named = engine if share == 1 else f"{engine} {_share_text(share)}"
-        own = {**head, "policy": f"csd {named}", "engine": engine, "compression": share}
-        selection = _selection(engine, share, setup, shape, drive)
-        system = InStorage(setup.drive, setup.software, drives, selection)
+        selection = _selection(engine, compression, setup, shape, drive)
+        name, share = _described(engine, selection, shape)
+        own = {**head, "policy": f"csd {name}", "engine": engine, "compression": share}
+        system = InStorage(setup.drive, setup.software, drives, selection, path=setup.path)
         yield DriveCase(own, system, workload, host, engine_w)
+
+
+def _described(engine: str, selection: ClusteredSelection | WholeGroups | None, shape: ModelShape) -> tuple[str, float]:
+    """How a row names what is read, and the share of it: ``sparf 1/8``, or ``sparf 1/2, r 16`` of unlike shares."""
+    share, more = 1.0, ""
+    if isinstance(selection, WholeGroups):
+        share = selection.share
+    elif selection is not None:
+        share = selection.token_share
+        more = "" if selection.channels == _channels(share, shape) else f", r {selection.channels}"
+    return (engine if share == 1 else f"{engine} {_share_text(share)}") + more, share
 
 
 def _share_text(share: float) -> str:
@@ -120,19 +130,20 @@ def _engines(given: object) -> list[str]:
 
 def _selection(
     engine: str, share: float, setup: CsdSetup, shape: ModelShape, given: Mapping[str, object]
-) -> Selection | WholeGroups | None:
+) -> ClusteredSelection | WholeGroups | None:
     """Single numbers of ``given`` go before ``share``."""
     if not 0 < share <= 1:
         raise InvalidOptionError(f"drive.compression: {share:g} is no share; write one above 0, up to 1")
-    match engine:
-        case "dense":
-            return None
-        case "sparf":
-            channels = setup.selection.channels if "r" in given else max(1, round(share * shape.head_dim))
-            tokens = setup.selection.token_share if "k" in given else share
-            return replace(setup.selection, channels=channels, token_share=tokens)
-        case "group_bounds":
-            # Quest's: a lower and an upper bound of each group, and as many pages of V as of K.
-            return replace(setup.groups, share=share, keys_per_page=1.0, vectors=2)
-        case _:
-            return setup.groups if "groups" in given else replace(setup.groups, share=share)
+    if engine == "dense":
+        return None
+    if engine == "sparf":
+        channels = setup.selection.channels if "r" in given else _channels(share, shape)
+        tokens = setup.selection.token_share if "k" in given else share
+        return replace(setup.selection, channels=channels, token_share=tokens)
+    groups = setup.groups if "groups" in given else replace(setup.groups, share=share)
+    # Quest's: a lower and an upper bound of each group, and as many pages of V as of K.
+    return replace(groups, keys_per_page=1.0, vectors=2) if engine == "group_bounds" else groups
+
+
+def _channels(share: float, shape: ModelShape) -> int:
+    return max(1, round(share * shape.head_dim))

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from offload.config import RunConfig
+from offload.kv.cache import layer_windows
 from offload.kv.drive_rows import InDrives
 from offload.kv.drives import KVDrives
 from offload.kv.new_tokens import NewTokens
@@ -22,6 +23,7 @@ from simulators.flash.drive_file import load_drive
 from simulators.generation_shape import DriveCosts
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.timing import DriveTiming
+from tiers.errors import InvalidOptionError
 
 _MOST_NBYTES = 96 * 2**20
 """Of keys and values to try with: as few layers as exceed what a processor's cache holds."""
@@ -43,24 +45,55 @@ def measure_drives(
     """Start the drives of ``config`` and have them do what ``workload`` asks of one layer, for some layers in turn.
 
     Keys and values are random, so that an engine that chooses chooses at random. Modelled times are those of ``drive``,
-    by default ``instattention``, for the pages that were touched. Takes a second or two. Raises as ``open_drives``.
+    by default ``instattention``, for the pages that were touched. ``attend_s`` is that of the mean layer, where some
+    are read in full. Tokens go to the drives one by one, whatever ``write_back`` says. Takes a second or two, with
+    such layers twice that. Raises as ``open_drives``, and InvalidOptionError for an ``x_cache``.
     """
-    attention = prospect.architecture.attention
-    tokens = max(1, mean_context(workload))
-    layer_nbytes = workload.batch * tokens * prospect.sizes.kv_nbytes_per_token_layer
-    layers = max(1, min(prospect.sizes.num_layers, _MOST_NBYTES // max(1, layer_nbytes)))
+    if config.x_cache:
+        raise InvalidOptionError(
+            f"--x-cache {config.x_cache:g}: no prediction knows what inputs in drives cost; leave it out, or try a run"
+        )
     drive = drive or load_drive("instattention")
-    config = replace(config, dense_layers=())  # which may be others than the few that are tried
-    task, geometry = drive_task(config, prospect, layers, workload)
-    drives = KVDrives(start_drives(config, geometry, timing_of(drive)), task, InDrives())
-    try:
-        speeds = _Probe(drives, layers, tokens, workload.batch).speeds(attention.query // attention.kv.key_dim)
-    finally:
-        drives.close()
+    drive_task(config, prospect, prospect.sizes.num_layers, workload)  # refuses dense layers that there are not
+    layers = drive_layers(prospect)
+    in_full = sum(layer in config.dense_layers for layer in layers) / max(1, len(layers))
+    speeds = _tried(prospect, config, workload, drive, is_dense=False)
+    if in_full:
+        dense = _tried(prospect, config, workload, drive, is_dense=True)
+        speeds = DriveSpeeds(
+            _blended(speeds.emulated, dense.emulated, in_full), _blended(speeds.modelled, dense.modelled, in_full)
+        )
     # Nobody models the command that reads back: all of it crosses the links.
     nbytes = workload.batch * prospect.sizes.kv_nbytes_per_token_layer
     back_s = nbytes / (config.csd * drive.link_bytes_per_s)
     return replace(speeds, modelled=replace(speeds.modelled, read_s=back_s))
+
+
+def drive_layers(prospect: Prospect) -> list[int]:
+    """Numbers of the layers whose keys and values go to drives: those without a window."""
+    return [number for number, window in enumerate(layer_windows(prospect.config)) if window is None]
+
+
+def _blended(costs: DriveCosts, dense: DriveCosts, in_full: float) -> DriveCosts:
+    return replace(costs, attend_s=(1 - in_full) * costs.attend_s + in_full * dense.attend_s)
+
+
+def _tried(
+    prospect: Prospect, config: RunConfig, workload: Workload, drive: DriveParameters, *, is_dense: bool
+) -> DriveSpeeds:
+    """With the engine of ``config`` in all of the few layers that are tried, or with all of them read in full."""
+    attention = prospect.architecture.attention
+    tokens = max(1, mean_context(workload))
+    layer_nbytes = workload.batch * tokens * prospect.sizes.kv_nbytes_per_token_layer
+    layers = max(1, min(prospect.sizes.num_layers, _MOST_NBYTES // max(1, layer_nbytes)))
+    config = replace(config, dense_layers=tuple(range(layers)) if is_dense else ())
+    task, geometry = drive_task(config, prospect, layers, workload)
+    array = start_drives(config, geometry, timing_of(drive))
+    try:
+        drives = KVDrives(array, task, InDrives())
+        return _Probe(drives, layers, tokens, workload.batch).speeds(attention.query // attention.kv.key_dim)
+    finally:
+        array.close()
 
 
 def timing_of(drive: DriveParameters) -> MakeTiming:

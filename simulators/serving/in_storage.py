@@ -29,7 +29,7 @@ class InStorage:
     software: SoftwareCosts
     drives: int = 1
     selection: Selection | WholeGroups | None = None
-    makespan: Makespan = exact_s
+    makespan: Makespan = field(default=exact_s, repr=False)  # a function's repr differs in every process
     path: LinkPath = field(default_factory=PeerToPeer)
 
     def time(self, workload: Workload, host: Host) -> ServingTime:

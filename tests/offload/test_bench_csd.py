@@ -8,7 +8,7 @@ from offload.bench import csd_run
 from offload.bench.csd import bench_csd
 from offload.bench.csd_frontier import FrontierSizes
 from offload.bench.csd_run import RunSizes, run_rows
-from offload.bench.csd_setup import csd_setup
+from offload.simulation.drive_setup import csd_setup
 from tests.offload.test_cli import complaint, offload
 from tiers.errors import InvalidOptionError
 

@@ -8,7 +8,7 @@ import pytest
 
 from offload.bench.published import published_cells, published_rows, published_summary
 from offload.bench.simulator import Sizes, bench_simulator
-from offload.bench.simulator_setups import Setup, expert_share, share
+from offload.bench.simulator_setups import Setup, everything, expert_share, share
 from simulators.profile import DEFAULT, HardwareProfile
 from tests.offload.zoo import save_model
 
@@ -36,6 +36,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SETUPS = (
     Setup("streamed", share(0.3), 20, 4),
     Setup("experts", expert_share(0.5), 20, 4, is_mixture=True, policy="lru", predictor="next_gate"),
+    Setup("in a drive", everything, 20, 4, csd=1),
 )
 
 
@@ -54,7 +55,10 @@ def test_every_row_says_what_was_foretold_and_what_was(dense: Path, mixture: Pat
         assert row["error"] == min(row["errors"])
         assert row["measured"] in row["runs"]
         assert row["drive_then_gib_s"] > 0
-    streamed, experts = rows
+    streamed, experts, in_drive = rows
+    assert [row for row in rows if "modelled_tokens_per_s" in row] == [in_drive]
+    # Of a tiny model nearly all of a step is the drive, for the plan as for the replay.
+    assert in_drive["plan"] == pytest.approx(in_drive["ours"], rel=0.5)
     # What is on its way when the counters are read may be in one and not in the other.
     assert streamed["bytes"] == pytest.approx(streamed["measured_bytes"], rel=0.3)
     assert experts["measured_bytes"] > 0
@@ -64,4 +68,4 @@ def test_every_row_says_what_was_foretold_and_what_was(dense: Path, mixture: Pat
     assert published_summary(CELLS).items() <= found.items()
     assert found["median_error"] == statistics.median(abs(row["error"]) for row in rows)
     assert found["median_error"] <= found["worst_error"]
-    assert seen[-1] == (2, 2)
+    assert seen[-1] == (3, 3)

@@ -34,6 +34,10 @@ def drives_of(model: OffloadedModel) -> KVDrives:
     return model.runtime.drives
 
 
+def kill_drive(model: OffloadedModel) -> None:
+    os.kill(drives_of(model)._drives.drives[0].pid, signal.SIGKILL)
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model"), request.param, **FAMILIES[request.param])
@@ -169,7 +173,7 @@ def test_a_drive_that_dies_fails_the_request_and_leaves_nothing(llama: Path, tmp
     with loaded(llama, prompt_tokens=40, new_tokens=NEW, csd=1, nvme_dir=tmp_path) as model:
         cache = model.new_cache()
         model(**make_inputs(40), past_key_values=cache)
-        os.kill(drives_of(model).pids[0], signal.SIGKILL)
+        kill_drive(model)
         with pytest.raises(DeviceGoneError, match="csd0"):
             model(input_ids=torch.tensor([[5]]), past_key_values=cache)
     assert open_fds() <= fds
@@ -182,7 +186,7 @@ def test_a_cache_may_be_closed_after_its_drives(llama: Path, tmp_path: Path, how
         cache = model.new_cache()
         model(**make_inputs(40), past_key_values=cache)
         if how == "killed":
-            os.kill(drives_of(model).pids[0], signal.SIGKILL)
+            kill_drive(model)
             cache.close()
     cache.close()
 

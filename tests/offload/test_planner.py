@@ -9,43 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload.plan import Budgets, ModelSizes, Plan, Workload
-from offload.plan_choice import Choice, by_size, device_nbytes, everything, fill, total_s
+from offload.plan_choice import Choice, by_size, device_nbytes, fill, total_s
 from offload.plan_costs import Costs, kv_need, kv_room
 from offload.planner import make_plan, smallest_device_bytes
 from prefetch.block_store import blocks_ahead
-from simulators.profile import DEFAULT, HardwareProfile, LinkProfile
-from tiers.errors import BudgetError, InvalidOptionError
+from simulators.profile import HardwareProfile
+from tests.offload.planner_kit import MIB, PAGE, SMALL, full_nbytes, make_profile
+from tiers.errors import BudgetError
 from tiers.tier import align_up
 
-PAGE = 4096
-MIB = 2**20
 CLOSE = 1 + 1e-3
 """The planner stops its search where two plans differ by less than this."""
-
-SMALL = ModelSizes(
-    layer_nbytes=(MIB,) * 8,
-    head_nbytes=(MIB, MIB // 2),
-    embedding_nbytes=3 * MIB,
-    rest_nbytes=PAGE,
-    tied=False,
-    kv_nbytes_per_token_layer=256,
-    num_layers=8,
-    kv_block_tokens=16,
-    flops_per_token=5e6,
-    workspace_nbytes_per_token=4000,
-    workspace_nbytes_fixed=PAGE,
-    embedding_row_nbytes=512,
-)
-SHORT = Workload(batch=1, prompt_tokens=40, new_tokens=20)
-
-
-def _link(rate: float) -> LinkProfile:
-    return LinkProfile(rate, rate / 2, 1e-4)
-
-
-def _profile(drive: float, host: float, memory: float = 1e10) -> HardwareProfile:
-    links = {name: _link(drive if "nvme" in name else host) for name in DEFAULT.links}
-    return replace(DEFAULT, memory_bytes_per_s=memory, links=links)
 
 
 @st.composite
@@ -72,14 +46,8 @@ def _models(draw: st.DrawFn) -> ModelSizes:
 
 MODELS = _models()
 WORKLOADS = st.builds(Workload, st.integers(1, 3), st.integers(1, 700), st.integers(0, 300))
-PROFILES = st.builds(_profile, st.floats(1e7, 1e10), st.floats(1e7, 1e11), st.floats(1e9, 1e12))
+PROFILES = st.builds(make_profile, st.floats(1e7, 1e10), st.floats(1e7, 1e11), st.floats(1e9, 1e12))
 LIMITED = st.none() | st.integers(0, 50 * MIB)
-
-
-def _full_nbytes(sizes: ModelSizes, workload: Workload) -> int:
-    costs = Costs(sizes, workload, DEFAULT)
-    need = kv_need(sizes, workload)
-    return device_nbytes(costs, need, everything(costs, need))
 
 
 def _check_plan(plan: Plan, sizes: ModelSizes, budgets: Budgets, workload: Workload) -> None:
@@ -113,7 +81,7 @@ def test_a_plan_keeps_within_its_budgets(
     sizes: ModelSizes, workload: Workload, profile: HardwareProfile, share: float, host: int
 ) -> None:
     least = smallest_device_bytes(sizes, Budgets(host_bytes=host), workload)
-    budgets = Budgets(least + int(share * (_full_nbytes(sizes, workload) - least)), host)
+    budgets = Budgets(least + int(share * (full_nbytes(sizes, workload) - least)), host)
     _check_plan(make_plan(sizes, budgets, workload, profile), sizes, budgets, workload)
 
 
@@ -127,7 +95,7 @@ def test_the_smallest_budget_is_exact(
     budgets = Budgets(least, host, nvme)
     _check_plan(make_plan(sizes, budgets, workload, profile), sizes, budgets, workload)
     for less in (1, PAGE):
-        if least - less >= _full_nbytes(sizes, workload):
+        if least - less >= full_nbytes(sizes, workload):
             continue
         with pytest.raises(BudgetError) as caught:
             make_plan(sizes, replace(budgets, device_bytes=least - less), workload, profile)
@@ -152,7 +120,7 @@ def test_more_memory_never_predicts_a_slower_run(
     sizes: ModelSizes, workload: Workload, profile: HardwareProfile, shares: list[float], host: int
 ) -> None:
     least = smallest_device_bytes(sizes, Budgets(), workload)
-    extra = _full_nbytes(sizes, workload) - least
+    extra = full_nbytes(sizes, workload) - least
     plans = [make_plan(sizes, Budgets(least + int(share * extra), host), workload, profile) for share in sorted(shares)]
     for smaller, larger in itertools.pairwise(plans):
         assert larger.predicted_total_s <= smaller.predicted_total_s * CLOSE
@@ -165,7 +133,7 @@ def test_more_host_memory_never_predicts_a_slower_run(
 ) -> None:
     """Whatever the host's link: blocks need not use it."""
     least = smallest_device_bytes(sizes, Budgets(), workload)
-    device = least + int(share * (_full_nbytes(sizes, workload) - least))
+    device = least + int(share * (full_nbytes(sizes, workload) - least))
     smaller, larger = (make_plan(sizes, Budgets(device, host), workload, profile) for host in sorted(hosts))
     assert larger.predicted_total_s <= smaller.predicted_total_s * CLOSE
 
@@ -175,7 +143,7 @@ def test_more_host_memory_never_predicts_a_slower_run(
 def test_everything_stays_where_it_fits(
     sizes: ModelSizes, workload: Workload, profile: HardwareProfile, spare: int
 ) -> None:
-    full = _full_nbytes(sizes, workload)
+    full = full_nbytes(sizes, workload)
     for budgets in (Budgets(full + spare), Budgets(full), Budgets(None, 0, 0)):
         plan = make_plan(sizes, budgets, workload, profile)
         assert not plan.streamed
@@ -217,117 +185,9 @@ def _brute_force_s(sizes: ModelSizes, budgets: Budgets, workload: Workload, prof
 @pytest.mark.parametrize("rates", [(1e8, 1e9), (1e9, 2e8), (1e10, 1e10)])
 def test_no_choice_beats_the_program(rates: tuple[float, float], share: float, host_blocks: int) -> None:
     sizes = replace(SMALL, layer_nbytes=(MIB, MIB, 2 * MIB), num_layers=3, flops_per_token=1e8)
-    workload, profile = Workload(1, 40, 20), _profile(*rates)
+    workload, profile = Workload(1, 40, 20), make_profile(*rates)
     host = host_blocks * sizes.kv_block_nbytes
     least = smallest_device_bytes(sizes, Budgets(host_bytes=host), workload)
-    budgets = Budgets(least + int(share * (_full_nbytes(sizes, workload) - least)), host)
+    budgets = Budgets(least + int(share * (full_nbytes(sizes, workload) - least)), host)
     plan = make_plan(sizes, budgets, workload, profile)
     assert plan.predicted_total_s <= _brute_force_s(sizes, budgets, workload, profile) * CLOSE
-
-
-def test_three_slots_are_preferred_for_a_long_stream() -> None:
-    sizes = replace(SMALL, layer_nbytes=(MIB,) * 40, num_layers=40)
-    least = smallest_device_bytes(sizes, Budgets(), SHORT)
-    slots = [
-        make_plan(sizes, Budgets(least + extra * MIB), SHORT, _profile(1e9, 1e10)).staging_slots for extra in (0, 1, 4)
-    ]
-    assert slots == [1, 2, 3]
-
-
-def test_resident_layers_are_spread_over_the_model() -> None:
-    """The drive then reads on while the resident layer in between is computed."""
-    least = smallest_device_bytes(SMALL, Budgets(), SHORT)
-    plan = make_plan(SMALL, Budgets(least + 5 * MIB), SHORT, _profile(1e9, 1e10))
-    places = [i for i, (name, _) in enumerate(SMALL.streamable) if name in plan.resident and name.startswith("layers")]
-    assert len(places) > 1
-    assert all(later - earlier > 1 for earlier, later in itertools.pairwise(places))
-
-
-def test_the_embedding_gives_way_first() -> None:
-    """Its rows are read one by one, which costs far less than reading layers."""
-    full = _full_nbytes(SMALL, SHORT)
-    plan = make_plan(SMALL, Budgets(full - MIB), SHORT, _profile(1e9, 1e10))
-    assert plan.streamed == SMALL.embedding_names
-    assert plan.staging_slots == 0
-    assert plan.missed_weight_bytes_per_token == 0
-
-
-def test_the_host_takes_cache_blocks_before_the_drive() -> None:
-    sizes = replace(SMALL, kv_nbytes_per_token_layer=16384)
-    least = smallest_device_bytes(sizes, Budgets(), SHORT)
-    for blocks in (0, 5, 1000):
-        plan = make_plan(sizes, Budgets(least, blocks * sizes.kv_block_nbytes), SHORT, _profile(1e9, 1e10))
-        away = plan.kv_host_blocks + plan.kv_nvme_blocks
-        assert plan.kv_host_blocks == min(blocks, away)
-
-
-def test_a_slow_drive_makes_chunks_large() -> None:
-    """Each chunk reads every missing weight again."""
-    workload = Workload(1, 512, 1)
-    least = smallest_device_bytes(SMALL, Budgets(), workload)
-    budgets = Budgets(least + 4 * MIB)
-    slow = make_plan(SMALL, budgets, workload, _profile(1e8, 1e10))
-    assert slow.prefill_chunk_tokens == 512
-    assert slow.bottleneck == "nvme->device"
-
-
-def test_messages_name_the_option_and_the_cure() -> None:
-    least = smallest_device_bytes(SMALL, Budgets(), SHORT)
-    with pytest.raises(
-        BudgetError, match=rf"^--device-memory .* smallest that works is {-(-least // MIB)}MiB$"
-    ) as caught:
-        make_plan(SMALL, Budgets(MIB), SHORT, DEFAULT)
-    assert caught.value.wanted_bytes == least
-    with pytest.raises(
-        BudgetError, match=r"^--nvme-memory 0\.0MiB: .* works beside this device memory is 1MiB$"
-    ) as caught:
-        make_plan(SMALL, Budgets(least, None, 0), SHORT, DEFAULT)
-    assert caught.value.wanted_bytes == make_plan(SMALL, Budgets(least), SHORT, DEFAULT).kv_nvme_blocks * 4096
-
-
-def test_the_placement_adds_up() -> None:
-    least = smallest_device_bytes(SMALL, Budgets(), SHORT)
-    plan = make_plan(SMALL, Budgets(least, 3 * PAGE), SHORT, DEFAULT)
-    placement = plan.placement()
-    device = placement["device"]
-    parts = ("weight_bytes", "staging_bytes", "kv_bytes", "workspace_bytes")
-    assert device["bytes"] == plan.device_bytes_used == sum(int(str(device[part])) for part in parts)
-    assert placement["host"]["kv_blocks"] == 3
-    assert placement["nvme"]["weight_groups"] == list(plan.streamed)
-
-
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"prompt_tokens": 0}, {"new_tokens": -1}])
-def test_a_workload_is_checked(wrong: dict[str, int]) -> None:
-    with pytest.raises(InvalidOptionError, match="must be at least"):
-        replace(SHORT, **wrong)
-
-
-def test_a_negative_budget_is_refused() -> None:
-    with pytest.raises(InvalidOptionError, match="--host-memory -1"):
-        Budgets(None, -1)
-
-
-def test_experts_get_what_is_left() -> None:
-    """Never fewer than a token visits in a layer, never over the budget, and more of them the more there is."""
-    sizes = replace(
-        SMALL, num_experts=64, experts_per_token=8, experts_per_layer_and_token=2, expert_nbytes=SMALL.slot_nbytes
-    )
-    workload = Workload(1, 100, 20)
-    least = smallest_device_bytes(sizes, Budgets(), workload)
-    assert least == smallest_device_bytes(SMALL, Budgets(), workload) + 2 * SMALL.slot_nbytes
-    every = make_plan(sizes, Budgets(), workload, DEFAULT)
-    assert every.expert_slots == 64
-    assert every.missed_expert_bytes_per_token == 0
-    slots, missed = [], []
-    for step in range(9):
-        budget = least + step * (every.device_bytes_used - least) // 8
-        plan = make_plan(sizes, Budgets(device_bytes=budget), workload, DEFAULT)
-        assert plan.device_bytes_used <= budget
-        slots.append(plan.expert_slots)
-        missed.append(plan.missed_expert_bytes_per_token)
-        assert plan.missed_expert_bytes_per_token == round(8 * (1 - plan.expert_slots / 64) * sizes.expert_nbytes)
-    assert slots == sorted(slots)
-    assert (slots[0], slots[-1]) == (2, 64)
-    assert len(set(slots)) > 4
-    with pytest.raises(BudgetError):
-        make_plan(sizes, Budgets(device_bytes=least - 1), workload, DEFAULT)

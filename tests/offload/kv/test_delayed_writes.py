@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,8 +40,8 @@ def tokens(batch: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @contextmanager
-def drives(tmp_path: Path, newest: NewestHolder, *, keep: bool = False) -> Iterator[KVDrives]:
-    drive = ComputationalDrive(tmp_path / "image", SMALL, keep=keep)
+def drives(tmp_path: Path, newest: NewestHolder) -> Iterator[KVDrives]:
+    drive = ComputationalDrive(tmp_path / "image", SMALL)
     found = KVDrives(DriveArray([drive]), CONFIG, newest)
     try:
         yield found
@@ -132,13 +132,14 @@ def test_without_room_tokens_travel_with_their_queries(tmp_path: Path) -> None:
 def test_what_was_acknowledged_outlives_the_drive(tmp_path: Path) -> None:
     """The drive only ever has whole groups: none of its tokens is in its memory alone for long."""
     made = tokens(1, 60)
-    with drives(tmp_path, InHost(16, ENOUGH), keep=True) as found:
+    drive = ComputationalDrive(tmp_path / "image", SMALL, keep=True)
+    with closing(KVDrives(DriveArray([drive]), CONFIG, InHost(16, ENOUGH))) as found:
         rows = found.new_rows()
         rows.open(0, *made[1:], None)
         for token in range(60):
             step(rows, made, token)
-        acknowledged = found.inspect(0).num_flushed[0]
-        os.kill(found.pids[0], signal.SIGKILL)
+        acknowledged = drive.inspect(CONFIG.task, 0).num_flushed[0]
+        os.kill(drive.pid, signal.SIGKILL)
     assert acknowledged == 48
     store = open_store(tmp_path / "image")
     assert store.inspect(Inspect(CONFIG.task, 0)).num_flushed[0] == acknowledged

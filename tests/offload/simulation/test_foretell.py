@@ -9,8 +9,9 @@ import pytest
 from offload.config import RunConfig
 from offload.plan import Workload
 from offload.prospect import open_prospect, plan_for
-from offload.simulation.drive_plan import plan_with_drives
-from offload.simulation.drive_speed import measure_drives
+from offload.render import plan_tables
+from offload.simulation.drive_plan import DrivePlan, plan_with_drives
+from offload.simulation.drive_speed import DriveSpeeds, measure_drives
 from offload.simulation.foretell import foretell
 from offload.simulation.generation import model_shape, placement_shape
 from offload.traces.record import Course, record_trace
@@ -22,7 +23,9 @@ from simulators.modelled_link import VirtualClock
 from simulators.profile import DEFAULT
 from simulators.queued_mover import QueuedMover
 from tests.offload.zoo import generate, loaded, make_inputs, save_model, smallest_budget
+from tests.tiers.kit import open_fds
 from tiers.chunks import Move
+from tiers.errors import InvalidOptionError
 from tiers.link import Priority
 from tiers.tier import Tier
 
@@ -176,3 +179,51 @@ def test_a_plan_says_what_drives_are_worth(tmp_path: Path) -> None:
         rest_s + layers * found.speeds.modelled.attend_s
     )
     assert told["predicted_prefill_s"] >= found.plan.predicted_prefill_s
+
+
+def test_layers_in_full_count_in_the_mean(tmp_path: Path) -> None:
+    """Those of a real drive, which reads all pages there; writes are those of the engine."""
+    path = save_model(tmp_path / "model", "llama", **SIZES)
+    workload = Workload(1, 1000, 4)
+    options: dict[str, Any] = {"csd": 1, "nvme_dir": tmp_path / "nvme", "attention": "in-storage-sparse"}
+    attend_s = []
+    for layers in ((), (0, 2, 3)):
+        config = RunConfig(**options, compression=1 / 16, dense_layers=layers)
+        prospect = open_prospect(path, config, context_tokens=workload.context_tokens)
+        attend_s.append(measure_drives(prospect, config, workload).modelled.attend_s)
+        prospect.source.close()
+    none, some = attend_s
+    assert none < some
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dense_layers": (99,), "attention": "in-storage-sparse"}, "dense_layers names layer 99; there are 5, from 0"),
+        ({"write_back": 16, "x_cache": 0.5}, "--x-cache 0.5: no prediction knows what inputs in drives cost"),
+        ({"csd": 3}, "2 KV heads cannot be split over 3 drives"),
+    ],
+)
+def test_drives_that_cannot_be_tried_leave_nothing(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    path = save_model(tmp_path / "model", "llama", **SIZES)
+    config = RunConfig(**{"csd": 1, "nvme_dir": tmp_path / "nvme", **options})
+    prospect = open_prospect(path, config)
+    prospect.source.close()
+    fds = open_fds()
+    with pytest.raises(InvalidOptionError, match=said) as told:
+        measure_drives(prospect, config, Workload(1, PROMPT, NEW))
+    assert open_fds() <= fds, told  # whose traceback holds what was not closed
+
+
+def test_a_plan_says_that_it_leaves_writes_as_they_are(tmp_path: Path) -> None:
+    costs = DriveCosts(1e-6, 0, 1e-3)
+    path = save_model(tmp_path / "model", "llama", **SIZES)
+    workload = Workload(1, PROMPT, NEW)
+    prospect = open_prospect(path, context_tokens=workload.context_tokens)
+    prospect.source.close()
+    plan = plan_for(prospect, RunConfig(), workload, DEFAULT)
+    for write_back in (0, 16):
+        told = DrivePlan(plan, workload, 5, "instattention", DriveSpeeds(costs, costs), write_back).as_json()
+        assert ("note" in told["drives"]) == bool(write_back)
+        shown = plan_tables({**told, "placement": plan.placement()})
+        assert ("--write-back is left out" in str(shown[-1])) == bool(write_back)
