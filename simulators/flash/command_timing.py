@@ -10,10 +10,8 @@ from simulators.flash.drive import DriveParameters
 from simulators.flash.engines import EngineWork
 from simulators.flash.makespan import Makespan, exact_s
 from simulators.flash.timing import FlashTiming, PagesTouched, Phase
+from tiers.csd.trace import COPIED, ERASED, PROGRAMMED
 from tiers.errors import InvalidOptionError
-
-PROGRAMMED, COPIED, ERASED = "program", "copy", "erase"
-"""Phases of a trace that no engine reads: what the drive does for itself; erases have the numbers of blocks."""
 
 Numbers = NDArray[np.int64]
 
@@ -75,11 +73,15 @@ class CommandTiming:
     """The timing of one emulated drive: a model of ``drive``, whose geometry has to be the emulated one's.
 
     The trace says which pages were read, not which entries of them passed the filter: arithmetic is that of whole
-    pages, its upper bound. A first phase of several estimates a score for every token; the last one attends.
+    pages, its upper bound. What the engines do with the pages of a phase follows from its name. They read ``channels``
+    for a score of every token and ``summaries`` for one of every group, and rank these scores; ``keys`` are scored and
+    ``values`` weighed; pages of any other phase are half of them keys and half values. Summaries in the drive's memory
+    cost nothing here.
 
     Groups that were flushed and blocks that were erased since the command before were so in the background. From the
     next command on, so the shortest of lives, their dies are busy; a command waits for them where it reads from these
-    dies, and what is not done when it ends goes on behind it. Time that the host takes for itself is told by ``idle``.
+    dies, and what is not done when it ends goes on behind it. The host takes no time for itself between commands, so
+    that these waits are an upper bound too.
     """
 
     def __init__(self, drive: DriveParameters, makespan: Makespan = exact_s) -> None:
@@ -89,13 +91,7 @@ class CommandTiming:
     def attend_s(self, work: CarriedOut) -> float:
         """From submission to completion."""
         parts = self._parts(work)
-        phases = [
-            Phase(
-                self._touched(pages),
-                self._work(work, len(pages), is_first=not index, is_last=index + 1 == len(parts.read)),
-            )
-            for index, pages in enumerate(parts.read.values())
-        ]
+        phases = [Phase(self._touched(pages), _work(work, name, len(pages))) for name, pages in parts.read.items()]
         jobs = max(1, work.config.kv_heads * len(work.num_tokens))
         self._add_background(parts)
         return self._passed(
@@ -121,10 +117,6 @@ class CommandTiming:
         self._add_background(parts)
         reads_s = sum(self._timing.read_s(self._touched(pages), self._busy_s) for pages in parts.read.values())
         return self._passed(self._timing.drive.firmware_s + max(self._link_s(work), reads_s))
-
-    def idle(self, seconds: float) -> None:
-        """The host does something else for so long, and the drive what is left of its background."""
-        self._passed(seconds)
 
     def _add_background(self, parts: _Parts) -> None:
         self._busy_s += self._timing.background_s(parts.programmed, parts.erased, parts.copied)
@@ -155,14 +147,25 @@ class CommandTiming:
         row, die = np.divmod(numbers, drive.num_dies)
         return PagesTouched(die % drive.channels, die // drive.channels, row // drive.pages_per_sense)
 
-    def _work(self, work: CarriedOut, num_pages: int, *, is_first: bool, is_last: bool) -> EngineWork:
-        config, tokens = work.config, sum(work.num_tokens)
-        halves = num_pages * work.geometry.page_nbytes / 2
-        if is_last:
-            # Half of the pages are keys: each of their rows has one score.
-            tokens = tokens if is_first else int(halves / config.head_dim / 2 / config.kv_heads)
-            flops, scores = halves * config.heads_per_kv, config.kv_heads * config.heads_per_kv * tokens
-            return EngineWork(flops, weighing_flops=flops, scores=scores)
-        estimated = config.kv_heads * tokens
-        flops = 2.0 * halves * config.heads_per_kv
-        return EngineWork(flops, scores=config.heads_per_kv * estimated, ranked=estimated)
+
+def _work(work: CarriedOut, phase: str, num_pages: int) -> EngineWork:
+    """Of a phase of an attention; see ``CommandTiming``."""
+    config, page_nbytes = work.config, work.geometry.page_nbytes
+    per_page = page_nbytes // (2 * config.head_dim)
+    rows = num_pages * per_page
+    flops = num_pages * page_nbytes * config.heads_per_kv  # two for each number of two bytes
+    match phase:
+        case "channels":
+            estimated = config.kv_heads * sum(work.num_tokens)
+            return EngineWork(flops, scores=config.heads_per_kv * estimated, ranked=estimated)
+        case "summaries":
+            estimated = config.kv_heads * sum(tokens // per_page for tokens in work.num_tokens)
+            return EngineWork(flops, scores=config.heads_per_kv * estimated, ranked=estimated)
+        case "keys":
+            return EngineWork(flops, scores=config.heads_per_kv * rows)
+        case "values":
+            return EngineWork(weighing_flops=flops)
+        case _:
+            # Where everything is read, tokens that wait in memory have a score too.
+            keys = config.kv_heads * sum(work.num_tokens) if phase == "attend" else rows // 2
+            return EngineWork(flops / 2, weighing_flops=flops / 2, scores=config.heads_per_kv * keys)

@@ -89,10 +89,6 @@ class FlashTiming:
         """
         return self._together_s(self._background(pages, erased), busy_s)
 
-    def erase_s(self, blocks: PagesTouched) -> float:
-        """A block for each place."""
-        return self._run_s(*self._erases(blocks))
-
     def link_s(self, nbytes: float) -> float:
         """Between host or GPU and the drive."""
         return self.drive.link_s(nbytes)
@@ -105,21 +101,20 @@ class FlashTiming:
         nbytes_in: float = 0.0,
         nbytes_out: float = 0.0,
         flushed: PagesTouched | None = None,
-        erased: PagesTouched | None = None,
         busy_s: Floats | None = None,
     ) -> AttendTime:
         """Attention over ``phases``, each with the pages and the arithmetic of all heads and sequences together.
 
         ``jobs`` of them (KV heads x sequences) are alike and independent: while one waits for its top-k another reads.
-        With one, its phases follow each other. ``flushed`` are pages of full groups that are programmed meanwhile,
-        ``erased`` has the place of a page for each block erased: both go before the reads of their dies, and the
-        command is done when they are. ``busy_s`` [num_dies], see ``background_s``: so long dies are busy with what the
-        command waits for only where it reads from them. Returned bytes follow at the end, those sent come first.
+        With one, its phases follow each other. ``flushed`` are pages of full groups that are programmed meanwhile: they
+        go before the reads of their dies, and the command is done when they are. ``busy_s`` [num_dies], see
+        ``background_s``: so long dies are busy with what the command waits for only where it reads from them. Returned
+        bytes follow at the end, those sent come first.
         """
         if jobs < 1:
             raise InvalidOptionError(f"an attend command of {jobs} jobs; there has to be at least 1")
         work = sum((phase.work for phase in phases), EngineWork())
-        flash_s = self._flash_s(phases, jobs, self._background(flushed, erased), busy_s)
+        flash_s = self._flash_s(phases, jobs, [] if flushed is None else [self._programs(flushed)], busy_s)
         stations = {"flash": flash_s} | engine_stations_s(self.drive, work)
         link_s = self.link_s(nbytes_in) + self.link_s(nbytes_out)
         weigh_s = weighing_s(self.drive, work)
@@ -150,9 +145,9 @@ class FlashTiming:
             seconds += self._together_s([part], None if busy_s is None else busy_s - seconds)
         return seconds
 
-    def _background(self, flushed: PagesTouched | None, erased: PagesTouched | None) -> list[_Asked]:
-        programs = [] if flushed is None else [self._programs(flushed)]
-        return programs if erased is None else [*programs, self._erases(erased)]
+    def _background(self, flushed: PagesTouched, erased: PagesTouched | None) -> list[_Asked]:
+        programs = self._programs(flushed)
+        return [programs] if erased is None else [programs, self._erases(erased)]
 
     def _together_s(self, parts: Sequence[_Asked], busy_s: Floats | None = None) -> float:
         if not parts:

@@ -1,4 +1,8 @@
-"""The order of channels in the channel index, learnt by the drive from the first queries that it meets."""
+"""The order of channels in the channel index, learnt by the drive from the first queries that it meets.
+
+The engine that gains from it, ``channel_groups``, is that of no attention of the command line: it is for those who use
+``tiers.csd`` directly.
+"""
 
 import numpy as np
 
@@ -29,8 +33,3 @@ class ChannelLearner:
             return None
         queries = np.stack(self._queries, axis=1)
         return np.stack([learn_channel_order(of_head) for of_head in queries])
-
-
-def natural_order(shape: KVShape) -> Indices:
-    """[kv_heads, head_dim]: channels as they come."""
-    return np.tile(np.arange(shape.head_dim), (shape.kv_heads, 1))

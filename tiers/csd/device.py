@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +38,24 @@ class Device:
 
     def serve(self) -> None:
         """Returns when the host has closed the doorbell or died; an error that nobody expected goes to the caller."""
+        pause_s = 0.0
         try:
             while os.getppid() == self._host:  # a copy of the host (a fork) may hold the doorbell open for ever
-                num_rings = self._doorbell.rings(0.0 if self._store.has_work else _IDLE_S)
+                num_rings = self._doorbell.rings(pause_s if self._store.has_work else _IDLE_S)
                 for _ in range(num_rings):
                     self._execute_next()
                 if not num_rings:
-                    with suppress(TierError):  # the next command that needs what failed has somebody to tell
-                        self._store.work()
+                    pause_s = self._work()
         except PeerGoneError:
             pass
+
+    def _work(self) -> float:
+        """Do a little of what can wait; seconds to wait before more of it."""
+        try:
+            self._store.work()
+        except TierError:  # the next command that needs what failed has somebody to tell
+            return _IDLE_S
+        return 0.0
 
     def _execute_next(self) -> None:
         header = self._queue.submission(self._num_executed)

@@ -155,8 +155,12 @@ def _encode_attend(command: Attend, config: Config, trace: int) -> Encoded:
 def _array(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     if array.shape != shape:
         raise InvalidOptionError(f"{name} have shape {array.shape}; the task of the drive takes {shape}")
-    # A tensor of a device is in the type of the task already: whoever sends one has seen to that.
-    return array if on_device(array) else array.astype(dtype, copy=False)
+    if not on_device(array):
+        return array.astype(dtype, copy=False)
+    # The bytes of a tensor go as they are: those of another type would be garbage.
+    if str(array.dtype) != f"torch.{dtype}":
+        raise InvalidOptionError(f"{name} are {array.dtype}; the task of the drive takes torch.{dtype}: convert them")
+    return array
 
 
 def _known(config: Config | None, task: int) -> Config:

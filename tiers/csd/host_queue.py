@@ -75,10 +75,12 @@ class HostQueue:
         self._memory = QueueMemory.create(depth, data_nbytes)
         self._arena = Arena(data_nbytes)
         self._host_path = HostPath()
-        self.path: QueuePath = self._host_path if device is None else DevicePath(self._memory.data, device)
+        self.path: QueuePath = self._host_path
         self._timeout_s = timeout_s
         self._state = _State()
         try:
+            if device is not None:
+                self.path = DevicePath(self._memory.data, device)
             self.process = start(self._memory)
         except BaseException:
             self.path.close()
@@ -94,7 +96,11 @@ class HostQueue:
             self._complete_next()
         offset = self._take(command.data_nbytes + command.reply_nbytes)
         end = offset + command.data_nbytes
-        self.path.put(command.parts, self._memory.data[offset:end])
+        try:
+            self.path.put(command.parts, self._memory.data[offset:end])
+        except BaseException:  # a copy may need memory that is not there
+            self._arena.take_back()
+            raise
         tag = state.num_submitted % _TAGS
         self._memory.put_submission(
             state.num_submitted,

@@ -205,7 +205,8 @@ class StoredLayer:
             groups = np.arange(first, min(first + step, num_groups))
             nbytes = groups.size * self.summaries.nbytes_per_group
             if not self._memory.has(nbytes):
-                self.spill()
+                with suppress(TierError):  # then ``_reserve`` says that the memory is short
+                    self.spill()
             self._reserve(nbytes)
             keys, values = (
                 np.stack([groups_in(shape, self.flash.read(self.key, kind, head, groups)) for head in heads])

@@ -110,7 +110,7 @@ class SequencePages(Protocol):
         ...
 
     def channel_order(self, kv_head: int) -> Indices:
-        """[head_dim]: the channel in each slot of the channel index; the identity unless it was chosen at the write."""
+        """[head_dim]: the channel in each slot of the channel index; the identity until one was learnt from queries."""
         ...
 
     def value_sum(self, kv_head: int) -> Floats:

@@ -89,3 +89,7 @@ class Arena:
     def give_back(self) -> None:
         """What was taken first."""
         self._taken.popleft()
+
+    def take_back(self) -> None:
+        """What was taken last: it was not used."""
+        self._taken.pop()

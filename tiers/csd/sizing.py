@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from tiers.csd.channel_order import ChannelLearner
 from tiers.csd.commands import Config
-from tiers.csd.engines.registry import make_engine
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.pages import KVShape
+from tiers.csd.task import Task
 
 
 def flash_nbytes(config: Config, geometry: FlashGeometry, *, sequences: int, tokens: int) -> int:
@@ -21,18 +22,25 @@ def flash_nbytes(config: Config, geometry: FlashGeometry, *, sequences: int, tok
 
 
 def memory_nbytes(config: Config, geometry: FlashGeometry, *, sequences: int, tokens: int) -> int:
-    """Of the drive's memory: mapping tables, and of each sequence the buffers and what the engine keeps.
+    """Of the drive's memory: mapping tables, and what ``layer_nbytes`` says of every layer of each sequence.
 
     With less than that, what the engine keeps is programmed and read as pages, in every attention.
     """
-    shape = config.shape(geometry)
-    vectors = make_engine(config.engine, config.engine_options).summary.vectors
-    summary_nbytes = vectors * shape.kv_heads * shape.head_dim * np.dtype(shape.dtype).itemsize
-    # Dense layers have no summaries, wherever they are.
-    num_summarised = config.num_layers - len(set(config.dense_layers))
-    of_sequence = config.num_layers * buffer_nbytes(shape)
-    of_sequence += num_summarised * (tokens // shape.tokens_per_group) * summary_nbytes
+    task = Task.of(config, geometry)
+    groups = tokens // task.shape.tokens_per_group
+    of_sequence = sum(layer_nbytes(task, layer, groups) for layer in range(config.num_layers))
     return geometry.table_nbytes + sequences * of_sequence
+
+
+def layer_nbytes(task: Task, layer: int, groups: int) -> int:
+    """Of one layer of one sequence: buffers, queries to learn from, and what the engine keeps of so many groups."""
+    nbytes = buffer_nbytes(task.shape) + groups * summary_nbytes(task.shape, task.engine_of(layer).summary.vectors)
+    return nbytes + (ChannelLearner.nbytes(task.shape) if task.learns_order(layer) else 0)
+
+
+def summary_nbytes(shape: KVShape, vectors: int) -> int:
+    """What is kept of one group, of all its heads."""
+    return vectors * shape.kv_heads * shape.head_dim * np.dtype(shape.dtype).itemsize
 
 
 def buffer_nbytes(shape: KVShape) -> int:

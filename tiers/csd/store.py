@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from tiers.csd.address import ADDRESS
-from tiers.csd.channel_order import ChannelLearner
 from tiers.csd.commands import (
     Attend,
     Attended,
@@ -41,7 +40,7 @@ from tiers.csd.page_table import LayerKey
 from tiers.csd.pages import KVShape
 from tiers.csd.read_back import read_tokens
 from tiers.csd.recovery import recover
-from tiers.csd.sizing import buffer_nbytes
+from tiers.csd.sizing import layer_nbytes
 from tiers.csd.task import Task
 from tiers.csd.trace import Trace
 from tiers.csd.wire import config_from
@@ -60,7 +59,7 @@ class DriveStore:
     """
 
     def __init__(self, image: FlashImage, name: str = "csd", *, traces: bool = False) -> None:
-        """Open what is on the image, or start with an empty one. Raises TransferError.
+        """Open what is on the image, or start with an empty one. Raises TransferError, DriveFullError.
 
         ``traces``: remember what the flash does, until ``trace`` is called.
         """
@@ -75,8 +74,6 @@ class DriveStore:
         self._waiting: dict[LayerKey, None] = {}  # layers with something to be programmed, the oldest first
         self._recovered = recover(self._flash, self._read_task)
         for key in self._recovered.layers:
-            wanted = self._flash.tables.tokens[key][0].num_pages * geometry.page_nbytes
-            make_room(self._memory, self._layers.values(), wanted)
             self._note_work(self._make_layer(key, self._task(key.task)))
 
     def configure(self, command: Config) -> Configured:
@@ -258,9 +255,9 @@ class DriveStore:
 
     def _make_layer(self, key: LayerKey, task: Task) -> StoredLayer:
         if key not in self._layers:
-            make_room(
-                self._memory, self._layers.values(), buffer_nbytes(task.shape) + ChannelLearner.nbytes(task.shape)
-            )
+            # With all groups that it has in flash already, where the drive comes back.
+            groups = self._flash.tables.tokens[key][0].num_pages if key in self._flash.tables.tokens else 0
+            make_room(self._memory, self._layers.values(), layer_nbytes(task, key.layer, groups))
             self._layers[key] = StoredLayer(
                 key,
                 task.shape,

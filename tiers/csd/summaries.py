@@ -10,6 +10,7 @@ import numpy as np
 from tiers.csd.engines.base import GroupSummary
 from tiers.csd.layout import Bytes
 from tiers.csd.pages import Halves, Indices, KVShape
+from tiers.csd.sizing import summary_nbytes
 
 
 class GroupSummaries:
@@ -33,8 +34,7 @@ class GroupSummaries:
     @property
     def nbytes_per_group(self) -> int:
         """Over all heads."""
-        shape = self._shape
-        return self.vectors * shape.kv_heads * shape.head_dim * np.dtype(shape.dtype).itemsize
+        return summary_nbytes(self._shape, self.vectors)
 
     @property
     def num_spillable(self) -> int:

@@ -26,10 +26,14 @@ class DriveWork:
 
 
 class DriveTiming(Protocol):
-    """Seconds that commands would take, given the pages that were really touched."""
+    """Seconds that commands would take, given the pages that were really touched.
+
+    Commands come one behind the other, and what the drive does in the background goes on from one to the next. How long
+    a real host would take between them is not known.
+    """
 
     def attend_s(self, work: DriveWork) -> float:
-        """From the submission of an Attend to its completion, by a drive that does nothing else."""
+        """From the submission of an Attend to its completion, with what it waits for of the background."""
         ...
 
     def write_s(self, work: DriveWork) -> float:

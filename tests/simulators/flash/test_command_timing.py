@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from simulators.flash.command_timing import CommandTiming
 from simulators.flash.drive import DriveParameters
+from simulators.flash.engines import pipeline_s
 from tiers.errors import InvalidOptionError
 
 DRIVE = DriveParameters(dies_per_channel=4)
@@ -81,15 +82,6 @@ def test_background_work_on_other_dies_is_not_waited_for() -> None:
     assert timing.attend_s(_work(attend=_pages_on(9, 4))) == plain
 
 
-def test_the_time_that_the_host_takes_is_the_backgrounds() -> None:
-    here = _pages_on(0, 4)
-    timing = CommandTiming(DRIVE)
-    plain = timing.attend_s(_work(attend=here))
-    timing.attend_s(_work(attend=_pages_on(9), erase=np.array([0])))
-    timing.idle(2 * DRIVE.erase_s)
-    assert timing.attend_s(_work(attend=here)) == plain
-
-
 def test_many_dies_are_busy_for_times_of_their_own() -> None:
     """More of them than a queue has kinds of operations: rounded, upwards and by little."""
     drive = replace(DRIVE, dies_per_channel=64)
@@ -109,6 +101,32 @@ def test_phases_of_a_selection_depend_on_each_other() -> None:
     heads = CommandTiming(DRIVE).attend_s(work)
     assert alone > 2 * DRIVE.read_s
     assert heads < alone
+
+
+PAGE = np.arange(1)
+"""16 keys or values of 128 channels: a product with each number is 4,096 operations."""
+
+
+@pytest.mark.parametrize(
+    ("phases", "flops", "weighed", "scores", "ranked"),
+    [
+        (("attend",), 2048, 2048, 1024, 0),
+        (("channels",), 4096, 0, 1024, 1024),
+        (("channels", "tokens"), 6144, 2048, 1024 + 8, 1024),
+        (("summaries", "groups"), 6144, 2048, 64 + 8, 64),
+        (("groups",), 2048, 2048, 8, 0),
+        (("keys", "values"), 4096, 4096, 16, 0),
+        (("summaries", "keys", "values"), 8192, 4096, 64 + 16, 64),
+    ],
+)
+def test_the_arithmetic_of_a_phase_follows_from_its_name(
+    phases: tuple[str, ...], flops: int, weighed: int, scores: int, ranked: int
+) -> None:
+    """512 tokens of two heads, by a drive that takes a second for each operation and no time for anything else."""
+    slow = replace(DRIVE, gemv_units=1, gemv_flops=1.0, softmax_units=1, softmax_per_s=1.0, ranked_per_s=1.0)
+    found = CommandTiming(slow).attend_s(_work(**dict.fromkeys(phases, PAGE)))
+    beside_reading = pipeline_s({"gemv": flops, "softmax": scores, "top-k": ranked}, jobs=2)
+    assert found == pytest.approx(beside_reading + weighed, rel=1e-5)
 
 
 def test_a_write_takes_its_programs_or_its_bytes() -> None:

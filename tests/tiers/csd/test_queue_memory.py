@@ -34,3 +34,13 @@ def test_all_of_it_can_be_taken_and_no_more() -> None:
     assert [arena.take(2048), arena.take(2048), arena.take(1)] == [0, 2048, None]
     arena.give_back()
     assert [arena.take(1024), arena.take(1024), arena.take(64)] == [0, 1024, None]
+
+
+def test_what_was_taken_last_can_be_taken_back() -> None:
+    arena = Arena(4096)
+    assert [arena.take(1024), arena.take(1024)] == [0, 1024]
+    arena.take_back()
+    assert arena.take(2048) == 1024
+    arena.give_back()
+    arena.give_back()
+    assert arena.take(4096) == 0

@@ -1,9 +1,10 @@
 """Tensors straight into the queue and out of it: as arrays would be, on the processor and on a CUDA device."""
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import torch
 
 from tests.tiers.csd.kit import CONFIG, SMALL, attend, is_right, tokens, write
 from tests.tiers.devices import on_every_device
-from tiers.csd.commands import Attend, WriteKV
+from tests.tiers.kit import open_fds
+from tiers.csd.commands import Attend, Reals, WriteKV
 from tiers.csd.drive import ComputationalDrive
 from tiers.csd.drive_array import DriveArray
+from tiers.csd.host_codec import encode
 from tiers.csd.queue_path import DevicePath, HostPath, as_array, on_device
-from tiers.errors import TokensLostError
+from tiers.errors import InvalidOptionError, TokensLostError
 
 
 @pytest.fixture
@@ -110,3 +113,50 @@ def test_an_answer_without_room_on_the_device(tmp_path: Path, monkeypatch: pytes
 
 def _no_room(place: memoryview) -> torch.Tensor:
     raise torch.OutOfMemoryError("no room")
+
+
+def test_tensors_of_another_type_are_refused() -> None:
+    """Of the same number of bytes or not: they would be read as what they are not."""
+    config, command = replace(CONFIG, dtype="float16"), attend(tokens(20), 19)
+    as_asked = moved(replace(command, keys=_halves(command.keys), values=_halves(command.values)), "cpu")
+    encode(as_asked, config)
+    keys = cast("torch.Tensor", as_asked.keys).to(torch.bfloat16)
+    with pytest.raises(InvalidOptionError, match=r"keys are torch\.bfloat16; the task of the drive takes torch\.flo"):
+        encode(replace(as_asked, keys=as_array(keys)), config)
+    with pytest.raises(InvalidOptionError, match=r"query are torch\.float32; .* takes torch\.float16: convert them"):
+        encode(as_asked, replace(config, link_dtype="float16"))
+
+
+def _halves(part: Reals | None) -> Reals:
+    assert part is not None
+    return part.astype(np.float16)
+
+
+def test_a_command_that_could_not_be_put_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place in the queue is free again, so that later ones are put where they belong."""
+    made = tokens(40)
+    with ComputationalDrive(tmp_path / "image", SMALL, device="cpu") as drive:
+        drive.configure(CONFIG)
+        drive.write_kv(write(made, 0, 20)).wait()
+        queue = drive._queue
+        under_way = drive.attend(attend(made, 20))
+        with monkeypatch.context() as patch:
+            patch.setattr(queue.path, "put", _out_of_memory)
+            with pytest.raises(MemoryError):
+                drive.attend(attend(made, 21))
+        assert is_right(under_way.wait().output[0], made, 21)
+        assert is_right(drive.attend(attend(made, 21)).wait().output[0], made, 22)
+        assert queue._arena.take(queue._arena.nbytes) == 0, "all of it is free"
+
+
+def test_a_queue_that_cannot_be_locked_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiers.csd.host_queue.DevicePath", _out_of_memory)
+    gc.collect()
+    before = open_fds()
+    with pytest.raises(MemoryError):
+        ComputationalDrive(tmp_path / "image", SMALL, device="cpu")
+    assert open_fds() <= before
+
+
+def _out_of_memory(*_: object) -> NoReturn:
+    raise MemoryError

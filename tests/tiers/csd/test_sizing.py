@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tiers.csd.kit import CONFIG, SMALL, attend, open_store, tokens, write
+from tests.tiers.csd.kit import BY_CHANNELS, CONFIG, SMALL, attend, open_store, tokens, write
 from tiers.csd.commands import Config, Inspect, Reclaim
 from tiers.csd.engines.base import AttentionResult
 from tiers.csd.engines.dense import DenseEngine
 from tiers.csd.pages import Floats, Halves, SequencePages
 from tiers.csd.sizing import drive_for, flash_nbytes, memory_nbytes
 from tiers.errors import DriveFullError
+
+BY_GROUPS = replace(CONFIG, engine="group_mass", engine_options={"groups": 0.25}, key_copies=1)
 
 
 @pytest.mark.parametrize("key_copies", [1, 2])
@@ -35,6 +37,24 @@ def test_a_drive_that_is_large_enough_is(tmp_path: Path, key_copies: int) -> Non
         )
         with pytest.raises(DriveFullError):
             store.write_kv(write(made, 0, 200, sequence=3))
+
+
+@pytest.mark.parametrize("config", [CONFIG, BY_CHANNELS, BY_GROUPS], ids=lambda config: config.engine)
+def test_memory_that_is_large_enough_is(tmp_path: Path, config: Config) -> None:
+    """With just that much nothing is refused, and no summary leaves it."""
+    geometry = replace(SMALL, dram_nbytes=memory_nbytes(config, SMALL, sequences=2, tokens=150))
+    made = tokens(150)
+    with closing(open_store(tmp_path / "image", geometry)) as store:
+        store.configure(config)
+        for sequence in range(2):
+            for layer in range(2):
+                store.write_kv(write(made, 0, 150, sequence=sequence, layer=layer))
+        assert store.health().memory_used_nbytes == geometry.dram_nbytes
+        assert not store.health().summary_pages
+    with closing(open_store(tmp_path / "image", geometry)) as again:
+        assert again.inspect(Inspect(1, 1)).num_tokens == (144, 144)
+        assert again.health().memory_used_nbytes == geometry.dram_nbytes
+        assert not again.health().summary_pages, "asked for what is needed"
 
 
 class Mean:

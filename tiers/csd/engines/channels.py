@@ -38,7 +38,7 @@ def approximate_scores(queries: Floats, pages: SequencePages, kv_head: int, chan
 def learn_channel_order(queries: Floats) -> Indices:
     """An order of the channels of one KV head, so that those selected together share pages.
 
-    ``queries`` [n, heads_per_kv, head_dim] of the prefill. Channels keep their magnitude from query to query, so the
+    ``queries`` [n, heads_per_kv, head_dim] of decode steps. Channels keep their magnitude from query to query, so the
     order by mean magnitude puts those that most queries choose side by side.
     """
     return np.argsort(-np.abs(queries).sum(axis=1).mean(axis=0), kind="stable")

@@ -7,7 +7,7 @@ from types import ModuleType
 
 @cache
 def compiled() -> ModuleType | None:
-    """``kernels``; None where numba is not installed, has nowhere to keep what it compiled, or half is no type."""
+    """``kernels``; None where numba is not installed, has no room to keep what it compiles, or half is no type."""
     try:
         from llvmlite import binding
 
@@ -15,6 +15,6 @@ def compiled() -> ModuleType | None:
         if not (binding.get_host_cpu_features().get("f16c") or platform.machine() == "aarch64"):
             return None
         from tiers.csd.engines import kernels
-    except (ImportError, RuntimeError):
+    except (ImportError, RuntimeError, OSError):
         return None
     return kernels
