@@ -3,12 +3,9 @@
 from dataclasses import dataclass, field
 
 from simulators.generation_shape import AttentionShape, GroupShape, LayerShape, ModelShape
-from simulators.modelled_queue import QueueCosts
+from simulators.modelled_queue import DRIVEN, QueueCosts
 from simulators.profile import HardwareProfile
 from simulators.runtime_profile import RuntimeProfile, Table, rate_of
-
-CHUNK_NBYTES = 512 * 1024
-"""Of a request, as ``tiers.transfer.TransferConfig`` has it."""
 
 _ITEM_NBYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -100,7 +97,7 @@ class GenerationCosts:
             return QueueCosts(lambda _: profile.bytes_per_s(name), transfer_s=runtime.transfer_s, depth=1)
         stream = runtime.stream_bytes_per_s if name.startswith("nvme->") else 0.0
         # The stream was of requests of this size.
-        scale = stream / profile.bytes_per_s(name, CHUNK_NBYTES) if stream else 1.0
+        scale = stream / profile.bytes_per_s(name, DRIVEN.chunk_nbytes) if stream else 1.0
         return QueueCosts(
             lambda nbytes: scale * profile.bytes_per_s(name, nbytes),
             latency_s=profile.links[name].latency_s,

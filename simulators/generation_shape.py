@@ -42,7 +42,7 @@ class LayerShape:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """``head`` are the slices of the output projection in the order of their use, ``expert`` any one expert."""
+    """``head`` are the slices of the output projection in the order of their use."""
 
     dtype: str
     layers: tuple[LayerShape, ...]

@@ -9,7 +9,7 @@ any level, wherever in the prefix it is.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from prefetch.load_gate import Gate, blocks_to_recompute
 from simulators.kv_trace.base import KeyTable, KVTrace, Request
@@ -21,6 +21,11 @@ from tiers.manager import TieredMemoryManager
 
 class ServingCosts(Protocol):
     """What computing costs, in seconds."""
+
+    @property
+    def waits_for_moves(self) -> bool:
+        """Whether each request begins when nothing moves any more, rather than as soon as the device is free."""
+        ...
 
     def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
         """``new_tokens`` of a prompt behind ``context_tokens`` whose keys and values are there."""
@@ -41,6 +46,8 @@ class FreeOfCost:
     Nobody would wait for what is written back meanwhile, and a cache drops what its drive cannot take in no time: so
     each request begins when nothing moves any more. Times then are those of the moves alone.
     """
+
+    waits_for_moves: ClassVar[bool] = True
 
     def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
         """None."""
@@ -204,7 +211,7 @@ class PromptReplay:
         result.compute_s += prefill_s + rest_s
         if self._observer is not None:
             self._observer.prompt_computed(keys, held)
-        if isinstance(costs, FreeOfCost):
+        if costs.waits_for_moves:
             self._mover.rest()
         return keys
 

@@ -2,6 +2,7 @@
 
 from simulators.host_path import HOST_MEMORY, HostPaths, HostWork
 from simulators.modelled_mover import Route
+from simulators.modelled_queue import DRIVEN
 from simulators.profile import NEAR_TO_FAR, DriveProfile, HardwareProfile, LinkProfile
 from tiers.errors import InvalidOptionError
 
@@ -42,8 +43,8 @@ def routes_of(
     profile: HardwareProfile,
     levels: tuple[str, ...],
     *,
-    request_nbytes: int = 512 * 1024,
-    depth: int = 16,
+    request_nbytes: int = DRIVEN.chunk_nbytes,
+    depth: int = DRIVEN.queue_depth,
     paths: HostPaths | None = None,
 ) -> dict[str, Route]:
     """Every way between two of the levels. The directions of a drive share it; other links are full duplex.

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from simulators.profile import HardwareProfile
 from tiers.errors import InvalidOptionError
@@ -99,6 +99,7 @@ class RooflineCosts:
     shape: ModelShape
     profile: HardwareProfile
     batch: int = 1
+    waits_for_moves: ClassVar[bool] = False
 
     def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
         """See ServingCosts: arithmetic, or the reading of the weights, whichever takes longer."""

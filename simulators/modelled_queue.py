@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from simulators.modelled_link import LinkUse, VirtualClock
 from tiers.errors import TransferCancelledError, WorldError
 from tiers.link import Priority
+from tiers.transfer import TransferConfig
+
+DRIVEN = TransferConfig()
+"""How the real links are driven, unless somebody says otherwise."""
 
 _NOTHING_LEFT = 1e-12
 """Seconds. What is left of a request by rounding."""
@@ -30,8 +34,8 @@ class QueueCosts:
     """Processor time of the thread for one request."""
     byte_s: float = 0.0
     """Processor time of the thread for one byte: checksums."""
-    depth: int = 16
-    guess_depth: int = 4
+    depth: int = DRIVEN.queue_depth
+    guess_depth: int = DRIVEN.guess_depth
 
 
 class QueuedTransfer:

@@ -2,18 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from simulators.generation_costs import CHUNK_NBYTES
 from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier
-from simulators.modelled_queue import ModelledQueue, QueueCosts, QueuedTransfer
+from simulators.modelled_queue import DRIVEN, ModelledQueue, QueueCosts, QueuedTransfer
 from simulators.virtual_mover import VirtualMover
 from tiers.chunks import Move, plan_chunks
 from tiers.io_queue import IOQueue
 from tiers.link import Priority
 from tiers.tier import Extent, Tier
-
-MEMORY_CHUNK_NBYTES = 4 * 2**20
-"""As ``tiers.transfer.TransferConfig`` has it: of what is copied in a row between memories."""
 
 
 class EmptyFile(EmptyTier):
@@ -68,10 +64,12 @@ class QueuedMover(VirtualMover[QueuedTransfer]):
 def _requests(source: Tier, target: Tier, moves: Sequence[Move]) -> list[int]:
     """Bytes of each; between memories a request is a few blocks that are copied in a row."""
     if isinstance(source, EmptyFile):
-        return [chunk.nbytes for chunk in plan_chunks(source, _slot_of(target), moves, CHUNK_NBYTES, is_write=False)]
+        chunks = plan_chunks(source, _slot_of(target), moves, DRIVEN.chunk_nbytes, is_write=False)
+        return [chunk.nbytes for chunk in chunks]
     if isinstance(target, EmptyFile):
-        return [chunk.nbytes for chunk in plan_chunks(target, _slot_of(source), moves, CHUNK_NBYTES, is_write=True)]
-    per_copy = max(1, MEMORY_CHUNK_NBYTES // source.block_nbytes)
+        chunks = plan_chunks(target, _slot_of(source), moves, DRIVEN.chunk_nbytes, is_write=True)
+        return [chunk.nbytes for chunk in chunks]
+    per_copy = max(1, DRIVEN.memory_chunk_nbytes // source.block_nbytes)
     counts = [min(per_copy, len(moves) - first) for first in range(0, len(moves), per_copy)]
     return [count * source.block_nbytes for count in counts]
 

@@ -78,12 +78,18 @@ class Books:
             keys = keys.difference(slots) if slots else keys
         return keys
 
-    def source_of(self, key: BlockKey) -> int:
-        """The level below level 0 from which a block is best fetched. KeyError if there is none."""
-        for index, slots in enumerate(self.copies()):
-            if index and key in slots:
-                return index
-        raise KeyError(key)
+    def sources_of(self, keys: Iterable[BlockKey]) -> list[int]:
+        """The level below level 0 from which each block is best fetched. KeyError for one that none of them holds."""
+        below = list(enumerate(self.copies()))[1:]
+        sources = []
+        for key in keys:
+            for index, slots in below:
+                if key in slots:
+                    sources.append(index)
+                    break
+            else:
+                raise KeyError(key)
+        return sources
 
     def last_copies(self, index: int, keys: Sequence[BlockKey]) -> Sequence[BlockKey]:
         """Those of the keys that no other level holds than ``index``."""
@@ -216,6 +222,17 @@ class Books:
 
 def _has_ended(transfer: PendingTransfer) -> bool:
     return transfer.is_done or transfer.error is not None
+
+
+def without_first(keys: Iterable[BlockKey], once: Iterable[BlockKey]) -> list[BlockKey]:
+    """The keys, but that each of ``once`` is left out the first time that it is named."""
+    left, rest = set(once), []
+    for key in keys:
+        if key in left:
+            left.remove(key)
+        else:
+            rest.append(key)
+    return rest
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from itertools import filterfalse
 from typing import Any
 
 from tiers.block import BlockKey
+from tiers.books import without_first
 from tiers.errors import WorldError
 from tiers.eviction.base import Expected
 from tiers.link import Priority
@@ -102,10 +103,8 @@ class TieredMemoryManager:
         placement, here = self._placement, self.levels[0].slots
         self._forget_failures(keys)
         missing = dict.fromkeys(filterfalse(here.__contains__, keys))
-        present = keys
-        if missing:
-            named = dict.fromkeys(missing)
-            present = [key for key in keys if named.pop(key, key) is not None]
+        # Named a second time, a block that is missing is on its way.
+        present = without_first(keys, missing) if missing else keys
         placement.pin(keys)
         if missing:
             try:
@@ -223,7 +222,7 @@ class TieredMemoryManager:
 
     def sources(self, keys: Iterable[BlockKey]) -> list[int]:
         """The level from which each of these blocks would be loaded; all of them are below level 0."""
-        return list(map(self._placement.source_of, keys))
+        return self._placement.sources_of(keys)
 
     def complete_store(self, keys: Sequence[BlockKey]) -> None:
         """Blocks are wholly written: they may be read by others and leave level 0.

@@ -45,16 +45,17 @@ def open_link(
     files, memory = (target, source) if is_write else (source, target)
     if not isinstance(files, SupportsDirectIO):
         raise OffloadError(f"no way to move blocks over {name}")
+    # The queue last, here and below: what fails before it has nothing to give back.
     if device is None and isinstance(memory, SupportsView):
-        queue = files.open_queue(config.queue_depth)
+        chunk, depth = config.chunk_nbytes, config.guess_depth
         if shared is not None:
             copier = open_copier(shared.device)
-            chunk, depth = config.chunk_nbytes, config.guess_depth
+            queue = files.open_queue(config.queue_depth)
             return SharedFileLink(name, finished, timeline, queue, chunk, depth, copier, is_write=is_write)
-        return FileLink(name, finished, timeline, queue, config.chunk_nbytes, config.guess_depth, is_write=is_write)
+        queue = files.open_queue(config.queue_depth)
+        return FileLink(name, finished, timeline, queue, chunk, depth, is_write=is_write)
     if device is None or not isinstance(memory, SupportsMemory):
         raise OffloadError(f"no way to move blocks over {name}")
-    # The queue last: what fails before it has nothing to give back.
     ring = PinnedTier("ring", 2 * config.queue_depth, config.chunk_nbytes, device=device)
     copier = open_copier(device)
     kind, queue = _device_reader(files, device, config) if not is_write else _stager(files, config)

@@ -23,8 +23,7 @@ class Placement(Room):
         # blocks may be neighbours, which are read together.
         is_alone = self.backing is not None or priority is Priority.GUESS
         batches: dict[BlockKey | int, tuple[int, list[BlockKey]]] = {}
-        for key in keys:
-            source = self.source_of(key)
+        for key, source in zip(keys, self.sources_of(keys), strict=True):
             batches.setdefault(key if is_alone else source, (source, []))[1].append(key)
         targets = dict(zip(keys, self.allocate(0, keys), strict=True))
         try:

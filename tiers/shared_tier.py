@@ -1,15 +1,14 @@
 """The host's memory where a device computes in it: boards with one memory for processor and GPU."""
 
 import ctypes
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tiers.copier import as_tensor
 from tiers.errors import TierError
 from tiers.pinned_tier import PinnedTier
-from tiers.slots import SlotLayout, slots_of_sizes
+from tiers.slots import SlotLayout
 
 if TYPE_CHECKING:
     import torch
@@ -40,16 +39,17 @@ class SharedTier(PinnedTier):
             note = self.note.removeprefix("not pinned: ")
             super().close()
             raise TierError(f"tier '{name}': cannot share memory with {device}: {note}", tier=name)
-        self.seen = _seen_by(self.device, self.buffer[: self.nbytes])
-        """All slots, one after the other."""
-        if not _is_shared(self.seen, self.buffer):
+        try:
+            self.seen = _seen_by(self.device, self.buffer[: self.nbytes])
+            """All slots, one after the other."""
+            is_shared = _is_shared(self.seen, self.buffer)
+        except RuntimeError as error:
+            super().close()
+            note = str(error).partition("\n")[0]
+            raise TierError(f"tier '{name}': cannot share memory with {device}: {note}", tier=name) from None
+        if not is_shared:
             self.close()
             raise TierError(f"tier '{name}': {device} does not see what the host writes", tier=name)
-
-    @classmethod
-    def of_sizes(cls, name: str, sizes: Sequence[int], *, device: "torch.device | str" = "cuda") -> Self:
-        """A tier whose slots have sizes of their own, in whole pages; ``block_nbytes`` is the largest."""
-        return cls(name, len(sizes), max(sizes, default=0), slots_of_sizes(sizes), device=device)
 
     def seen_slot(self, slot: int) -> "torch.Tensor":
         """The bytes of a slot for the device, without a copy."""

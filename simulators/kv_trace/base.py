@@ -40,13 +40,13 @@ class KeyTable:
         return len(self._keys)
 
     def keys(self, blocks: list[int]) -> list[BlockKey]:
-        """One key a block; the block's place in the prefix is its index. Blocks of all layers move together."""
+        """One key a block; where it first stood in a prefix is its index. Blocks of all layers move together."""
         known = self._keys
         keys = list(map(known.get, blocks))
         if not all(keys):
             for depth, key in enumerate(keys):
                 if key is None:
-                    known[blocks[depth]] = KVBlockKey(blocks[depth], 0, depth)
+                    known.setdefault(blocks[depth], KVBlockKey(blocks[depth], 0, depth))
         return [known[block] for block in blocks]
 
 

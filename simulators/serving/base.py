@@ -45,7 +45,8 @@ class Host:
 class ServingTime:
     """Seconds for a whole workload. ``kv_s`` is the part of ``decode_s`` that goes into keys and values.
 
-    ``host_nbytes``: what decoding writes to the host's memory and reads from it, where a system counts that.
+    Of decoding, where a system counts that: ``host_nbytes`` are what the host's memory takes and gives, ``drive_s`` the
+    seconds in which each drive attends.
     """
 
     workload: Workload
@@ -53,6 +54,7 @@ class ServingTime:
     decode_s: float
     kv_s: float
     host_nbytes: float = 0.0
+    drive_s: float = 0.0
 
     @property
     def tokens_per_s(self) -> float:

@@ -43,11 +43,13 @@ class InStorage:
         submit_s = self.software.submit_s * workload.batch * self.drives
         sent, returned = self._vectors_nbytes(workload)
         hops_s = self.path.hop_s(host, sent) + self.path.hop_s(host, returned)
-        kv_s = workload.new_tokens * shape.layers * (submit_s + hops_s + attend_s - weigh_s)
-        host_nbytes = workload.new_tokens * shape.layers * self.path.host_nbytes(sent + returned)
+        attends = workload.new_tokens * shape.layers
+        kv_s = attends * (submit_s + hops_s + attend_s - weigh_s)
+        host_nbytes = attends * self.path.host_nbytes(sent + returned)
         gpu_s = weights_s(workload, host, workload.batch)
         other_s = workload.new_tokens * (gpu_s + shape.layers * (self.software.layer_overhead_s + weigh_s))
-        return ServingTime(workload, self.prefill_s(workload, host), kv_s + other_s, kv_s, host_nbytes)
+        first_s = self.prefill_s(workload, host)
+        return ServingTime(workload, first_s, kv_s + other_s, kv_s, host_nbytes, drive_s=attends * attend_s)
 
     def attend(self, workload: Workload, tokens: int) -> AttendTime:
         """One layer of a decode step with ``tokens`` in the cache: q, k, v go to a drive, the output comes back.
@@ -85,25 +87,25 @@ class InStorage:
 
     def moved(self, time: ServingTime, host: Host) -> Moved:
         """Of all drives together: over their links only queries, outputs and new tokens, and the prompts once."""
-        workload = time.workload
-        shape, steps = workload.shape, workload.new_tokens
+        workload, pages = time.workload, self._pages(time.workload)
+        layers, steps = workload.shape.layers, workload.new_tokens
         contexts = workload.contexts(_CONTEXTS)
-        touched = [phase.pages.num_pages for t in contexts for phase in self._phases(self._pages(workload), t)]
-        page_nbytes = self.drive.page_nbytes * shape.layers * self.drives
-        vector_nbytes = steps * shape.layers * workload.batch * shape.head_dim * _VECTOR_NBYTES
-        sent = workload.kv_nbytes(workload.prompt_tokens) + (shape.heads + 2 * shape.kv_heads) * vector_nbytes
-        pages = self._pages(workload)
+        touched = [phase.pages.num_pages for tokens in contexts for phase in self._phases(pages, tokens)]
+        page_nbytes = self.drive.page_nbytes * layers * self.drives
+        sent, returned = (steps * layers * nbytes for nbytes in self._vectors_nbytes(workload))
+        sent += workload.kv_nbytes(workload.prompt_tokens)
         return Moved(
             prefill_s(workload, host, workload.batch, workload.prompt_tokens)
             + steps * weights_s(workload, host, workload.batch),
-            {"device->csd": float(sent), "csd->device": float(shape.heads * vector_nbytes)},
+            {"device->csd": float(sent), "csd->device": float(returned)},
+            host_nbytes=self.path.host_nbytes(sent + returned),
             flash_read_nbytes=float(page_nbytes * steps * sum(touched) / len(contexts)),
             flash_written_nbytes=float(
                 page_nbytes * pages.jobs * pages.num_pages(workload.tokens, channel_copy=self._is_twice)
             ),
             drives=self.drives,
-            drive_busy_s=time.kv_s + shape.layers * self.layer_write_s(workload, host),
-            engine_busy_s=time.kv_s,
+            drive_busy_s=time.drive_s + layers * self.layer_write_s(workload, host),
+            engine_busy_s=time.drive_s,
         )
 
     @property

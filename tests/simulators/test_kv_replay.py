@@ -45,6 +45,8 @@ def sample(num_requests: int) -> KVTrace:
 
 
 class OneSecondAToken:
+    waits_for_moves = False
+
     def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
         return float(new_tokens)
 

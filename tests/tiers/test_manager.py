@@ -99,6 +99,7 @@ def test_a_block_is_pinned_once_for_each_use(build: Build) -> None:
             house.manager.prepare_load([key(1), key(3)])
         house.release(there)
         house.load(1, 3)
+    assert (house.manager.stats.misses, house.manager.stats.accesses) == (3, 10)
 
 
 def test_a_block_is_not_for_others_before_it_is_complete(build: Build) -> None:

@@ -16,6 +16,7 @@ from tiers.errors import OffloadError, TierError
 from tiers.file_link import FileLink
 from tiers.memory_tier import MemoryTier
 from tiers.nvme_tier import NVMeTier
+from tiers.pinned_tier import PinnedTier
 from tiers.shared_link import SharedFileLink
 from tiers.shared_tier import SharedTier
 from tiers.staged_link import StagedFileLink
@@ -79,6 +80,36 @@ def test_a_device_that_sees_something_else_is_found_out(monkeypatch: pytest.Monk
     )
     with pytest.raises(TierError, match="tier 'device': cpu does not see what the host writes"):
         SharedTier("device", 2, ALIGNMENT, device="cpu")
+
+
+def test_a_device_that_cannot_look_at_it_is_an_error_and_nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(device: torch.device, memory: memoryview) -> torch.Tensor:
+        raise RuntimeError("CUDA error: invalid argument\nand many more lines")
+
+    closed: list[PinnedTier] = []
+
+    def close(tier: PinnedTier) -> None:
+        closed.append(tier)
+
+    monkeypatch.setattr("tiers.shared_tier._seen_by", fail)
+    monkeypatch.setattr(PinnedTier, "close", close)
+    with pytest.raises(TierError, match=r"tier 'device': cannot share memory with cpu: CUDA error: invalid argument$"):
+        SharedTier("device", 2, ALIGNMENT, device="cpu")
+    assert len(closed) == 1
+
+
+def test_a_device_that_fails_leaves_no_queue_behind(
+    engine: TransferEngine, nvme: NVMeTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(device: torch.device) -> PlainCopier:
+        raise RuntimeError("CUDA error")
+
+    monkeypatch.setattr("tiers.open_link.open_copier", fail)
+    monkeypatch.setattr(NVMeTier, "open_queue", lambda *_: pytest.fail("a queue with threads of its own"))
+    there = SharedTier("device", NUM_BLOCKS, BLOCK, device="cpu")
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        load(engine, nvme, there, [1], Priority.DEMAND)
+    there.close()
 
 
 @on_every_device

@@ -27,3 +27,4 @@ def test_a_block_has_one_key() -> None:
     again = table.keys([7, 9])
     assert again[0] is first[0]
     assert len(table) == 3
+    assert table.keys([4, 5, 4])[2] == KVBlockKey(4, 0, 0), "where it stood first"

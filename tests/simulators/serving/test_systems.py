@@ -11,6 +11,8 @@ from simulators.published import find_published, load_profile
 from simulators.serving.base import Host, ServingSystem, Workload
 from simulators.serving.flexgen import FlexGen
 from simulators.serving.in_storage import InStorage
+from simulators.serving.link_path import LinkPath, PeerToPeer, ViaHost
+from simulators.serving.moved import serving_energy_j
 from simulators.serving.recompute import Recompute
 from simulators.serving.selection import ClusteredSelection
 from simulators.serving.software import SoftwareCosts
@@ -60,6 +62,19 @@ def test_the_link_carries_vectors_only() -> None:
     attend = DENSE.attend(_workload(8), 768)
     nbytes = 8 * 4 * 5120 * 2
     assert attend.stations_s["link"] == pytest.approx(2 * DRIVE.link_latency_s + nbytes / DRIVE.link_bytes_per_s)
+
+
+@pytest.mark.parametrize(("path", "crossings"), [(PeerToPeer(), 0), (ViaHost(), 2)])
+def test_engines_work_as_long_as_they_attend(path: LinkPath, crossings: int) -> None:
+    """That includes weighing, which is no part of ``kv_s``, and not the hop by way of the host, which costs DRAM."""
+    workload, system, power = _workload(8), replace(DENSE, path=path), HOST.profile.power
+    time = system.time(workload, HOST)
+    moved = system.moved(time, HOST)
+    assert moved.engine_busy_s == pytest.approx(512 * OPT.layers * system.attend(workload, 768).seconds)
+    assert moved.drive_busy_s - moved.engine_busy_s == pytest.approx(OPT.layers * system.layer_write_s(workload, HOST))
+    assert moved.host_nbytes == crossings * sum(moved.links.values())
+    assert power is not None
+    assert serving_energy_j(power, time, moved)["dram"] == power.dram_j_per_byte * moved.host_nbytes
 
 
 @pytest.mark.parametrize("change", [{"channels": 16}, {"dies_per_channel": 32}, {"read_s": 30e-6}])
