@@ -57,7 +57,6 @@ def open_prospect(
         named = str(torch_dtype(stored)).removeprefix("torch.")
         _check_dtype(path, config.dtype, named)
         _check_experts(path, config.experts)
-        check_packed(path, source.groups, config.device, torch_dtype(stored))
         named_config = {**standard_config(architecture.config), "dtype": named}
         tokens = block_tokens or _block_tokens(config.device, context_tokens)
         sizes = model_sizes(source.groups, named_config, architecture.attention, min_block_tokens=tokens)
@@ -79,9 +78,13 @@ def plan_for(
 ) -> Plan:
     """The plan for a budget. ``elsewhere``: for the machine of ``profile``, which need not be this one.
 
-    Raises BudgetError, and InvalidOptionError for a device that is not there or a budget that it has no use for.
+    Raises BudgetError, and InvalidOptionError for a device that is not there, that cannot compute what the store keeps,
+    or a budget that it has no use for.
     """
     budgets = budgets_on(config, profile) if elsewhere else budgets_here(config)
+    if not elsewhere:
+        dtype, uses_low = torch_dtype(prospect.dtype), config.miss_precision != "high"
+        check_packed(prospect.path, prospect.source.groups, config.device, dtype, uses_low_copies=uses_low)
     longest = getattr(prospect.config, "max_position_embeddings", None)
     tokens = workload.context_tokens
     if longest is not None and tokens > longest:
