@@ -21,18 +21,20 @@ def make_arena(device: str, num_slots: int, block_nbytes: int) -> Arena:
 
     Where a GPU computes in the host's memory, drives read into the very slots.
     """
-    if memory_kind(device) is MemoryKind.SHARED:
+    kind = memory_kind(device)
+    if kind is MemoryKind.SHARED:
         return SharedTier("device", num_slots, block_nbytes, device=torch_device(device))
-    if memory_kind(device) is MemoryKind.PROCESSOR:
+    if kind is MemoryKind.PROCESSOR:
         return MemoryTier("device", num_slots, block_nbytes)
     return DeviceTier("device", num_slots, block_nbytes, torch_device(device))
 
 
 def make_resident_arena(device: str, sizes: Sequence[int]) -> Arena:
     """Slots of sizes of their own, for what never leaves. Raises TierError as ``make_arena``."""
-    if memory_kind(device) is MemoryKind.SHARED:
+    kind = memory_kind(device)
+    if kind is MemoryKind.SHARED:
         return SharedTier.of_sizes("device", sizes, device=torch_device(device))
-    if memory_kind(device) is MemoryKind.PROCESSOR:
+    if kind is MemoryKind.PROCESSOR:
         return MemoryTier.of_sizes("device", sizes)
     return DeviceTier.of_sizes("device", sizes, torch_device(device))
 

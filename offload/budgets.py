@@ -34,7 +34,9 @@ def budgets_on(config: RunConfig, profile: HardwareProfile) -> Budgets:
     if profile.unified_memory:
         _check_one_budget(config, profile.name)
     is_apart = is_gpu(profile.device) and not profile.unified_memory
-    return Budgets(config.device_memory, config.host_memory or None, _nvme_bytes(config), host_is_apart=is_apart)
+    # Its drive has directories of its own, so none of this machine has to be named.
+    nvme_bytes = _nvme_bytes(config) if config.nvme_memory is None else config.nvme_memory
+    return Budgets(config.device_memory, config.host_memory or None, nvme_bytes, host_is_apart=is_apart)
 
 
 def _nvme_bytes(config: RunConfig) -> int | None:

@@ -1,5 +1,7 @@
 """Whether a GPU has the memory that a plan wants of it, before anything is loaded."""
 
+import psutil
+
 from offload.device import device_uuid, free_bytes, has_own_memory, total_bytes
 from offload.nvml import GpuUse, read_nvml
 from offload.sizes import format_size
@@ -23,7 +25,8 @@ def shortage(device: str, wanted: int, free: int, total: int, use: GpuUse | str)
         others, cure = "it is a slice of a GPU (MIG) and has no more", "lower --device-memory"
     else:
         others, cure = use.others_in_words(), "lower --device-memory"
-        if others:
+        # In a container the driver may tell of processes by numbers that mean nothing here, ourselves among them.
+        if others and all(psutil.pid_exists(pid) for pid, _ in use.others):
             cure += " or end them"
     return BudgetError(
         f"--device {device}: {format_size(wanted)} wanted, {format_size(free)} of {format_size(total)} free"

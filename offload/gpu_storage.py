@@ -8,7 +8,8 @@ from tiers.gds import find_gds
 
 _PIN_NBYTES = 64 * 2**20
 
-_INSTALL = "needed with CUDA only: pip install 'offload-runtime[gpu-cuda12]'"
+INSTALL = "needed with CUDA only: pip install 'offload-runtime[gpu-cuda12]'"
+"""What to do about a missing package of the GPU extras."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ def probe_cuda() -> Finding:
 def probe_kvikio() -> Finding:
     """Importing proves little: only reading a file into memory of the device shows whether kvikio works."""
     if importlib.util.find_spec("kvikio") is None:
-        return Finding(False, f"not installed; {_INSTALL}")
+        return Finding(False, f"not installed; {INSTALL}")
     found = find_gds()
     return Finding(found.works, found.note)
 
@@ -58,15 +59,16 @@ def probe_pinned(device: str) -> Finding:
 def probe_cupy() -> Finding:
     """Whether cupy finds a device. Without CUDA it can be imported all the same."""
     if importlib.util.find_spec("cupy") is None:
-        return Finding(False, f"not installed; {_INSTALL}")
+        return Finding(False, f"not installed; {INSTALL}")
     try:
         import cupy
 
         count = cupy.cuda.runtime.getDeviceCount()
     except (ImportError, OSError, RuntimeError) as error:
-        return Finding(False, f"installed, but finds no device: {_first_line(error)}")
+        return Finding(False, f"installed, but finds no device: {first_line(error)}")
     return Finding(count > 0, f"version {cupy.__version__}, {count} devices")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of what an error says, or its name where it says nothing."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -8,10 +8,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from offload.gpu_storage import Finding
+from offload.gpu_storage import INSTALL, Finding, first_line
 from offload.sizes import format_size
-
-_INSTALL = "needed with CUDA only: pip install 'offload-runtime[gpu-cuda12]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +38,15 @@ def read_nvml(uuid: str) -> "GpuUse | str":
     try:
         import pynvml
     except ImportError:
-        return f"not installed; {_INSTALL}"
+        return f"not installed; {INSTALL}"
     try:
         pynvml.nvmlInit()
     except (OSError, pynvml.NVMLError) as error:
-        return f"installed, but the driver does not answer: {_first_line(error)}"
+        return f"installed, but the driver does not answer: {first_line(error)}"
     try:
         return _use(pynvml, uuid)
     except pynvml.NVMLError as error:
-        return f"installed, but says nothing of this GPU: {_first_line(error)}"
+        return f"installed, but says nothing of this GPU: {first_line(error)}"
     finally:
         pynvml.nvmlShutdown()
 
@@ -82,7 +80,3 @@ def _handle(pynvml: Any, uuid: str) -> tuple[Any, bool]:
         return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"), False
     except pynvml.NVMLError:
         return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}"), True
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -66,7 +66,9 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
             if smaller is None:
                 return answer
             give_back_cached_memory()
-            chunk = self.runtime.prefill_chunk_tokens = smaller
+            chunk = smaller
+            # A caller may have asked for larger pieces than the plan has; later requests keep to the smaller ones.
+            self.runtime.prefill_chunk_tokens = min(chunk, self.runtime.prefill_chunk_tokens or chunk)
             (kwargs if generation_config is None else vars(generation_config))["prefill_chunk_size"] = chunk
             if told is not None:
                 told.again()

@@ -28,9 +28,11 @@ class ModelSizes:
     num_layers: int
     kv_block_tokens: int
     flops_per_token: float
-    # Activations of one token of a prefill chunk, and of one sequence of the batch whatever the chunk (its logits).
+    # Activations of one token of a prefill chunk, of one sequence of the batch whatever the chunk (its logits), and of
+    # no matter how many sequences.
     workspace_nbytes_per_token: int
     workspace_nbytes_fixed: int
+    workspace_nbytes_once: int = 0
     dtype: str = "float32"
     # FLOPs in all layers for one query token against one earlier token.
     attention_flops_per_pair: float = 0.0
@@ -133,12 +135,12 @@ class Plan:
     """What sits where, and how fast that should be.
 
     ``resident`` and ``streamed`` name weight groups; ``in_host`` those of the streamed ones of which the host keeps a
-    copy, and ``host_experts`` counts the experts of which it does. The host also has ``newest_nbytes`` for keys and
-    values on their way to computational drives. ``kv_device_blocks`` counts the blocks that stay and the window through
-    which the others stream, ``kv_host_blocks`` those that live in the host and as many more as come ahead of need,
-    ``kv_nvme_blocks`` those that fit neither device nor host at the end of the run. Missed bytes are those of one
-    decode step at the mean context, where every expert is as likely as any other.
-    ``predicted_tokens_per_s`` counts the whole batch.
+    copy, and ``host_experts`` counts the experts of which it does. Keys and values on their way to computational drives
+    have ``newest_nbytes`` of ``newest_tier``: of the host or, without a budget of its own, of the device's workspace.
+    ``kv_device_blocks`` counts the blocks that stay and the window through which the others stream, ``kv_host_blocks``
+    those that live in the host and as many more as come ahead of need, ``kv_nvme_blocks`` those that fit neither device
+    nor host at the end of the run. Missed bytes are those of one decode step at the mean context, where every expert is
+    as likely as any other. ``predicted_tokens_per_s`` counts the whole batch.
     """
 
     resident: tuple[str, ...]
@@ -166,11 +168,17 @@ class Plan:
     in_host: tuple[str, ...] = ()
     host_experts: int = 0
     newest_nbytes: int = 0
+    newest_tier: Literal["device", "host"] = "host"
 
     @property
     def host_weight_nbytes(self) -> int:
         """What copies of weights take of the host's memory."""
         return len(self.in_host) * self.slot_nbytes + self.host_experts * self.expert_slot_nbytes
+
+    @property
+    def host_newest_nbytes(self) -> int:
+        """What tokens on their way to drives take beside the device's budget."""
+        return self.newest_nbytes if self.newest_tier == "host" else 0
 
     def placement(self) -> dict[str, dict[str, object]]:
         """What each tier holds, ready for JSON."""
@@ -189,12 +197,12 @@ class Plan:
                 "workspace_bytes": self.workspace_bytes,
             },
             "host": {
-                "bytes": self.kv_host_blocks * block + self.host_weight_nbytes + self.newest_nbytes,
+                "bytes": self.kv_host_blocks * block + self.host_weight_nbytes + self.host_newest_nbytes,
                 "weight_groups": list(self.in_host),
                 "experts": self.host_experts,
                 "kv_blocks": self.kv_host_blocks,
-                "kv_bytes": self.kv_host_blocks * block + self.newest_nbytes,
-                "newest_kv_bytes": self.newest_nbytes,
+                "kv_bytes": self.kv_host_blocks * block + self.host_newest_nbytes,
+                "newest_kv_bytes": self.host_newest_nbytes,
             },
             "nvme": {
                 "bytes": self.streamed_nbytes + self.kv_nvme_blocks * block,

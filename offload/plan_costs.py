@@ -68,9 +68,9 @@ def mean_context(workload: Workload) -> int:
 
 
 def workspace_nbytes(sizes: ModelSizes, workload: Workload, chunk_tokens: int) -> int:
-    """Activations of a prefill chunk of every sequence, and the logits."""
+    """Activations of a prefill chunk of every sequence, the logits, and what is set aside once."""
     per_sequence = sizes.workspace_nbytes_per_token * chunk_tokens + sizes.workspace_nbytes_fixed
-    return align_up(workload.batch * per_sequence)
+    return align_up(workload.batch * per_sequence + sizes.workspace_nbytes_once)
 
 
 def least_expert_slots(sizes: ModelSizes) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from transformers import PreTrainedConfig
 
@@ -57,7 +58,6 @@ def open_prospect(
         named = str(torch_dtype(stored)).removeprefix("torch.")
         _check_dtype(path, config.dtype, named)
         _check_experts(path, config.experts)
-        check_packed(path, source.groups, config.device, torch_dtype(stored))
         named_config = {**standard_config(architecture.config), "dtype": named}
         tokens = block_tokens or _block_tokens(config.device, context_tokens)
         sizes = model_sizes(source.groups, named_config, architecture.attention, min_block_tokens=tokens)
@@ -79,9 +79,13 @@ def plan_for(
 ) -> Plan:
     """The plan for a budget. ``elsewhere``: for the machine of ``profile``, which need not be this one.
 
-    Raises BudgetError, and InvalidOptionError for a device that is not there or a budget that it has no use for.
+    Raises BudgetError, and InvalidOptionError for a device that is not there, that cannot compute what the store keeps,
+    or a budget that it has no use for.
     """
     budgets = budgets_on(config, profile) if elsewhere else budgets_here(config)
+    if not elsewhere:
+        dtype, uses_low = torch_dtype(prospect.dtype), config.miss_precision != "high"
+        check_packed(prospect.path, prospect.source.groups, config.device, dtype, uses_low_copies=uses_low)
     longest = getattr(prospect.config, "max_position_embeddings", None)
     tokens = workload.context_tokens
     if longest is not None and tokens > longest:
@@ -91,14 +95,16 @@ def plan_for(
         )
     sizes = _sizes_beside_drives(prospect, workload, config) if config.csd else prospect.sizes
     newest_nbytes = _newest_nbytes(prospect, sizes, workload, config, budgets.host_bytes)
+    newest_tier: Literal["device", "host"] = "device" if budgets.host_bytes is None else "host"
     if budgets.host_bytes is not None:
         budgets = replace(budgets, host_bytes=budgets.host_bytes - newest_nbytes)
     else:  # of the one memory that there is
-        sizes = replace(sizes, workspace_nbytes_fixed=sizes.workspace_nbytes_fixed + newest_nbytes)
+        sizes = replace(sizes, workspace_nbytes_once=sizes.workspace_nbytes_once + newest_nbytes)
     try:
-        return replace(make_plan(sizes, budgets, workload, profile), newest_nbytes=newest_nbytes)
+        plan = make_plan(sizes, budgets, workload, profile)
+        return replace(plan, newest_nbytes=newest_nbytes, newest_tier=newest_tier)
     except BudgetError as error:
-        if config.nvme_dir is None:
+        if config.nvme_dir is None and budgets.nvme_bytes == 0:
             message = f"{error} (or name a directory on a drive with --nvme-dir)"
             raise BudgetError(message, wanted_bytes=error.wanted_bytes, available_bytes=error.available_bytes) from None
         raise
@@ -107,8 +113,8 @@ def plan_for(
 def _sizes_beside_drives(prospect: Prospect, workload: Workload, config: RunConfig) -> ModelSizes:
     """Of layers whose keys and values go to computational drives, none are left to place; raises ModelError.
 
-    What comes back of one layer counts as activations: of a prompt in pieces all of it, and of one sequence inputs with
-    what their projection makes of them.
+    What comes back of one layer counts as activations: of a prompt in pieces all of it, and inputs with what their
+    projection makes of them. It comes sequence by sequence, so that there is never more than that of one.
     """
     shape = prospect.architecture.attention
     if shape.latent or shape.kv.key_dim != shape.kv.value_dim:
@@ -129,7 +135,7 @@ def _sizes_beside_drives(prospect: Prospect, workload: Workload, config: RunConf
         numbers = input_shape(prospect.config, shape).width + shape.activations
         itemsize = sizes.kv_nbytes_per_token_layer // shape.kv.values_per_token
         back += int(config.x_cache * workload.context_tokens * numbers * itemsize)
-    return replace(sizes, num_layers=len(sliding), workspace_nbytes_fixed=sizes.workspace_nbytes_fixed + back)
+    return replace(sizes, num_layers=len(sliding), workspace_nbytes_once=back)
 
 
 def _newest_nbytes(

@@ -67,7 +67,7 @@ class Runtime:
             occupancy["host"] = (used + copies, capacity + copies)
         if self.drives:
             occupancy["csd"] = (self.drives.usage.nbytes, self.drives.capacity_nbytes)
-            if self.plan.newest_nbytes:
+            if self.plan.host_newest_nbytes:
                 used, capacity = occupancy.get("host", (0, 0))
                 room = self.drives.newest.room
                 occupancy["host"] = (used + room.used_nbytes, capacity + room.capacity_nbytes)
@@ -97,7 +97,7 @@ class Runtime:
                 "capacity_bytes": self.drives.capacity_nbytes,
                 "peak_bytes": self.drives.usage.peak_nbytes,
             }
-            if self.plan.newest_nbytes:
+            if self.plan.host_newest_nbytes:
                 room = self.drives.newest.room
                 host = usage.setdefault("host", {"capacity_bytes": 0, "peak_bytes": 0})
                 host["capacity_bytes"] += room.capacity_nbytes

@@ -39,9 +39,9 @@ def load(
 ) -> OffloadedModel:
     """A transformers model that keeps within a budget; ``model.plan`` says what sits where.
 
-    ``budget`` takes the options of the command line as keywords: ``device``, ``device_memory``, ``host_memory``,
-    ``nvme_dir``, ``nvme_memory``, ``dtype``, ``batch``. The plan is made for prompts of ``prompt_tokens`` and
-    ``new_tokens`` more; longer ones work as long as the tiers below the device have room. Call ``close`` when done.
+    ``budget`` takes the fields of ``RunConfig`` as keywords, as their values or as the command line takes them. The
+    plan is made for prompts of ``prompt_tokens`` and ``new_tokens`` more; longer ones work as long as the tiers below
+    the device have room. Call ``close`` when done.
 
     Raises ModelError, BudgetError, InvalidOptionError (the caller's to mend), TierError (the machine's).
     """

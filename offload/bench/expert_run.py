@@ -21,7 +21,6 @@ from torch import Tensor  # noqa: E402
 from offload.bench.expert_spec import WARM_STEPS, Spec, Timing  # noqa: E402
 from offload.bench.generation import with_tiers  # noqa: E402
 from offload.config import RunConfig  # noqa: E402
-from offload.device import is_gpu, torch_device  # noqa: E402
 from offload.meter import Reading, Stretch  # noqa: E402
 from offload.offloaded_model import OffloadedModel  # noqa: E402
 from offload.peak_memory import peak_rss_nbytes  # noqa: E402
@@ -37,16 +36,16 @@ def main(spec: Spec) -> Timing:
 
 
 def _run_theirs(spec: Spec, ids: Tensor) -> Timing:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM  # and its hundreds of names: not in runs of ours
 
-    placement: dict[str, Any] = {}
+    from offload.bench.accelerated import accelerated
+
+    model: Any
     if spec.engine == "accelerate":
-        memory: dict[int | str, int | None] = {"cpu": spec.device_memory}
-        if is_gpu(spec.device):
-            memory = {torch_device(spec.device).index: spec.device_memory, "cpu": 0}
-        placement = {"device_map": "auto", "max_memory": memory, "offload_folder": spec.folder}
-    model = AutoModelForCausalLM.from_pretrained(spec.model, dtype="auto", **placement).eval()
-    if not placement:
+        assert spec.device_memory is not None, "a peer is given what we are"
+        model = accelerated(spec.model, spec.device, spec.device_memory, spec.folder)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(spec.model, dtype="auto")
         model = model.to(spec.device)
     return time_plain_steps(model, spec.prompt, ids.to(spec.device))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
+from offload.bench.accelerated import accelerated
 from offload.bench.generation import Timed, generate_timed
 from offload.bench.gpu import HOST_LIMIT, Change, GPUBench, GPUSizes, Row, free, opened
 from offload.bench.kv_run import Spec, limited_kv_row
@@ -158,12 +158,9 @@ class _Rows:
             import accelerate  # noqa: F401 - from_pretrained needs it for device_map
         except ImportError:
             return {}
-        index = self.bench.device.index
-        memory = {index: budget, "cpu": 0 if on_disk else 2**40}
         with tempfile.TemporaryDirectory(dir=self.bench.nvme_dir.parent, prefix="accelerate-") as folder:
-            peer: Any = AutoModelForCausalLM.from_pretrained(
-                self.bench.model, dtype="auto", device_map="auto", max_memory=memory, offload_folder=folder
-            )
+            device, host = str(self.bench.device), 0 if on_disk else 2**40
+            peer = accelerated(self.bench.model, device, budget, folder, host_memory=host)
             timed = generate_timed(peer, prompt, self.bench.sizes.slow_new)
             del peer
             free()

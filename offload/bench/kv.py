@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForCausalLM
 
+from offload.bench.accelerated import accelerated
 from offload.bench.drive import Drive
 from offload.bench.generation import Timed, Window, decode_in_windows, generate_timed, spill_kv, with_tiers
 from offload.bench.header import header
-from offload.bench.kv_run import Spec, disk_offloaded, limited_kv_row
+from offload.bench.kv_run import Spec, limited_kv_row
 from offload.bench.memory_limit import INTERPRETER_NBYTES
 from offload.bench.ticker import Progress, ticker
 from offload.config import RunConfig
@@ -219,7 +220,7 @@ class _Bench:
         except ImportError:
             return None
         with tempfile.TemporaryDirectory(dir=self.nvme_dir.parent, prefix="accelerate-") as folder:
-            peer = disk_offloaded(self.model, "cpu", budget, folder)
+            peer = accelerated(self.model, "cpu", budget, folder)
             timed = generate_timed(peer, prompt, new)
             del peer
             gc.collect()

@@ -13,14 +13,13 @@ import tempfile  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from dataclasses import asdict, dataclass, replace  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any, Literal  # noqa: E402
+from typing import Literal  # noqa: E402
 
-from transformers import AutoModelForCausalLM, PreTrainedModel  # noqa: E402
-
+from offload.bench.accelerated import accelerated  # noqa: E402
 from offload.bench.generation import Timed, generate_timed, with_tiers  # noqa: E402
 from offload.bench.limited import Row, limited_row  # noqa: E402
 from offload.config import RunConfig  # noqa: E402
-from offload.device import is_gpu, torch_device  # noqa: E402
+from offload.device import is_gpu  # noqa: E402
 from offload.offloaded_model import OffloadedModel  # noqa: E402
 from offload.peak_memory import peak_rss_nbytes  # noqa: E402
 from offload.plan import Workload  # noqa: E402
@@ -76,19 +75,8 @@ def _ours(spec: Spec) -> Timed:
 
 def _accelerate(spec: Spec) -> Timed:
     with tempfile.TemporaryDirectory(dir=Path(spec.folder).parent, prefix="accelerate-") as folder:
-        model = disk_offloaded(Path(spec.model), spec.device, spec.device_memory, folder)
+        model = accelerated(spec.model, spec.device, spec.device_memory, folder)
         return generate_timed(model, spec.prompt, spec.new_tokens)
-
-
-def disk_offloaded(model: Path, device: str, device_memory: int, folder: str) -> PreTrainedModel:
-    """A model as accelerate runs it with so many bytes of a device and the rest in files of ``folder``."""
-    memory: dict[int | str, int] = {"cpu": device_memory}
-    if is_gpu(device):
-        memory = {torch_device(device).index: device_memory, "cpu": 0}
-    found: Any = AutoModelForCausalLM.from_pretrained(
-        model, dtype="auto", device_map="auto", max_memory=memory, offload_folder=folder
-    )
-    return found  # type: ignore[no-any-return]
 
 
 def limited_kv_row(name: str, spec: Spec, limit: int, drive: Callable[[], float]) -> Row:

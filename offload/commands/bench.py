@@ -9,7 +9,6 @@ import typer
 from offload.commands import options
 from offload.commands.output import Data, answering, progress_bar, say
 from offload.runnable import runnable_model
-from offload.sizes import parse_size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -53,7 +52,7 @@ def kv(
 ) -> None:
     """Generation with weights and a KV cache that do not fit."""
     directory, on = options.drive_directory(nvme_dir), options.device_name(device)
-    limit = None if memory_limit is None else parse_size(memory_limit)
+    limit = None if memory_limit is None else options.read_size("--memory-limit", memory_limit)
     with answering(as_json) as answer:
         if on != "cpu":
             from offload.bench.gpu_kv import bench_kv_on_gpu
@@ -91,7 +90,8 @@ def experts(
 ) -> None:
     """Mixtures of experts: eviction policies, predictors and precisions."""
     directory, on = options.drive_directory(nvme_dir), options.device_name(device)
-    limit, share = parse_size(memory_limit), None if cached is None else options.read_share("--cached", cached)
+    limit = options.read_size("--memory-limit", memory_limit)
+    share = None if cached is None else options.read_share("--cached", cached)
     count = options.read_count("--steps", steps, least=8)
     with answering(as_json) as answer:
         path = None if model is None else runnable_model(model, notice=say)

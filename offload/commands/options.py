@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from offload.config import load_config
-from offload.sizes import parse_count
+from offload.sizes import parse_count, parse_size
 from tiers.errors import InvalidOptionError
 
 Model = Annotated[
@@ -102,6 +102,14 @@ def read_count(option: str, text: str, *, least: int = 1) -> int:
     """The count from ``least`` up that was given for an option; InvalidOptionError names it."""
     try:
         return parse_count(text, least=least)
+    except InvalidOptionError as error:
+        raise InvalidOptionError(f"{option}: {error}") from None
+
+
+def read_size(option: str, text: str) -> int:
+    """The bytes that were given for an option; InvalidOptionError names it."""
+    try:
+        return parse_size(text)
     except InvalidOptionError as error:
         raise InvalidOptionError(f"{option}: {error}") from None
 

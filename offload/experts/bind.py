@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from offload.arenas import arena_bytes
 from offload.experts.codecs.kernels import DEFAULT, Kernels
 from offload.experts.interface import ExpertLayer
 from offload.experts.layout import ExpertLayout, is_experts_module
@@ -54,7 +55,7 @@ def bind_experts(
             raise ModelError(f"{name} {counts}; is config.json its own?")
         assert store is not None, "what has groups has a store"
         copies = [*members, *low.get(layer, [])]
-        tiles = tiles_on(as_tensor(store.arena.buffer).device)
+        tiles = tiles_on(as_tensor(arena_bytes(store.arena)).device)
         store.describe({key: ExpertLayout.of(group, name, module, names, kernels, tiles) for key, group in copies})
         module.tiered_experts = ExpertLayer(store, layer, [key for key, _ in sorted(members, key=_number)])
     for layer, (name, module) in modules.items():

@@ -20,7 +20,7 @@ Keys = Sequence[Sequence[ExpertKey]]
 def make_predictor(
     name: str, keys: Keys, top_k: int, gates: Callable[[], Mapping[int, Matrix]], fingerprint: Callable[[], str]
 ) -> ExpertPredictor | None:
-    """One of ``offload.config.PREDICTORS``, or the file of a trained one.
+    """One of ``offload.config_values.PREDICTORS``, or the file of a trained one.
 
     A token visits ``top_k`` experts of a layer. ``gates`` gives the weights [experts, hidden] of the layers' gates,
     nothing where they are not known, ``fingerprint`` that of the model. None where nothing is to be predicted, and for

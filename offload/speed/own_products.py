@@ -27,7 +27,7 @@ class OwnProducts:
     """Of a model all of whose weights stay. ``generate`` is a generation, whose decode steps are what is done again:
     the same experts in the same order, so that caches hold of them what they hold in a run.
 
-    The matrices are those that ``offload.simulation.generation.matrices_of`` counts.
+    The matrices are those that ``offload.matrices.matrices_of`` counts.
     """
 
     def __init__(self, model: OffloadedModel, generate: Callable[[], object]) -> None:

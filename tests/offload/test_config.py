@@ -69,9 +69,13 @@ def test_keywords_may_be_python_values(tmp_path: Path) -> None:
         ("attention", "in-storage", "attention 'in-storage' needs a computational drive, and csd is 0; set it to 1"),
         ("compression", "2", "compression: '2' is no share; write for example 1/8"),
         ("compression", "1/0", "compression: '1/0' is no share"),
+        ("compression", True, "compression: True is no share"),
+        ("compression", "1/8", "compression 0.125 needs a computational drive, and csd is 0; set it to 1 or more"),
         ("write_back", 16, "write_back 16 needs a computational drive, and csd is 0; set it to 1 or more"),
         ("write_back", "16KiB", "write_back: '16KiB' is not a count"),
         ("x_cache", "1/2", "x_cache 0.5 needs a computational drive"),
+        ("x_cache", False, "x_cache: False is no share"),
+        ("x_cache", "-1/2", "x_cache: '-1/2' is no share"),
         ("x_cache", 2, "x_cache: 2 is no share; write for example 1/8 or 0.125"),
         ("dense_layers", "0,1", "dense_layers (0, 1) needs a computational drive"),
         ("dense_layers", "first", "dense_layers: 'first' names no layers; write their numbers from 0, such as 0,1"),
@@ -90,7 +94,8 @@ def test_wrong_keywords(key: str, value: object, said: str) -> None:
 
 def test_inputs_are_stored_in_groups() -> None:
     assert load_config({"csd": 1, "write_back": 16, "x_cache": "1/2"}, environ={}).x_cache == 0.5
-    assert load_config({"csd": 1, "x_cache": 0}, environ={}).x_cache == 0
+    for nothing in (0, 0.0, "0", "0.0", "0.00", "0/1", ".0"):
+        assert load_config({"x_cache": nothing}, environ={}) == RunConfig()
     said = refusal({"csd": 1, "x_cache": "1/2"})
     assert said == "x_cache 0.5: inputs are stored in groups of tokens, and write_back is 0; set it, say to 16"
 
@@ -102,6 +107,14 @@ def test_layers_by_number() -> None:
     assert load_config({**drives, "dense_layers": 3}, environ={}).dense_layers == (3,)
     said = refusal({"csd": 1, "dense_layers": "0"})
     assert said.startswith("dense_layers (0,): attention 'auto' reads all layers in full; leave them out")
+
+
+@pytest.mark.parametrize("attention", ["auto", "in-storage"])
+def test_what_reads_everything_takes_no_share(attention: str) -> None:
+    drives = {"csd": 1, "attention": attention}
+    said = refusal({**drives, "compression": "1/8"})
+    assert said.startswith(f"compression 0.125: attention '{attention}' reads everything; leave it out, or choose in-")
+    assert load_config({**drives, "compression": "1/4"}, environ={}).compression == 0.25
 
 
 def test_a_directory_that_is_a_file(tmp_path: Path) -> None:

@@ -9,12 +9,17 @@ import pytest
 import torch
 
 import offload
+from offload.config import RunConfig
 from offload.kv.drives import KVDrives
 from offload.offloaded_model import OffloadedModel
+from offload.plan import Workload
+from offload.prospect import open_prospect, plan_for
+from simulators.profile import DEFAULT
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
 from tests.tiers.kit import open_fds
 from tiers.csd.wire import Opcode
 from tiers.errors import BudgetError, DeviceGoneError, InvalidOptionError, ModelError
+from tiers.tier import align_up
 
 NEW = 6
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -36,6 +41,15 @@ def drives_of(model: OffloadedModel) -> KVDrives:
 
 def kill_drive(model: OffloadedModel) -> None:
     os.kill(drives_of(model)._drives.drives[0].pid, signal.SIGKILL)
+
+
+def check_newest(model: OffloadedModel) -> None:
+    """What was set aside for them was used, is free again, and is counted once: there is one memory."""
+    room = drives_of(model).newest.room
+    assert (room.peak_nbytes, room.used_nbytes) == (room.capacity_nbytes, 0)
+    assert room.capacity_nbytes == model.plan.newest_nbytes
+    assert model.plan.placement()["host"]["bytes"] == 0
+    assert "host" not in {*model.runtime.tier_usage(), *model.runtime.tier_occupancy()}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -69,9 +83,7 @@ def test_the_same_tokens_where_the_host_keeps_the_newest(checkpoint: Path, tmp_p
         assert generate(model, inputs, NEW) == expected
         assert generate(model, inputs, NEW, prefill_chunk_size=32) == expected
         assert not drives_of(model).usage.nbytes
-        host = model.runtime.tier_usage()["host"]
-        assert host["peak_bytes"] == host["capacity_bytes"] == model.plan.placement()["host"]["newest_kv_bytes"]
-        assert model.runtime.tier_occupancy()["host"][0] == 0
+        check_newest(model)
 
 
 WITHOUT_SHARED_HEADS: dict[str, dict[str, Any]] = {
@@ -94,8 +106,7 @@ def test_the_same_tokens_where_inputs_are_stored(tmp_path: Path, family: str, sh
         assert generate(model, inputs, NEW) == expected
         assert generate(model, inputs, NEW, prefill_chunk_size=32) == expected
         assert not drives_of(model).usage.nbytes
-        host = model.runtime.tier_usage()["host"]
-        assert host["peak_bytes"] == host["capacity_bytes"] == model.plan.placement()["host"]["newest_kv_bytes"]
+        check_newest(model)
 
 
 def test_inputs_meet_weights_that_are_streamed(tmp_path: Path) -> None:
@@ -242,6 +253,23 @@ def test_newest_tokens_are_part_of_the_hosts_budget(llama: Path, tmp_path: Path)
             inputs = make_inputs(40, padding)
             assert generate(model, inputs, NEW) == generate(plain_model(llama), inputs, NEW)
             assert model.runtime.tier_usage()["host"] == {"capacity_bytes": wanted, "peak_bytes": wanted}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_newest_tokens_are_part_of_the_only_budget(llama: Path, batch: int) -> None:
+    """To the byte where there is no other, beside what comes back of one sequence at a time."""
+    prospect = open_prospect(llama)
+    prospect.source.close()
+    plans = [
+        plan_for(prospect, RunConfig(csd=1, batch=batch, write_back=count), Workload(batch, 40, NEW), DEFAULT)
+        for count in (0, 16)
+    ]
+    newest = 16 * batch * 4 * 2 * 2 * 16 * 4
+    assert [plan.newest_nbytes for plan in plans] == [0, newest]
+    assert plans[1].device_bytes_used - plans[0].device_bytes_used == newest
+    assert [plan.placement()["host"]["bytes"] for plan in plans] == [0, 0]
+    of_chunk = batch * (64 * prospect.sizes.workspace_nbytes_per_token + prospect.sizes.workspace_nbytes_fixed)
+    assert plans[0].workspace_bytes == align_up(of_chunk + 40 * 2 * 2 * 16 * 4)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 No machine of the default suite has it: a stand-in with its names and its errors is put where Python looks for it.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from tests.tiers.devices import needs_cuda
 from tiers.errors import BudgetError
 
 GIB = 2**30
+
+HERE = os.getpid()
+GONE = 2**30
+"""No process of this machine, as those that a driver tells a container of."""
 
 STAND_IN = """
 import os
@@ -99,7 +104,8 @@ def test_a_slice_and_a_driver_that_tells_of_no_processes(put: Put) -> None:
     ("use", "said"),
     [
         ("not installed", "who holds the rest is not known (NVML is not installed); lower --device-memory"),
-        (GpuUse("580", 80, 20, ((8, 50 * GIB),), False), "(pid 8: 50GiB); lower --device-memory or end them"),
+        (GpuUse("580", 80, 20, ((HERE, 50 * GIB),), False), f"(pid {HERE}: 50GiB); lower --device-memory or end them"),
+        (GpuUse("580", 80, 20, ((GONE, 50 * GIB),), False), f"(pid {GONE}: 50GiB); lower --device-memory"),
         (GpuUse("580", 80, 20, (), True), "it is a slice of a GPU (MIG) and has no more; lower --device-memory"),
         (GpuUse("580", 80, 20, (), False), "20GiB of 80GiB free; lower --device-memory"),
     ],

@@ -3,6 +3,7 @@
 The same tests run on a CPU that is treated as such a GPU, and on a GPU, which then reads that memory over its bus.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import offload
 from offload.config import RunConfig
 from offload.device import MemoryKind
+from offload.pack import pack
 from offload.plan import Plan, Workload
 from offload.prospect import open_prospect, plan_for
 from offload.session import plan_model
@@ -22,7 +24,7 @@ from simulators.published import load_profile
 from tests.offload.test_device_apart import FAMILIES, NEW, PADDING, PROMPT, WORKLOAD, moved
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
 from tests.tiers.devices import CUDA
-from tiers.errors import BudgetError, InvalidOptionError
+from tiers.errors import BudgetError, InvalidOptionError, ModelError
 from tiers.shared_tier import SharedTier
 
 JETSON = load_profile("jetson_orin_nano")
@@ -76,6 +78,18 @@ def test_a_second_budget_of_one_memory_is_refused(models: dict[str, Path], devic
         assert model.plan.host_weight_nbytes == model.plan.kv_host_blocks == 0
 
 
+def test_codes_for_another_processor_come_out_of_one_arena(
+    models: dict[str, Path], tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which a GPU reads though its processor cannot; so no processor in the place of one loads them."""
+    pack(models["mixtral"], tmp_path / "packed", experts="int4")
+    monkeypatch.setattr("offload.experts.packed.products.tiles_here", lambda: "tiles16")
+    refused = pytest.raises(ModelError, match="packed for another processor")
+    wanted: AbstractContextManager[object] = refused if device == "cpu" else nullcontext()
+    with wanted, loaded(tmp_path / "packed", **WORKLOAD, device=device) as model:
+        assert generate(model, moved(make_inputs(PROMPT, PADDING), device), NEW)
+
+
 # Plans for boards that are not there.
 
 
@@ -104,6 +118,17 @@ def test_a_plan_for_another_machine_wants_its_budget(models: dict[str, Path]) ->
         plan_model(RunConfig(), models["llama"], Workload(1, 8, 8), elsewhere=load_profile("a6000"))
     with pytest.raises(InvalidOptionError, match=r"--host-memory 1MiB: .* one memory on jetson_orin_nano"):
         plan_on(JETSON, models["llama"], 2**22, host_memory=2**20)
+
+
+def test_a_plan_for_a_board_needs_no_board(models: dict[str, Path], tmp_path: Path) -> None:
+    """Nor its kernels, which a store of experts in fewer bits will want there, nor a directory of its drive."""
+    pack(models["mixtral"], tmp_path / "packed", experts="int4")
+    assert plan_on(JETSON, tmp_path / "packed", 2**30).expert_slots == 32
+    with pytest.raises(BudgetError) as error:
+        plan_on(JETSON, models["llama"], 0)
+    config = RunConfig(device_memory=error.value.wanted_bytes, nvme_memory=2**30)
+    plan = plan_model(config, models["llama"], Workload(2, PROMPT, NEW), elsewhere=JETSON)
+    assert plan.kv_nvme_blocks
 
 
 def test_a_generation_on_a_board_uses_no_other_link(models: dict[str, Path]) -> None:

@@ -1,10 +1,12 @@
 """The settings of a run as options of a command."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from offload.commands.bench import experts, kv
 from offload.commands.options import takes_settings
 from offload.commands.plan import plan
 from offload.commands.run import run
@@ -34,3 +36,9 @@ def test_options_come_before_the_file(tmp_path: Path) -> None:
     assert found == [("x", RunConfig(policy="lfu", batch=3))]
     with pytest.raises(InvalidOptionError, match="--batch: '0' is not a count"):
         command("x", **(nothing | {"batch": "0"}), config=None)
+
+
+@pytest.mark.parametrize("command", [kv, experts])
+def test_a_wrong_limit_of_a_benchmark_is_named(command: Callable[..., None]) -> None:
+    with pytest.raises(InvalidOptionError, match="--memory-limit: 'lots' is not a size"):
+        command(memory_limit="lots")

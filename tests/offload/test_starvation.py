@@ -103,6 +103,18 @@ def test_a_prompt_goes_on_in_smaller_pieces(
         assert generate(model, INPUTS, NEW) == expected
 
 
+def test_pieces_never_grow(models: dict[str, Path], error: Callable[[], RuntimeError]) -> None:
+    """A caller who asks for larger ones gets what fits, and later requests what the plan has."""
+    path = models["llama"]
+    expected = generate(plain_model(path), INPUTS, NEW)
+    with loaded(path, **WORKLOAD) as model:
+        model.runtime.prefill_chunk_tokens = 64
+        with Scarce(130 * 96 * 4, error) as scarce:
+            assert generate(model, INPUTS, NEW, prefill_chunk_size=256) == expected
+        assert scarce.num_refused
+        assert model.runtime.prefill_chunk_tokens == 64
+
+
 def test_what_no_piece_is_small_enough_for_ends_that_request(
     models: dict[str, Path], tmp_path: Path, error: Callable[[], RuntimeError]
 ) -> None:

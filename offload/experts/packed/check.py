@@ -13,9 +13,15 @@ from tiers.errors import InvalidOptionError
 from tiers.weight_tier import STORED, WeightGroup
 
 
-def check_packed(path: Path, groups: Iterable[WeightGroup], device: str, dtype: torch.dtype) -> None:
-    """Raises InvalidOptionError where ``device`` is not a processor and has no right kernel for some of ``groups``."""
-    forms = {form for group in groups for form in _forms(group)}
+def check_packed(
+    path: Path, groups: Iterable[WeightGroup], device: str, dtype: torch.dtype, *, uses_low_copies: bool
+) -> None:
+    """Raises InvalidOptionError where ``device`` is not a processor and has no right kernel for some of ``groups``.
+
+    Copies in a lower precision than that of the experts count only where they are used.
+    """
+    used = (group for group in groups if uses_low_copies or group.kind != "low_expert")
+    forms = {form for group in used for form in _forms(group)}
     if not forms or not is_gpu(device):
         return
     require_device(device)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offload.config import PREDICTORS, RunConfig
+from offload.config import RunConfig
+from offload.config_values import PREDICTORS
 from offload.predictor_training.command import train_from_files
 from offload.predictor_training.network import Shape
 from offload.predictor_training.train import Course as Training

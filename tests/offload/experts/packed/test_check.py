@@ -1,5 +1,6 @@
 """Experts in fewer bits that a device cannot compute are refused before anything is loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_processor_takes_everything() -> None:
-    check_packed(STORE, [group("int4", "tiles16_all")], "cpu", torch.float32)
+    check_packed(STORE, [group("int4", "tiles16_all")], "cpu", torch.float32, uses_low_copies=True)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -52,7 +53,7 @@ def test_a_device_whose_kernel_does_not_run(monkeypatch: pytest.MonkeyPatch) -> 
         match=r"--device cuda: a store keeps experts in int8: its kernel, which Triton compiles, does not run "
         r"\(RuntimeError: no compiler\); use --device cpu, or the model as stored",
     ):
-        check_packed(STORE, [group("int8", "codes")], "cuda", torch.float32)
+        check_packed(STORE, [group("int8", "codes")], "cuda", torch.float32, uses_low_copies=True)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -64,13 +65,13 @@ def test_a_device_whose_kernel_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(products, "products_on", lambda device: wrong)
     with pytest.raises(InvalidOptionError, match=r"int3-sparse: its kernel computes something else here \(relative"):
-        check_packed(STORE, [group("int3-sparse", "tiles32_low")], "cuda", torch.float32)
+        check_packed(STORE, [group("int3-sparse", "tiles32_low")], "cuda", torch.float32, uses_low_copies=True)
 
 
 @pytest.mark.usefixtures("gpu")
 def test_codes_side_by_side_are_refused() -> None:
     with pytest.raises(InvalidOptionError, match="packed as 'pairs_default', for a processor without AVX2; use"):
-        check_packed(STORE, [group("int4", "pairs_default_all")], "cuda", torch.float32)
+        check_packed(STORE, [group("int4", "pairs_default_all")], "cuda", torch.float32, uses_low_copies=True)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -78,7 +79,16 @@ def test_codes_side_by_side_are_refused() -> None:
 def test_a_right_one_is_taken(monkeypatch: pytest.MonkeyPatch, tiles: str) -> None:
     monkeypatch.setattr(products, "products_on", lambda device: reference.multiply)
     groups = [group("int2", f"{tiles}_low"), group("int4", f"{tiles}_all"), group("int8", "codes")]
-    check_packed(STORE, groups, "cuda", torch.bfloat16)
+    check_packed(STORE, groups, "cuda", torch.bfloat16, uses_low_copies=True)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_low_copies_count_where_they_are_used() -> None:
+    """Nobody computes with the others, so that they need no kernel."""
+    copies = [replace(group("int4", "pairs_default_all"), kind="low_expert")]
+    check_packed(STORE, copies, "cuda", torch.float32, uses_low_copies=False)
+    with pytest.raises(InvalidOptionError, match="packed as 'pairs_default'"):
+        check_packed(STORE, copies, "cuda", torch.float32, uses_low_copies=True)
 
 
 @pytest.mark.gpu
