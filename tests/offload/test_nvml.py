@@ -109,6 +109,7 @@ def test_a_slice_and_a_driver_that_tells_of_no_processes(put: Put) -> None:
         (GpuUse("580", 80, 20, (), True), "it is a slice of a GPU (MIG) and has no more; lower --device-memory"),
         (GpuUse("580", 80, 20, (), False), "20GiB of 80GiB free; lower --device-memory"),
     ],
+    ids=["not installed", "here", "elsewhere", "slice", "nobody"],  # a number of a process would differ by worker
 )
 def test_too_little_memory_is_one_line(use: GpuUse | str, said: str) -> None:
     error = shortage("cuda:0", 40 * GIB, 20 * GIB, 80 * GIB, use)
