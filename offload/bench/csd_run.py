@@ -26,12 +26,12 @@ class Way:
     """How to attend, which share of the pages is enough, and how many tokens wait in the host for a write."""
 
     attention: str
-    compression: float = 1.0
+    compression: float | None = None
     write_back: int = 0
 
     @property
     def name(self) -> str:
-        share = "" if self.compression == 1 else f" at {self.compression:.3g}"
+        share = "" if self.compression is None else f" at {self.compression:.3g}"
         return f"{self.attention}{share}" + (f", {self.write_back} tokens a write" if self.write_back else "")
 
 
@@ -100,7 +100,8 @@ def run_rows(model: Path, nvme_dir: Path, drive: DriveParameters, sizes: RunSize
     workload = Workload(1, len(prompt), sizes.steps + 2)
     plain, _ = with_tiers(model, RunConfig(), workload, lambda loaded: generate_timed(loaded, prompt, sizes.steps + 2))
     for way in WAYS:
-        config = RunConfig(csd=1, nvme_dir=nvme_dir, **asdict(way))
+        settings = {name: value for name, value in asdict(way).items() if value is not None}
+        config = RunConfig(csd=1, nvme_dir=nvme_dir, **settings)
 
         def use(loaded: OffloadedModel) -> Row:
             drives = loaded.runtime.drives
