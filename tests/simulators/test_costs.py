@@ -65,6 +65,14 @@ def test_depth_against_a_drive_with_another_memory() -> None:
         assert ours == pytest.approx(published, rel=0.25)
 
 
+@pytest.mark.parametrize("read_iops", [1.0e6, 1.4e6, 1.5e6])
+def test_data_sheets_are_nearly_reached_at_their_depth(read_iops: float) -> None:
+    """980 PRO, 990 PRO and T700, 45 us alone, 32 requests of each of 16 threads."""
+    profile = DriveProfile(45e-6, read_iops, read_iops)
+    reads_per_s = 100_000 / drive_s(profile, 12e9, 4096 * 100_000, 4096, 512, is_read=True)
+    assert 0.88 * read_iops < reads_per_s < read_iops
+
+
 @pytest.mark.parametrize("depth", [1, 4, 64])
 @pytest.mark.parametrize("size", [4096, 131072])
 def test_a_drive_is_never_faster_than_its_limits_and_never_slower_when_deeper(depth: int, size: int) -> None:
