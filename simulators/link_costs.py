@@ -12,15 +12,17 @@ def drive_s(
 ) -> float:
     """Seconds to move ``nbytes`` in requests of ``request_nbytes``, ``depth`` of them at a time.
 
-    While ``depth`` are in flight one takes as long as the slowest of: a request alone, as many as the drive ends in a
-    second, and as many bytes as it moves in a second. Requests follow each other at that rate.
+    A request takes as long as it does alone, and waits for those of the others that want the same part of the drive:
+    its dies are a closed network of queues, of which the IOPS are the limit, and the pace is what balanced job bounds
+    (Zahorjan, Sevcik, Eager and Galler, CACM 25(2), 1982) guarantee with ``depth`` jobs. Of all dies together no more
+    bytes come in a second than the drive moves. Requests follow each other at that rate.
     """
     if not nbytes:
         return 0.0
     num_requests = -(-nbytes // request_nbytes)
     depth = min(depth, num_requests)
     iops = drive.read_iops if is_read else drive.write_iops
-    request_s = max(drive.latency_s, depth / iops, depth * min(request_nbytes, nbytes) / bytes_per_s)
+    request_s = max(drive.latency_s + (depth - 1) / iops, depth * min(request_nbytes, nbytes) / bytes_per_s)
     # The last one ends a latency after the others have made room for it.
     return max(num_requests / depth * request_s, drive.latency_s + nbytes / bytes_per_s)
 

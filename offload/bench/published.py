@@ -1,9 +1,10 @@
 """Published tables beside what the simulator predicts from the hardware of their papers, as rows of a benchmark."""
 
+import itertools
 from collections.abc import Callable, Iterable
 
 from offload.bench.header import header
-from simulators.papers.cell import Cell, is_in_order, rows_of
+from simulators.papers.cell import Cell, is_in_order, out_of_order, rows_of
 from simulators.papers.direct_storage import direct_storage_cells
 from simulators.papers.drive_depth import drive_depth_cells
 from simulators.papers.expertflow import expertflow_cells
@@ -31,13 +32,19 @@ def published_cells() -> list[Cell]:
 def published_rows(cells: Iterable[Cell] | None = None) -> list[Row]:
     """A row for each cell: ``name``, ``unit``, ``ours``, ``paper``, ``error`` (signed, a fraction), ``note``.
 
-    Besides them ``table``, ``row`` and ``system``, of which the name is made; ``bar`` and ``is_within`` it;
-    ``is_calibrated`` for a cell by which a constant was set, and ``is_variant`` for one that only explains another:
-    neither is a prediction; and ``is_in_order``, whether all systems of this row come in the published order.
+    Besides them ``table``, ``row`` and ``system``, of which the name is made; ``published``, the digits that were
+    printed, and ``nearest``, what is rounded to them and nearest to ours: the error is to that; ``bar`` and
+    ``is_within`` it; ``is_calibrated`` for a cell by which a constant was set, and ``is_variant`` for one that only
+    explains another: neither is a prediction; ``is_in_order``, whether all systems of this row come in the published
+    order, and ``out_of_order_with``, the systems with which this one does not.
     """
     cells = published_cells() if cells is None else list(cells)
     ordered = {id(cell): is_in_order(row) for row in rows_of(cells) for cell in row}
-    return [_row(cell, ordered.get(id(cell))) for cell in cells]
+    turned: dict[int, list[str]] = {id(cell): [] for cell in cells}
+    for low, high in itertools.chain.from_iterable(map(out_of_order, rows_of(cells))):
+        turned[id(low)].append(high.system)
+        turned[id(high)].append(low.system)
+    return [_row(cell, ordered.get(id(cell)), turned[id(cell)]) for cell in cells]
 
 
 def published_summary(cells: Iterable[Cell] | None = None) -> Row:
@@ -60,21 +67,23 @@ def bench_published() -> dict[str, object]:
     return header(seed=None) | published_summary(cells) | {"rows": published_rows(cells)}
 
 
-def _row(cell: Cell, is_ordered: bool | None) -> Row:
-    notes = [*["(calibrated)"] * cell.is_calibrated, *[cell.note] * bool(cell.note)]
+def _row(cell: Cell, is_ordered: bool | None, others: list[str]) -> Row:
     return {
         "name": f"{cell.table}: {cell.row}, {cell.system}",
         "unit": cell.unit,
         "ours": cell.ours,
         "paper": cell.paper,
         "error": cell.error,
-        "note": " ".join(notes),
+        "note": cell.note,
         "table": cell.table,
         "row": cell.row,
         "system": cell.system,
+        "published": cell.published,
+        "nearest": cell.nearest,
         "bar": cell.bar,
         "is_within": cell.is_within,
         "is_calibrated": cell.is_calibrated,
         "is_variant": cell.is_variant,
         "is_in_order": is_ordered,
+        "out_of_order_with": others,
     }

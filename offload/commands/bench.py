@@ -127,10 +127,12 @@ def simulator(
     """What the simulator foretells, against real runs on this machine and against published tables."""
     directory = options.drive_directory(nvme_dir)
     with answering(as_json) as answer:
+        from offload.bench.published_table import simulator_tables
+
         if published:
             from offload.bench.published import bench_published
 
-            answer.show(bench_published(), _tables)
+            answer.show(bench_published(), simulator_tables)
             return
         from offload.bench.simulator import bench_simulator
 
@@ -138,7 +140,7 @@ def simulator(
         other = None if mixture is None else runnable_model(mixture, notice=say)
         with progress_bar("bench simulator") as progress:
             result = bench_simulator(path, directory, mixture=other, progress=progress)
-        answer.show(result, _tables)
+        answer.show(result, simulator_tables)
 
 
 @bench_app.command()

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 TIE = 0.05
 """Published values that differ by less say nothing about an order."""
@@ -12,7 +13,8 @@ TIE = 0.05
 class Cell:
     """``ours`` is predicted from hardware, schedule and, at most, one number calibrated for the system.
 
-    Cells of the same ``table`` and ``row`` are of systems that were compared.
+    ``published`` are the digits as they were printed ("0.10" is more than "0.1"): what was measured is anything that is
+    rounded to them. Cells of the same ``table`` and ``row`` are of systems that were compared.
     """
 
     table: str
@@ -20,11 +22,9 @@ class Cell:
     system: str
     unit: str
     ours: float
-    paper: float
+    published: str
     bar: float = 0.25
     """Most of the error, as a fraction."""
-    rounding: float = 0.0
-    """Half a unit of the last digit that was printed, where that is much of the value."""
     is_calibrated: bool = False
     """A constant was set by this very cell: it is no prediction."""
     is_variant: bool = False
@@ -32,14 +32,31 @@ class Cell:
     note: str = ""
 
     @property
+    def paper(self) -> float:
+        """The published value as it stands."""
+        return float(Decimal(self.published))
+
+    @property
+    def rounding(self) -> float:
+        """Half a unit of the last digit that was printed."""
+        exponent = Decimal(self.published).as_tuple().exponent
+        assert isinstance(exponent, int), "a published value is a number"
+        return float(Decimal(5).scaleb(exponent - 1))
+
+    @property
+    def nearest(self) -> float:
+        """Of the values that are rounded to the published one, the nearest to ours."""
+        return min(max(self.ours, self.paper - self.rounding), self.paper + self.rounding)
+
+    @property
     def error(self) -> float:
-        """Signed, as a fraction of what was published."""
-        return self.ours / self.paper - 1.0
+        """Signed, as a fraction of ``nearest``: 0 where what was printed may have been rounded from ours."""
+        return self.ours / self.nearest - 1.0
 
     @property
     def is_within(self) -> bool:
-        """Whether the error is within the bar, or what was printed may have been rounded from this."""
-        return abs(self.error) <= self.bar or abs(self.ours - self.paper) <= self.rounding
+        """Whether the error is within the bar."""
+        return abs(self.error) <= self.bar
 
 
 def rows_of(cells: Iterable[Cell]) -> list[list[Cell]]:

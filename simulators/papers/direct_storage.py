@@ -8,7 +8,7 @@ from simulators.profile import DriveProfile, HardwareProfile, LinkProfile
 
 TABLE = "GPU-direct storage on one drive (Solidigm P5520, GH200)"
 _GIB, _MIB = 2**30, 2**20
-_PUBLISHED = {1: (6.59, 6.64), 4: (6.62, 6.63)}
+_PUBLISHED = {1: ("6.59", "6.64"), 4: ("6.62", "6.63")}
 """By MiB of a request: GiB/s with GPU-direct storage and through a bounce buffer."""
 _DRIVE = LinkProfile(7.1e9, 4.2e9, 8e-5)
 _CHIP_TO_CHIP = LinkProfile(4.5e11, 4.5e11, 1e-5)

@@ -27,7 +27,7 @@ SHAPE = RoutingShape(skew=0.0, locality=0.7, continuity=0.9, topic=0.2)
 """The locality is calibrated on LRU at CS 16 and BS 4; no skew is reported."""
 
 _REQUESTS, _TOKENS = 32, 16
-_PUBLISHED = {(16, 4): (76.61, 91.90), (16, 16): (58.37, 85.91), (8, 16): (36.22, 71.89)}
+_PUBLISHED = {(16, 4): ("76.61", "91.90"), (16, 16): ("58.37", "85.91"), (8, 16): ("36.22", "71.89")}
 """By CS and BS: LRU and PLEC."""
 _NOTE = "what is on its way when it is needed counts as a hit here; transfers are not timed"
 

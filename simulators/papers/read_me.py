@@ -23,7 +23,13 @@ SHAPE = RoutingShape(skew=0.0, locality=0.93, continuity=0.0, topic=0.0)
 """A locality of 0.93 makes that share; no skew is reported, and domains are equally large in the training data."""
 
 _REQUESTS, _TOKENS = 64, 60
-_PUBLISHED = {2: (34.19, 33.90, 44.16), 3: (50.14, 52.42, 61.82), 4: (67.52, 66.95, 77.21), 5: (82.91, 83.48, 88.03)}
+_PUBLISHED = {
+    2: ("34.19", "33.90", "44.16"),
+    3: ("50.14", "52.42", "61.82"),
+    4: ("67.52", "66.95", "77.21"),
+    5: ("82.91", "83.48", "88.03"),
+}
+"""By capacity: random, LRU and Belady."""
 _NOTE = "FIFO in its place: as good as random eviction where references are independent of each other"
 
 
