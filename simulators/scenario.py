@@ -16,10 +16,11 @@ from simulators.kv_replay import KVReplayResult, ReplayObserver, replay_requests
 from simulators.kv_serving import Arrivals, serve_requests
 from simulators.kv_trace.base import KeyTable, KVTrace
 from simulators.link_costs import capacities_of, loads_of_decoding, routes_of
-from simulators.model_costs import ModelShape, RooflineCosts
+from simulators.model_costs import ModelShape
 from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier, ModelledMover, Route
 from simulators.profile import HardwareProfile
+from simulators.roofline_costs import RooflineCosts
 from simulators.running_costs import PriceTerms, Usage, running_costs
 from simulators.watch import ReplayWatch, WatchedClock, WatchedMover
 from tiers.errors import BudgetError, InvalidOptionError, TraceError

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from simulators.link_costs import drive_s, link_s, routes_of
-from simulators.model_costs import ModelShape, RooflineCosts, read_model_shape
+from simulators.model_costs import ModelShape, read_model_shape
 from simulators.profile import DEFAULT, DriveProfile, LinkProfile
 from simulators.published import find_published, load_profile, published_names
+from simulators.roofline_costs import RooflineCosts
 from tiers.errors import InvalidOptionError
 
 DRIVE = DriveProfile(latency_s=50e-6, read_iops=1e6, write_iops=5e5)
@@ -92,11 +93,15 @@ def test_sizes_of_a_known_model() -> None:
 def test_prefill_is_arithmetic_and_decoding_is_reading() -> None:
     a100 = replace(load_profile("a100"), memory_share=1.0, flops_share=1.0)
     costs = RooflineCosts(LLAMA, a100)
-    assert costs.prefill_s(4096, 0) == pytest.approx(2 * 7.5e9 * 4096 / 312e12, rel=0.15)
+    attention = LLAMA.attention_flops(4096, 0)
+    head = LLAMA.head_weights
+    once = 2 * ((LLAMA.active_weights - head) * 4096 + head)
+    assert costs.prefill_s(4096, 0) == pytest.approx((once + attention) / 312e12), "one token goes through the head"
     assert costs.prefill_s(4096, 4096) > costs.prefill_s(4096, 0)
     assert costs.prefill_s(0, 100) == 0
     assert costs.prefill_s(1, 0) == pytest.approx(2 * 7.5e9 / 2039e9, rel=0.01)
     assert costs.decode_s(100, 0) == pytest.approx(100 * 2 * 7.5e9 / 2039e9, rel=0.01)
+    assert costs.prefill_s(1, 10**6) == pytest.approx(costs.step_s(1, 10**6), rel=0.01), "keys and values are read too"
     side_by_side = RooflineCosts(LLAMA, a100, 16)
     assert side_by_side.decode_s(100, 0) < costs.decode_s(100, 0) / 10
 
