@@ -78,6 +78,19 @@ class Scenario:
                     f"tiers: '{name}' has {nbytes:,} bytes, less than one block of {self.trace.block_tokens} tokens; "
                     f"give it at least {self.block_nbytes:,}"
                 )
+        self._check_device_memory()
+
+    def _check_device_memory(self) -> None:
+        weights, wanted = self.shape.nbytes, self.tiers["device"]
+        room = self.profile.memory_nbytes
+        if room is None or weights + wanted <= room:
+            return
+        left = room - weights
+        cure = f"give it at most {left:,}" if left >= self.block_nbytes else "choose another machine or a smaller model"
+        raise InvalidOptionError(
+            f"tiers: 'device' has {wanted:,} bytes besides {weights:,} of weights; '{self.profile.name}' has {room:,}; "
+            f"{cure}"
+        )
 
     @property
     def block_nbytes(self) -> int:

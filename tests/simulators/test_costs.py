@@ -66,9 +66,19 @@ def test_published_profiles_say_where_each_number_is_from(name: str) -> None:
     if not profile.unified_memory:
         told |= {"links.host<->device", "gds"}
         assert profile.bytes_per_s("host->device") > profile.bytes_per_s("nvme->device")
+    if profile.memory_nbytes is not None:
+        told.add("memory_nbytes")
     assert told <= set(profile.sources)
     assert 0 < profile.flops_share < profile.memory_share < 1
     assert RooflineCosts(LLAMA, profile, 1).decode_s(1, 1000) > 0
+
+
+def test_half_precision_is_never_slower_than_the_single_one_that_stands_for_it() -> None:
+    """Libraries multiply in FP32 where a device has no fast FP16; nobody waits for a 64th of it."""
+    for name in published_names("profiles"):
+        profile = load_profile(name)
+        if profile.device != "cpu":
+            assert profile.flops_per_s("float16") >= profile.flops_per_s("float32")
 
 
 def test_names_that_do_not_ship(tmp_path: Path) -> None:
