@@ -46,16 +46,21 @@ class ModelShape:
     """Whether the head and the embedding of the input are one matrix."""
 
     @property
+    def item_nbytes(self) -> int:
+        """Of one number, of weights as of keys and values."""
+        return _NBYTES[self.dtype]
+
+    @property
     def kv_nbytes_per_token(self) -> int:
         """Keys and values of all layers, or their latents."""
         latent, both = self.latent, 2 * self.kv_heads * self.head_dim
-        return self.layers * (latent.values_per_token if latent else both) * _NBYTES[self.dtype]
+        return self.layers * (latent.values_per_token if latent else both) * self.item_nbytes
 
     @property
     def nbytes(self) -> int:
         """All that is stored of the model: every expert, the head, and the embedding where that is another matrix."""
         embedding = 0 if self.is_tied else self.head_weights
-        return round(self.weights(self.experts) + embedding) * _NBYTES[self.dtype]
+        return round(self.weights(self.experts) + embedding) * self.item_nbytes
 
     @property
     def head_weights(self) -> int:
@@ -84,7 +89,7 @@ class ModelShape:
         """
         share = self.experts_per_token / self.experts
         visited = self.experts * (1 - (1 - share) ** tokens)
-        return self.weights(visited) * _NBYTES[self.dtype]
+        return self.weights(visited) * self.item_nbytes
 
     def attention_flops(self, tokens: int, context: int) -> float:
         """Of ``tokens`` behind ``context`` others, each with those before it: scores and weighted values."""
