@@ -152,20 +152,20 @@ def _read_latent(config: Mapping[str, Any], path: Path) -> LatentAttention | Non
         rotated=_size(config, "qk_rope_head_dim", path),
         plain=_size(config, "qk_nope_head_dim", path),
         value=_size(config, "v_head_dim", path),
-        query_rank=_size_or_none(config, "q_lora_rank", path),
+        query_rank=_size_or_zero(config, "q_lora_rank", path),
     )
 
 
 def _shared_intermediate(config: Mapping[str, Any], path: Path, width: int) -> int:
     """As Qwen2-MoE names it, or as many experts as DeepSeek says, each as wide as the others."""
-    named = _size_or_none(config, "shared_expert_intermediate_size", path)
-    return named or width * _size_or_none(config, "n_shared_experts", path)
+    named = _size_or_zero(config, "shared_expert_intermediate_size", path)
+    return named or width * _size_or_zero(config, "n_shared_experts", path)
 
 
 def _num_dense_layers(config: Mapping[str, Any], layers: int, path: Path) -> int:
     """DeepSeek names how many come first, Qwen their indices and the distance of the others."""
-    first = _size_or_none(config, "first_k_dense_replace", path)
-    step = _size_or_none(config, "decoder_sparse_step", path) or 1
+    first = _size_or_zero(config, "first_k_dense_replace", path)
+    step = _size_or_zero(config, "decoder_sparse_step", path) or 1
     named = config.get("mlp_only_layers") or []
     if not isinstance(named, list):
         raise InvalidOptionError(f"{path}: 'mlp_only_layers' is {named!r}; it must be a list of layers")
@@ -177,7 +177,7 @@ def _first(config: Mapping[str, Any], keys: Sequence[str]) -> str:
     return next((key for key in keys if config.get(key) is not None), keys[0])
 
 
-def _size_or_none(config: Mapping[str, Any], key: str, path: Path) -> int:
+def _size_or_zero(config: Mapping[str, Any], key: str, path: Path) -> int:
     """0 for what is left out, null or 0."""
     return _size(config, key, path) if config.get(key) else 0
 
