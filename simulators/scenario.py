@@ -31,7 +31,10 @@ from tiers.pool import BlockPool
 
 LEVELS = ("device", "host", "nvme")
 BOUND = "belady"
-"""The row of what no policy can beat: as many slots as all tiers have, all on the device, and the future known."""
+"""The row of what no policy can beat: as many slots as all tiers have, all on the device, and the future known.
+
+Where requests are answered side by side it is only near to that, see ``kv_serving``.
+"""
 
 PERCENTILES = (0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 99.9, 100)
 """Of the times to the first token and in the queue, enough to draw their distribution."""
