@@ -96,16 +96,8 @@ def load_model(
         low = low_groups(prospect.source, config.miss_precision, everything_stays=everything_stays)
         bind_experts(model, names, experts, [*routed, *low], Kernels.of(profile.kernels if profile else None))
         _bind(model, prospect, names, arena, resident, streamer)
-        load = InitialLoad(engine, prospect.source)
-        load.stay(arena, resident)
-        if streamer:
-            load.copy_to_host(streamer.manager, [groups[name] for name in plan.in_host])
-        if experts:
-            load.copy_to_host(experts.manager, evenly(routed, plan.host_experts))
-            if everything_stays and not low:
-                load.keep(experts)
-        load.run(progress)
-        verify_rows(prospect.source, plan)
+        copied = [groups[name] for name in plan.in_host]
+        _bring(model.runtime, resident, copied, routed, keeps_experts=everything_stays and not low, progress=progress)
         if experts:
             _predict(model, prospect, config, experts, low, everything_stays=everything_stays)
         if streamer:
@@ -191,6 +183,28 @@ def _bind(
             assert streamer is not None, "a layer that does not stay needs a streamer"
             LayerHooks(streamer, binding, module_of(model, group, model.base_model_prefix))
     parameters.check_complete()
+
+
+def _bring(
+    runtime: Runtime,
+    resident: Sequence[WeightGroup],
+    copied: Sequence[WeightGroup],
+    routed: Sequence[WeightGroup],
+    *,
+    keeps_experts: bool,
+    progress: Progress | None,
+) -> None:
+    """What stays on the device, and what the host has copies of. Raises TransferError, CorruptBlockError."""
+    load = InitialLoad(runtime.engine, runtime.source)
+    load.stay(runtime.resident, resident)
+    if runtime.streamer:
+        load.copy_to_host(runtime.streamer.manager, copied)
+    if runtime.experts:
+        load.copy_to_host(runtime.experts.manager, evenly(routed, runtime.plan.host_experts))
+        if keeps_experts:
+            load.keep(runtime.experts)
+    load.run(progress)
+    verify_rows(runtime.source, runtime.plan)
 
 
 def _predict(

@@ -110,17 +110,7 @@ def run(
     workload = Workload(max(map(len, requests.batches)), requests.longest, max_new_tokens)
     timeline = Timeline() if trace_out else None
     start = time.perf_counter()
-    prospect = open_prospect(model, config, context_tokens=workload.context_tokens)
-    try:
-        for ids in requests.ids:
-            check_ids(ids, prospect.config.vocab_size)
-        plan = plan_for(prospect, config, workload, profile)
-        if on_plan:
-            on_plan(plan)
-        offloaded = load_model(prospect, plan, config, workload, profile=profile, timeline=timeline, progress=progress)
-    except BaseException:
-        prospect.source.close()
-        raise
+    offloaded = _load(config, model, requests, workload, profile, timeline, on_plan, progress)
     try:
         if timeline:
             record_modules(_stages(offloaded), timeline)
@@ -135,6 +125,30 @@ def run(
         write_trace(timeline, trace_out)
         result = replace(result, timeline=timeline_of_spans(_spans(timeline)))
     return result
+
+
+def _load(
+    config: RunConfig,
+    model: Path,
+    requests: Requests,
+    workload: Workload,
+    profile: HardwareProfile,
+    timeline: Timeline | None,
+    on_plan: Callable[[Plan], None] | None,
+    progress: Callable[[int, int], None] | None,
+) -> OffloadedModel:
+    """Planned for ``workload`` and loaded. On failure nothing is left."""
+    prospect = open_prospect(model, config, context_tokens=workload.context_tokens)
+    try:
+        for ids in requests.ids:
+            check_ids(ids, prospect.config.vocab_size)
+        plan = plan_for(prospect, config, workload, profile)
+        if on_plan:
+            on_plan(plan)
+        return load_model(prospect, plan, config, workload, profile=profile, timeline=timeline, progress=progress)
+    except BaseException:
+        prospect.source.close()
+        raise
 
 
 def _spans(timeline: Timeline) -> dict[str, list[tuple[float, float]]]:

@@ -129,7 +129,8 @@ class ExpertWaves:
     def _note_pace(self) -> None:
         """What the link has delivered so far, and how long a layer takes now."""
         now, (nbytes, busy_s) = self._pace.now_s(), self._pace.delivered()
-        if self._budget and busy_s:
+        # While the first bytes are still under way nothing is known of the link.
+        if self._budget and nbytes and busy_s:
             step_s = 0.75 * self._budget.link.step_s + 0.25 * min(now - self._visited_at, 1.0)
             self._budget.link = LinkEstimate(nbytes / busy_s, step_s)
         self._visited_at = now

@@ -12,8 +12,8 @@ from tiers.block import BlockKey
 class PredictionScore:
     """Counts, for every visit that somebody could predict, the latest prediction for it that was made before.
 
-    ``recall`` takes as many of the likeliest guesses as were needed: with both the same number it is the precision too,
-    and is what papers call accuracy. ``precision`` takes all guesses.
+    ``accuracy`` takes as many of the likeliest guesses as were needed: with both the same number it is precision and
+    recall at once, and is what papers call accuracy. ``precision`` and ``recall`` take all guesses.
     """
 
     num_needed: int = 0
@@ -26,15 +26,17 @@ class PredictionScore:
 
     @property
     def accuracy(self) -> float:
-        """Precision and recall at the number needed; 0 where nothing was needed."""
+        """See the class; 0 where nothing was needed."""
         return self.num_right_at_k / self.num_needed if self.num_needed else 0.0
 
     @property
     def precision(self) -> float:
+        """Of all that was named, what was needed; 0 where nothing was named."""
         return self.num_right / self.num_named if self.num_named else 0.0
 
     @property
     def recall(self) -> float:
+        """Of all that was needed, what was named; 0 where nothing was needed."""
         return self.num_right / self.num_needed if self.num_needed else 0.0
 
     def predicted(self, step: int, predictions: Sequence[Prediction[BlockKey]]) -> None:

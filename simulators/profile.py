@@ -55,6 +55,8 @@ class HardwareProfile:
     kernels: Mapping[str, int] | None = None
     """By the type of weights, tokens up to which the kernel made for few is the fastest; None if not measured."""
     drive: DriveProfile | None = None
+    memory_nbytes: int | None = None
+    """Of the device's memory, all that it has; None where nobody says."""
     memory_share: float = 1.0
     """Of ``memory_bytes_per_s``, what can be reached: 1 where that was measured, less where it is a data sheet's."""
     flops_share: float = 1.0

@@ -59,6 +59,9 @@ def read_profile(path: Path) -> HardwareProfile:
         source=_text(keys["source"], f"{path}: source"),
         device=_text(keys["device"], f"{path}: device"),
         memory_bytes_per_s=_rate(keys["memory_bytes_per_s"], f"{path}: memory_bytes_per_s"),
+        memory_nbytes=None
+        if keys.get("memory_nbytes") is None
+        else int(_rate(keys["memory_nbytes"], f"{path}: memory_nbytes")),
         flops={dtype: _rate(rate, f"{path}: flops.{dtype}") for dtype, rate in flops.items()},
         links={name: _read_link(name, link, f"{path}: links.{name}") for name, link in links.items()},
         kernels=_read_kernels(keys.get("kernels"), f"{path}: kernels"),

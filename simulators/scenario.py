@@ -16,10 +16,11 @@ from simulators.kv_replay import KVReplayResult, ReplayObserver, replay_requests
 from simulators.kv_serving import Arrivals, serve_requests
 from simulators.kv_trace.base import KeyTable, KVTrace
 from simulators.link_costs import capacities_of, loads_of_decoding, routes_of
-from simulators.model_costs import ModelShape, RooflineCosts
+from simulators.model_costs import ModelShape
 from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier, ModelledMover, Route
 from simulators.profile import HardwareProfile
+from simulators.roofline_costs import RooflineCosts
 from simulators.running_costs import PriceTerms, Usage, running_costs
 from simulators.watch import ReplayWatch, WatchedClock, WatchedMover
 from tiers.errors import BudgetError, InvalidOptionError, TraceError
@@ -30,7 +31,10 @@ from tiers.pool import BlockPool
 
 LEVELS = ("device", "host", "nvme")
 BOUND = "belady"
-"""The row of what no policy can beat: as many slots as all tiers have, all on the device, and the future known."""
+"""The row of what no policy can beat: as many slots as all tiers have, all on the device, and the future known.
+
+Where requests are answered side by side it is only near to that, see ``kv_serving``.
+"""
 
 PERCENTILES = (0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 99.9, 100)
 """Of the times to the first token and in the queue, enough to draw their distribution."""
@@ -77,6 +81,19 @@ class Scenario:
                     f"tiers: '{name}' has {nbytes:,} bytes, less than one block of {self.trace.block_tokens} tokens; "
                     f"give it at least {self.block_nbytes:,}"
                 )
+        self._check_device_memory()
+
+    def _check_device_memory(self) -> None:
+        weights, wanted = self.shape.nbytes, self.tiers["device"]
+        room = self.profile.memory_nbytes
+        if room is None or weights + wanted <= room:
+            return
+        left = room - weights
+        cure = f"give it at most {left:,}" if left >= self.block_nbytes else "choose another machine or a smaller model"
+        raise InvalidOptionError(
+            f"tiers: 'device' has {wanted:,} bytes besides {weights:,} of weights; '{self.profile.name}' has {room:,}; "
+            f"{cure}"
+        )
 
     @property
     def block_nbytes(self) -> int:

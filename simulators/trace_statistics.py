@@ -46,7 +46,6 @@ def layer_statistics(trace: ExpertTrace) -> list[LayerStatistics]:
         visited = chosen[:, row]
         share = load[row] / max(1, load[row].sum())
         frequency = load[row] / max(1, len(chosen))
-        popular = np.broadcast_to(visited[:half].mean(axis=0) if half else frequency, visited.shape)
         found.append(
             LayerStatistics(
                 layer=layer,
@@ -54,8 +53,8 @@ def layer_statistics(trace: ExpertTrace) -> list[LayerStatistics]:
                 entropy=_entropy(share),
                 overlap=_ratio((visited[before] & visited[now]).sum(), visited[now].sum()),
                 overlap_by_popularity=_ratio((frequency**2).sum(), frequency.sum()),
-                popularity_recall=recall(popular[half:], visited[half:]),
-                co_occurrence_recall=_co_occurrence(chosen, row, half) if row else np.nan,
+                popularity_recall=_popularity(visited, half) if half else np.nan,
+                co_occurrence_recall=_co_occurrence(chosen, row, half) if row and half else np.nan,
                 next_gate_recall=_next_gate(trace, chosen, row) if row else np.nan,
             )
         )
@@ -88,6 +87,11 @@ def recall(scores: NDArray[np.floating], visited: Chosen) -> float:
 def _entropy(share: NDArray[np.floating]) -> float:
     used = share[share > 0]
     return float(-(used * np.log(used)).sum() / np.log(len(share)))
+
+
+def _popularity(visited: Chosen, half: int) -> float:
+    later = visited[half:]
+    return recall(np.broadcast_to(visited[:half].mean(axis=0), later.shape), later)
 
 
 def _co_occurrence(chosen: Chosen, row: int, half: int) -> float:

@@ -1,7 +1,7 @@
 """``offload run``: generates from a prompt within a budget."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from offload.session import Status
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What to continue: one of these is given."""
+
+    text: str | None = None
+    ids: list[int] | None = None
+    prompts: list[str] | None = None
+
+
 @options.takes_settings
 def run(
     model: options.Model,
@@ -41,13 +50,7 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Generates text; shows what is in which tier, then what it cost."""
-    ids = None if prompt_ids is None else parse_ids("--prompt-ids", prompt_ids)
-    if prompts is not None and (prompt is not None or prompt_file is not None or ids is not None):
-        raise InvalidOptionError("--prompts: a single prompt is given too; give one of them")
-    if ids is not None and (prompt is not None or prompt_file is not None):
-        raise InvalidOptionError("--prompt-ids: a text is given too; give one of them")
-    many = None if prompts is None else read_prompts(prompts)
-    text = read_prompt(prompt, prompt_file) if ids is None and many is None else None
+    asked = _read_asked(prompt, prompt_file, prompt_ids, prompts)
     limit = None if prompt_tokens is None else options.read_count("--prompt-tokens", prompt_tokens)
     new_tokens = options.read_count("--max-new-tokens", max_new_tokens)
     if trace_out is not None:
@@ -69,9 +72,9 @@ def run(
             result = run_model(
                 settings,
                 path,
-                prompt=text,
-                prompt_ids=ids,
-                prompts=many,
+                prompt=asked.text,
+                prompt_ids=asked.ids,
+                prompts=asked.prompts,
                 prompt_tokens=limit,
                 max_new_tokens=new_tokens,
                 on_text=None if as_json else view.on_text,
@@ -80,7 +83,7 @@ def run(
                 progress=view.on_load,
                 trace_out=trace_out,
             )
-            if many is not None and not as_json:
+            if asked.prompts is not None and not as_json:
                 view.on_text("\n\n".join(f"{i}. {text.strip()}" for i, text in enumerate(result.text, 1)))
         for line in result.notes:
             say(line)
@@ -88,6 +91,19 @@ def run(
         if note:
             data["experts"] = asdict(note)
         answer.show(data, _tables)
+
+
+def _read_asked(text: str | None, file: Path | None, ids: str | None, prompts: Path | None) -> _Asked:
+    """InvalidOptionError where more than one is given, or what is given cannot be read."""
+    token_ids = None if ids is None else parse_ids("--prompt-ids", ids)
+    is_single = text is not None or file is not None
+    if prompts is not None and (is_single or ids is not None):
+        raise InvalidOptionError("--prompts: a single prompt is given too; give one of them")
+    if token_ids is not None and is_single:
+        raise InvalidOptionError("--prompt-ids: a text is given too; give one of them")
+    if prompts is not None:
+        return _Asked(prompts=read_prompts(prompts))
+    return _Asked(read_prompt(text, file)) if token_ids is None else _Asked(ids=token_ids)
 
 
 def _tables(data: Data) -> "Sequence[RenderableType]":

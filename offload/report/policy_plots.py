@@ -25,16 +25,14 @@ def link_names(rows: Sequence[Row]) -> list[str]:
 
 def _hits(rows: Sequence[Row]) -> list[Plot]:
     names = [row["policy"] for row in rows]
-    bound = next((row["hit_ratio"] for row in rows if row["policy"] == BOUND), None)
     ratios = {"on any tier": _percent(rows, "hit_ratio")}
     if all("device_hit_ratio" in row for row in rows):
         ratios["of these, on the device already"] = _percent(rows, "device_hit_ratio")
-    line = None if bound is None else 100 * bound
     plots = [
         Plot(
             "Hit ratio by policy",
             "Blocks of prompts that were held. No policy gets past the dashed line, which is Belady's.",
-            bars(names, ratios, "% of blocks asked for", line_at=line),
+            bars(names, ratios, "% of blocks asked for", line_at=_most_hits(rows)),
         )
     ]
     others = [row for row in rows if row["policy"] != BOUND]
@@ -102,6 +100,12 @@ def _link_bars(rows: Sequence[Row], names: Sequence[str]) -> Figure:
 def _distribution(row: Row) -> tuple[list[float | str], list[float | None]]:
     points = [(seconds, float(percent)) for percent, seconds in row["ttft_percentiles_s"].items() if seconds]
     return [seconds for seconds, _ in points], [percent for _, percent in points]
+
+
+def _most_hits(rows: Sequence[Row]) -> float | None:
+    """In %. Not that of the bound's own row: where answers run side by side these hold blocks that it would evict."""
+    told = [row for row in rows if row["policy"] == BOUND and None not in (row["hit_ratio"], row["belady_gap"])]
+    return next((100 * (row["hit_ratio"] + row["belady_gap"]) for row in told), None)
 
 
 def _percent(rows: Sequence[Row], key: str) -> list[float | None]:

@@ -20,7 +20,7 @@ _METRICS: Sequence[tuple[str, str, str, str, float]] = (
         "hit_ratio",
         "Hit ratio",
         "% of blocks asked for",
-        "Blocks of prompts that were held on any tier; no policy gets past Belady's line.",
+        "Blocks of prompts that were held on any tier, beside what knowing the future gives (belady).",
         100,
     ),
     (

@@ -1,7 +1,7 @@
 """A scenario with drives that attend to the KV cache themselves, beside the same cache on tiers that only hold it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,12 @@ from tiers.errors import InvalidOptionError, UsageError
 TIERED = "tiers"
 """The row of the cache that moves to the GPU."""
 ENGINES = ("dense", "sparf", "group_mass", "group_bounds")
-_KEYS = ("hardware", "model", "workload", "batch", "tiers", "drive")
+KEYS = ("hardware", "model", "workload", "batch", "tiers", "drive")
 _OWN = ("profile", "engine", "compression", "drives", "engine_w")
+_SOFTWARE = ("layer_overhead_s", "submit_s")
+"""Of SoftwareCosts, what drives ask for; the others are of systems that no row is of."""
+_OF_OTHERS = {one.name for one in fields(SoftwareCosts)}.difference(_SOFTWARE)
+DRIVE_KEYS = (*_OWN, *(name for name in SETTINGS if name not in _OF_OTHERS))
 _NO_SOFTWARE = SoftwareCosts(layer_overhead_s=0.0)
 """Rows are limits of hardware, as those of the tiers are; ``layer_overhead_s: 0.03`` is InstAttention's software."""
 
@@ -51,12 +55,12 @@ def read_cases(settings: Mapping[str, object], path: Path) -> list[DriveCase]:
 
 
 def _cases(settings: Mapping[str, object], folder: Path) -> Iterator[DriveCase]:
-    check_keys("", settings, _KEYS)
+    check_keys("", settings, KEYS)
     for key in ("hardware", "model", "workload"):
         if key not in settings:
             raise InvalidOptionError(f"'{key}' is missing; a scenario with a drive has hardware, model and workload")
     drive = mapping("drive", settings["drive"])
-    check_keys("drive.", drive, (*_OWN, *SETTINGS))
+    check_keys("drive.", drive, DRIVE_KEYS)
     hardware, model = text("hardware", settings["hardware"]), text("model", settings["model"])
     setup = csd_setup(
         {key: value for key, value in drive.items() if key not in _OWN},
@@ -65,6 +69,10 @@ def _cases(settings: Mapping[str, object], folder: Path) -> Iterator[DriveCase]:
         software=_NO_SOFTWARE,
     )
     shape = read_model_shape(find_published("models", near(folder, model)))
+    if shape.latent:
+        raise InvalidOptionError(
+            f"model: '{model}' caches latents, to which no modelled drive attends; choose one with keys and values"
+        )
     workload = _workload(mapping("workload", settings["workload"]), shape, settings.get("batch", 1))
     compression = number("drive.compression", drive.get("compression", 1), is_whole=False, least=0)
     drives = int(number("drive.drives", drive.get("drives", 1), is_whole=True))

@@ -26,14 +26,15 @@ from tiers.errors import InvalidOptionError, UsageError
 SHIPPED = Path(simulated.__file__).parent / "scenarios"
 """Scenarios that come with the package; on the command line they go by their names."""
 
-_KEYS = (
+KEYS = (
     *("hardware", "model", "workload", "tiers", "policies", "policy"),
     *("gate", "batch", "arrivals", "speed", "storage", "host_memory", "price"),
 )
+"""Of a scenario; docs/scenarios.md tells of each."""
 _LEAST_SPEED = 1e-6
-_PRICE_KEYS = ("usd_per_kwh", "years", "utilisation")
+PRICE_KEYS = ("usd_per_kwh", "years", "utilisation")
 _Choice = TypeVar("_Choice", bound=Enum)
-_WORKLOADS: dict[str, type[ZipfWorkload | SharedPrefixWorkload | ChatWorkload]] = {
+WORKLOADS: dict[str, type[ZipfWorkload | SharedPrefixWorkload | ChatWorkload]] = {
     "zipf": ZipfWorkload,
     "shared_prefixes": SharedPrefixWorkload,
     "chat": ChatWorkload,
@@ -65,7 +66,7 @@ def find_scenario(path: Path) -> Path:
 
 
 def _read(settings: Mapping[str, object], folder: Path) -> Scenario:
-    check_keys("", settings, _KEYS)
+    check_keys("", settings, KEYS)
     for key in ("hardware", "model", "workload", "tiers"):
         if key not in settings:
             raise InvalidOptionError(
@@ -98,9 +99,9 @@ def _read_workload(given: Mapping[str, object], folder: Path) -> KVTrace:
         most = int(number("workload.requests", given["requests"], is_whole=True))
         return KVTrace(trace.format, trace.block_tokens, itertools.islice(trace.requests, most))
     kind = text("workload.kind", given.get("kind", "nothing"))
-    if kind not in _WORKLOADS:
-        raise InvalidOptionError(f"workload.kind: '{kind}' is unknown; {suggest(kind, _WORKLOADS)}, or give a trace")
-    make = _WORKLOADS[kind]
+    if kind not in WORKLOADS:
+        raise InvalidOptionError(f"workload.kind: '{kind}' is unknown; {suggest(kind, WORKLOADS)}, or give a trace")
+    make = WORKLOADS[kind]
     check_keys("workload.", given, ("kind", *(field.name for field in fields(make))))
     return make(**{key: _workload_number(make, key, value) for key, value in given.items() if key != "kind"}).trace()
 
@@ -129,7 +130,7 @@ def _read_choice(key: str, value: object, kind: type[_Choice]) -> _Choice:
 
 def _read_price(value: object) -> PriceTerms:
     given = mapping("price", value)
-    check_keys("price.", given, _PRICE_KEYS)
+    check_keys("price.", given, PRICE_KEYS)
     terms = {key: number(f"price.{key}", one, is_whole=False, least=0) for key, one in given.items()}
     if terms.get("years") == 0:
         raise InvalidOptionError("price.years: 0 is too little; write a number above 0")

@@ -14,7 +14,6 @@ from offload.tuning.task import Task
 from offload.whole_file import write_whole
 
 _RUN_KEYS = {"device": "device_memory", "host": "host_memory", "nvme": "nvme_memory"}
-_ANY_TOKENS = 10**9
 
 
 def best_scenario(task: Task, choice: Choice, folder: Path) -> dict[str, Any]:
@@ -41,8 +40,7 @@ def run_settings(task: Task, choice: Choice) -> dict[str, Any]:
     Activations come on top. The policy is none of it: that of a run is one of experts, not of keys and values.
     """
     scenario = read_scenario(task.space.scenario(choice), task.path)
-    weights = round(scenario.shape.nbytes_read(_ANY_TOKENS))
-    sizes = {**scenario.tiers, "device": scenario.tiers["device"] + weights}
+    sizes = {**scenario.tiers, "device": scenario.tiers["device"] + scenario.shape.nbytes}
     found: dict[str, Any] = {_RUN_KEYS[level]: exact_size(nbytes) for level, nbytes in sizes.items()}
     return {**found, "batch": scenario.batch}
 

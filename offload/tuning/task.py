@@ -15,7 +15,7 @@ from simulators.scenario import Scenario
 from tiers.errors import InvalidOptionError
 from tiers.eviction.registry import find_policy
 
-_OURS = ("limits", "prices")
+OWN_KEYS = ("limits", "prices")
 """Keys that a scenario has for a search alone."""
 
 
@@ -57,7 +57,7 @@ def read_task(given: Path, objective: str, *, maximize: bool | None = None) -> T
     path = find_scenario(given)
     settings = read_config_file(path)
     try:
-        space = read_space({key: value for key, value in settings.items() if key not in _OURS})
+        space = read_space({key: value for key, value in settings.items() if key not in OWN_KEYS})
     except InvalidOptionError as error:
         raise InvalidOptionError(f"{path}: {error}") from None
     scenarios = _usable(space, path)

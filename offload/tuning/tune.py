@@ -96,7 +96,8 @@ def _answer(task: Task, path: Path, options: TuneOptions, trials: list[dict[str,
     goal = task.goal
     best = min(trials, key=lambda trial: (*goal.rank(goal.figures(trial["row"])), trial["trial"]))
     choice = task.space.choice_of(best["row"])
-    command = ["offload", "tune", str(path), "--objective", goal.objective, "--seed", str(options.seed)]
+    command = ["offload", "tune", str(path), "--objective", goal.objective]
+    command += ["--trials", str(options.trials), "--seed", str(options.seed)]
     if options.maximize is not None:
         command.append("--maximize" if options.maximize else "--minimize")
     return {

@@ -20,7 +20,7 @@ class Workload:
     requests_per_s: float = 1.0
     block_tokens: int = 512
     output_tokens: int = 200
-    """Mean; lengths are geometrically distributed."""
+    """Mean; lengths are geometrically distributed, and all 0 where it is."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,7 +51,9 @@ class ZipfWorkload(Workload):
         weights = np.arange(1, self.num_documents + 1, dtype=np.float64) ** -self.skew
         documents = random.choice(self.num_documents, self.num_requests, p=weights / weights.sum()).tolist()
         new = itertools.count(self.num_documents * self.document_blocks)
-        for arrival, output, document in zip(_arrivals(self, random), _lengths(self, random), documents, strict=True):
+        for arrival, output, document in zip(
+            _arrivals(self, random), _lengths(self, random, self.num_requests), documents, strict=True
+        ):
             start = document * self.document_blocks
             blocks = [*range(start, start + self.document_blocks), *itertools.islice(new, self.own_blocks)]
             yield Request(arrival, len(blocks) * self.block_tokens, output, blocks)
@@ -80,7 +82,7 @@ class SharedPrefixWorkload(Workload):
         examples = _ranks(random, self.num_examples, self.num_requests)
         stride = self.system_blocks + self.num_examples * self.example_blocks
         new = itertools.count(self.num_systems * stride)
-        rows = zip(_arrivals(self, random), _lengths(self, random), systems, examples, strict=True)
+        rows = zip(_arrivals(self, random), _lengths(self, random, self.num_requests), systems, examples, strict=True)
         for arrival, output, system, example in rows:
             first = system * stride
             second = first + self.system_blocks + example * self.example_blocks
@@ -120,7 +122,7 @@ class ChatWorkload(Workload):
             arrival, conversation, said = heapq.heappop(waiting)
             origin = arrival if origin is None else origin
             blocks = [*said, *itertools.islice(new, self.question_blocks)]
-            output = int(random.geometric(1 / max(1, self.output_tokens)))
+            (output,) = _lengths(self, random, 1)
             yield Request(arrival - origin, len(blocks) * self.block_tokens, output, blocks)
             if random.random() < 1 - 1 / max(1.0, self.turns):
                 # Of the answer only whole blocks are known by their tokens.
@@ -136,8 +138,10 @@ def _arrivals(workload: Workload, random: np.random.Generator) -> list[float]:
     return times
 
 
-def _lengths(workload: Workload, random: np.random.Generator) -> list[int]:
-    lengths: list[int] = random.geometric(1 / max(1, workload.output_tokens), workload.num_requests).tolist()
+def _lengths(workload: Workload, random: np.random.Generator, number: int) -> list[int]:
+    if not workload.output_tokens:
+        return [0] * number
+    lengths: list[int] = random.geometric(1 / workload.output_tokens, number).tolist()
     return lengths
 
 

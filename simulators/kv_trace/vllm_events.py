@@ -2,6 +2,8 @@
 
 An event tells what was stored, not what was found. But a block is stored right after its parent, so the blocks before
 it in its prefix had to be there: a request is taken to have used all of them. Requests that store nothing are not seen.
+Each piece of a prompt that is taken in pieces, and each full block of an answer, is an event of its own: it looks like
+one more request, which finds all before it.
 """
 
 from collections.abc import Iterator

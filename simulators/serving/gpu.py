@@ -25,5 +25,5 @@ def kv_read_s(host: Host, nbytes: float) -> float:
 
 
 def weights_nbytes(workload: Workload) -> float:
-    """Of all experts."""
-    return workload.shape.nbytes_read(10**9)
+    """Of all experts and the head."""
+    return workload.shape.weights(workload.shape.experts) * workload.shape.item_nbytes

@@ -10,9 +10,10 @@ import pytest
 from simulators.flash.closed_loop import closed_loop_s
 from simulators.flash.drive_file import load_drive
 from simulators.link_costs import drive_s, link_s, routes_of
-from simulators.model_costs import ModelShape, RooflineCosts, read_model_shape
+from simulators.model_costs import ModelShape, read_model_shape
 from simulators.profile import DEFAULT, DriveProfile, LinkProfile
 from simulators.published import find_published, load_profile, published_names
+from simulators.roofline_costs import RooflineCosts
 from tiers.errors import InvalidOptionError
 
 DRIVE = DriveProfile(latency_s=50e-6, read_iops=1e6, write_iops=5e5)
@@ -109,9 +110,19 @@ def test_published_profiles_say_where_each_number_is_from(name: str) -> None:
     if not profile.unified_memory:
         told |= {"links.host<->device", "gds"}
         assert profile.bytes_per_s("host->device") > profile.bytes_per_s("nvme->device")
+    if profile.memory_nbytes is not None:
+        told.add("memory_nbytes")
     assert told <= set(profile.sources)
     assert 0 < profile.flops_share < profile.memory_share < 1
     assert RooflineCosts(LLAMA, profile, 1).decode_s(1, 1000) > 0
+
+
+def test_half_precision_is_never_slower_than_the_single_one_that_stands_for_it() -> None:
+    """Libraries multiply in FP32 where a device has no fast FP16; nobody waits for a 64th of it."""
+    for name in published_names("profiles"):
+        profile = load_profile(name)
+        if profile.device != "cpu":
+            assert profile.flops_per_s("float16") >= profile.flops_per_s("float32")
 
 
 def test_names_that_do_not_ship(tmp_path: Path) -> None:
@@ -136,11 +147,15 @@ def test_sizes_of_a_known_model() -> None:
 def test_prefill_is_arithmetic_and_decoding_is_reading() -> None:
     a100 = replace(load_profile("a100"), memory_share=1.0, flops_share=1.0)
     costs = RooflineCosts(LLAMA, a100)
-    assert costs.prefill_s(4096, 0) == pytest.approx(2 * 7.5e9 * 4096 / 312e12, rel=0.15)
+    attention = LLAMA.attention_flops(4096, 0)
+    head = LLAMA.head_weights
+    once = 2 * ((LLAMA.active_weights - head) * 4096 + head)
+    assert costs.prefill_s(4096, 0) == pytest.approx((once + attention) / 312e12), "one token goes through the head"
     assert costs.prefill_s(4096, 4096) > costs.prefill_s(4096, 0)
     assert costs.prefill_s(0, 100) == 0
     assert costs.prefill_s(1, 0) == pytest.approx(2 * 7.5e9 / 2039e9, rel=0.01)
     assert costs.decode_s(100, 0) == pytest.approx(100 * 2 * 7.5e9 / 2039e9, rel=0.01)
+    assert costs.prefill_s(1, 10**6) == pytest.approx(costs.step_s(1, 10**6), rel=0.01), "keys and values are read too"
     side_by_side = RooflineCosts(LLAMA, a100, 16)
     assert side_by_side.decode_s(100, 0) < costs.decode_s(100, 0) / 10
 

@@ -38,6 +38,7 @@ PROFILES = st.builds(
     source=st.text(),
     device=st.sampled_from(["cpu", "cuda:0"]),
     memory_bytes_per_s=RATES,
+    memory_nbytes=st.none() | st.integers(1, 2**50),
     flops=st.dictionaries(st.text(), RATES, min_size=1),
     links=st.fixed_dictionaries(dict.fromkeys(LINKS, LINK_PROFILES)),
     kernels=st.none() | st.dictionaries(st.text(), st.integers(0, 2**20)),
@@ -127,7 +128,8 @@ def test_what_is_not_an_object_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_file_from_before_the_later_numbers(tmp_path: Path) -> None:
     write_profile(DEFAULT, tmp_path / "p.json")
     value = json.loads((tmp_path / "p.json").read_text())
-    for key in ("kernels", "drive", "runtime", "unified_memory", "gds", "host", "shared", "power", "price", "sources"):
+    since = ("kernels", "drive", "runtime", "unified_memory", "gds", "host", "shared", "power", "price", "sources")
+    for key in (*since, "memory_nbytes"):
         del value[key]
     (tmp_path / "p.json").write_text(json.dumps(value))
     assert read_profile(tmp_path / "p.json") == DEFAULT

@@ -90,4 +90,9 @@ def test_the_next_gate() -> None:
 def test_one_token_has_no_neighbour() -> None:
     (layer,) = layer_statistics(trace([[[0, 1]]]))
     assert math.isnan(layer.overlap)
-    assert layer.popularity_recall == 1.0
+
+
+def test_one_token_has_no_past_to_be_foreseen_from() -> None:
+    for layer in layer_statistics(trace([[[0, 1], [2, 3]]])):
+        assert math.isnan(layer.popularity_recall)
+        assert math.isnan(layer.co_occurrence_recall)

@@ -8,27 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from tiers.csd import commands
 from tiers.csd.address import ADDRESS
-from tiers.csd.commands import (
-    Attend,
-    Attended,
-    Command,
-    Completion,
-    Config,
-    Configured,
-    DriveHealth,
-    DriveIdentity,
-    Health,
-    Identify,
-    Inspect,
-    ReadKV,
-    Reclaim,
-    Reclaimed,
-    SequenceState,
-    TokensRead,
-    WriteKV,
-    Written,
-)
 from tiers.csd.geometry import FlashGeometry
 from tiers.csd.queue_path import on_device, tensors_in
 from tiers.csd.wire import (
@@ -48,11 +29,11 @@ if TYPE_CHECKING:
     import torch
 
 
-def encode(command: Command, config: Config | None, *, wants_trace: bool = False) -> Encoded:
+def encode(command: commands.Command, config: commands.Config | None, *, wants_trace: bool = False) -> Encoded:
     """``config`` of the command's task, for the commands that carry arrays. InvalidOptionError for wrong shapes."""
     trace = WANTS_TRACE if wants_trace else 0
     match command:
-        case WriteKV():
+        case commands.WriteKV():
             config = _known(config, command.task)
             n = command.keys.shape[1] if command.keys.ndim == 3 else 0
             keys, values = (
@@ -63,9 +44,9 @@ def encode(command: Command, config: Config | None, *, wants_trace: bool = False
             return Encoded(
                 Opcode.WRITE_KV, (keys, values), JSON_REPLY_NBYTES, address, n, _unsigned(command.start), trace
             )
-        case Attend():
+        case commands.Attend():
             return _encode_attend(command, _known(config, command.task), trace)
-        case ReadKV():
+        case commands.ReadKV():
             config = _known(config, command.task)
             nbytes = 2 * config.kv_heads * command.num_tokens * config.head_dim * np.dtype(config.dtype).itemsize
             address = _address(command.task, command.sequence, command.layer)
@@ -77,53 +58,56 @@ def encode(command: Command, config: Config | None, *, wants_trace: bool = False
 
 
 def decode_completion(
-    command: Command, config: Config | None, header: CompletionHeader, reply: "bytearray | torch.Tensor"
-) -> Completion:
+    command: commands.Command,
+    config: commands.Config | None,
+    header: CompletionHeader,
+    reply: "bytearray | torch.Tensor",
+) -> commands.Completion:
     """On the host: what ``command`` was answered; in tensors where it was asked in tensors."""
     match command:
-        case WriteKV():
-            return Written(header.first, header.second)
-        case Attend():
+        case commands.WriteKV():
+            return commands.Written(header.first, header.second)
+        case commands.Attend():
             config = _known(config, command.task)
             batch, heads = command.query.shape[:2]
             shapes = [((batch, heads, config.head_dim), config.link_dtype), ((batch, heads), "float32")]
             output, logsumexp = (
                 arrays_in(memoryview(reply), shapes) if isinstance(reply, bytearray) else tensors_in(reply, shapes)
             )
-            return Attended(output, logsumexp)
-        case ReadKV():
+            return commands.Attended(output, logsumexp)
+        case commands.ReadKV():
             config = _known(config, command.task)
             shape = (config.kv_heads, command.num_tokens, config.head_dim)
             keys, values = arrays_in(memoryview(cast("bytearray", reply)), [(shape, config.dtype)] * 2)
-            return TokensRead(keys, values)
-        case Config():
-            return Configured(header.first, header.second)
-        case Reclaim():
-            return Reclaimed(header.first)
+            return commands.TokensRead(keys, values)
+        case commands.Config():
+            return commands.Configured(header.first, header.second)
+        case commands.Reclaim():
+            return commands.Reclaimed(header.first)
         case _:
             return _REPORTS[type(command)](json.loads(cast("bytearray", reply)))
 
 
-def _identity(fields: dict[str, Any]) -> DriveIdentity:
+def _identity(fields: dict[str, Any]) -> commands.DriveIdentity:
     geometry, engines = FlashGeometry(**fields.pop("geometry")), tuple(fields.pop("engines"))
-    return DriveIdentity(geometry=geometry, engines=engines, **fields)
+    return commands.DriveIdentity(geometry=geometry, engines=engines, **fields)
 
 
-_SMALL: dict[type[Command], Opcode] = {
-    Config: Opcode.CONFIG,
-    Reclaim: Opcode.RECLAIM,
-    Inspect: Opcode.INSPECT,
-    Identify: Opcode.IDENTIFY,
-    Health: Opcode.HEALTH,
+_SMALL: dict[type[commands.Command], Opcode] = {
+    commands.Config: Opcode.CONFIG,
+    commands.Reclaim: Opcode.RECLAIM,
+    commands.Inspect: Opcode.INSPECT,
+    commands.Identify: Opcode.IDENTIFY,
+    commands.Health: Opcode.HEALTH,
 }
-_REPORTS: dict[type[Command], Callable[[dict[str, Any]], Completion]] = {
-    Identify: _identity,
-    Health: lambda fields: DriveHealth(**fields),
-    Inspect: lambda fields: SequenceState(tuple(fields["num_tokens"]), tuple(fields["num_flushed"])),
+_REPORTS: dict[type[commands.Command], Callable[[dict[str, Any]], commands.Completion]] = {
+    commands.Identify: _identity,
+    commands.Health: lambda fields: commands.DriveHealth(**fields),
+    commands.Inspect: lambda fields: commands.SequenceState(tuple(fields["num_tokens"]), tuple(fields["num_flushed"])),
 }
 
 
-def _encode_attend(command: Attend, config: Config, trace: int) -> Encoded:
+def _encode_attend(command: commands.Attend, config: commands.Config, trace: int) -> Encoded:
     batch = len(command.sequences)
     if batch == 0 or len(command.starts) != batch:
         raise InvalidOptionError(f"attend: {batch} sequences and {len(command.starts)} starts; name each once")
@@ -163,7 +147,7 @@ def _array(name: str, array: NDArray[Any], shape: tuple[int, ...], dtype: str) -
     return array
 
 
-def _known(config: Config | None, task: int) -> Config:
+def _known(config: commands.Config | None, task: int) -> commands.Config:
     if config is None:
         raise InvalidOptionError(f"task {task} is not configured; send its configuration first")
     return config

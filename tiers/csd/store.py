@@ -8,27 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tiers.csd import commands
 from tiers.csd.address import ADDRESS
-from tiers.csd.commands import (
-    Attend,
-    Attended,
-    Command,
-    Completion,
-    Config,
-    Configured,
-    DriveHealth,
-    DriveIdentity,
-    Health,
-    Identify,
-    Inspect,
-    ReadKV,
-    Reclaim,
-    Reclaimed,
-    SequenceState,
-    TokensRead,
-    WriteKV,
-    Written,
-)
 from tiers.csd.engines.registry import ENGINES
 from tiers.csd.ftl import FlashTranslation
 from tiers.csd.image import VERSION, FlashImage
@@ -76,33 +57,33 @@ class DriveStore:
         for key in self._recovered.layers:
             self._note_work(self._make_layer(key, self._task(key.task)))
 
-    def configure(self, command: Config) -> Configured:
+    def configure(self, command: commands.Config) -> commands.Configured:
         """Start a task. Raises InvalidOptionError, also while the task has sequences; TransferError."""
         if any(key.task == command.task for key in self._layers):
             raise InvalidOptionError(f"task {command.task} has sequences; reclaim them before it is configured again")
         task = Task.of(command, self._image.geometry)
         self._flash.add_task(command.task, json.dumps(asdict(command)).encode())
         self._tasks[command.task] = task
-        return Configured(task.shape.tokens_per_group, task.shape.channels_per_page)
+        return commands.Configured(task.shape.tokens_per_group, task.shape.channels_per_page)
 
-    def execute(self, command: Command) -> Completion:
+    def execute(self, command: commands.Command) -> commands.Completion:
         """Carry out any command; raises as the method of its name."""
         return _VERBS[type(command)](self, command)
 
-    def shape_of(self, task: int) -> tuple[Config, KVShape]:
+    def shape_of(self, task: int) -> tuple[commands.Config, KVShape]:
         """Configuration and layout of a task; raises InvalidOptionError."""
         found = self._task(task)
         return found.config, found.shape
 
-    def write_kv(self, command: WriteKV) -> Written:
+    def write_kv(self, command: commands.WriteKV) -> commands.Written:
         """Append tokens. Raises InvalidOptionError, TokensLostError, DriveFullError, TransferError."""
         layer = self._open_layers(command.task, command.layer, [command.sequence], [command.start])[0]
         make_room(self._memory, self._layers.values(), layer.memory_for(command.keys.shape[1]))
         layer.append(command.keys, command.values)
         self._note_work(layer)
-        return Written(layer.num_tokens, layer.num_flushed)
+        return commands.Written(layer.num_tokens, layer.num_flushed)
 
-    def attend(self, command: Attend) -> Attended:
+    def attend(self, command: commands.Attend) -> commands.Attended:
         """Append and attend; raises as ``write_kv``, and CorruptBlockError."""
         task = self._task(command.task)
         sequences = command.sequences.tolist()
@@ -129,9 +110,9 @@ class DriveStore:
             if not command.in_full:
                 layer.note_query(command.query[index].astype(np.float32))
                 self._note_work(layer)
-        return Attended(output, logsumexp)
+        return commands.Attended(output, logsumexp)
 
-    def read_kv(self, command: ReadKV) -> TokensRead:
+    def read_kv(self, command: commands.ReadKV) -> commands.TokensRead:
         """Raises TokensLostError, InvalidOptionError, CorruptBlockError."""
         key, end = LayerKey(command.task, command.sequence, command.layer), command.start + command.num_tokens
         layer = self._layers.get(key)
@@ -152,7 +133,7 @@ class DriveStore:
         found, self._flash.trace = self._flash.trace, Trace()
         return found
 
-    def reclaim(self, command: Reclaim) -> Reclaimed:
+    def reclaim(self, command: commands.Reclaim) -> commands.Reclaimed:
         """Forget sequences; those that are not there are passed over. Raises InvalidOptionError, TransferError."""
         self._task(command.task)
         wanted = set(command.sequences)
@@ -162,14 +143,14 @@ class DriveStore:
         for key in keys:
             self._layers.pop(key).forget()
             self._waiting.pop(key, None)
-        return Reclaimed(valid - self._flash.blocks.num_valid)
+        return commands.Reclaimed(valid - self._flash.blocks.num_valid)
 
-    def identify(self) -> DriveIdentity:
-        return DriveIdentity(VERSION, self._image.geometry, tuple(sorted(ENGINES)), self._image.was_made)
+    def identify(self) -> commands.DriveIdentity:
+        return commands.DriveIdentity(VERSION, self._image.geometry, tuple(sorted(ENGINES)), self._image.was_made)
 
-    def health(self) -> DriveHealth:
+    def health(self) -> commands.DriveHealth:
         blocks, counts = self._flash.blocks, self._flash.counts
-        return DriveHealth(
+        return commands.DriveHealth(
             free_pages=blocks.num_free,
             valid_pages=blocks.num_valid,
             dead_pages=blocks.num_dead,
@@ -186,12 +167,12 @@ class DriveStore:
             summary_pages=sum(table.num_pages * table.heads for table in self._flash.tables.summaries.values()),
         )
 
-    def inspect(self, command: Inspect) -> SequenceState:
+    def inspect(self, command: commands.Inspect) -> commands.SequenceState:
         """Zeros for a sequence that the drive does not know. Raises InvalidOptionError."""
         num_layers = self._task(command.task).config.num_layers
         keys = [LayerKey(command.task, command.sequence, layer) for layer in range(num_layers)]
         found = [self._layers.get(key) for key in keys]
-        return SequenceState(
+        return commands.SequenceState(
             tuple(layer.num_tokens if layer else 0 for layer in found),
             tuple(layer.num_flushed if layer else 0 for layer in found),
         )
@@ -285,13 +266,13 @@ class DriveStore:
 
 
 # Not in the store itself: one that refers to its own methods keeps its image mapped until garbage is collected.
-_VERBS: dict[type[Command], Callable[[DriveStore, Any], Completion]] = {
-    Config: DriveStore.configure,
-    WriteKV: DriveStore.write_kv,
-    Attend: DriveStore.attend,
-    ReadKV: DriveStore.read_kv,
-    Reclaim: DriveStore.reclaim,
-    Inspect: DriveStore.inspect,
-    Identify: lambda store, _: store.identify(),
-    Health: lambda store, _: store.health(),
+_VERBS: dict[type[commands.Command], Callable[[DriveStore, Any], commands.Completion]] = {
+    commands.Config: DriveStore.configure,
+    commands.WriteKV: DriveStore.write_kv,
+    commands.Attend: DriveStore.attend,
+    commands.ReadKV: DriveStore.read_kv,
+    commands.Reclaim: DriveStore.reclaim,
+    commands.Inspect: DriveStore.inspect,
+    commands.Identify: lambda store, _: store.identify(),
+    commands.Health: lambda store, _: store.health(),
 }

@@ -14,6 +14,7 @@ from offload.simulation.drive_scenario import read_cases
 from offload.simulation.drive_sweep import DRIVE_SWEPT, fingerprint
 from offload.simulation.scenario_file import find_scenario
 from offload.simulation.simulate import simulate_one, simulate_sweep
+from simulators.published import find_published
 from tests.offload.test_cli import complaint, offload
 from tiers.errors import InvalidOptionError
 
@@ -94,6 +95,7 @@ def test_the_way_by_the_host_takes_longer(tmp_path: Path) -> None:
     [
         ("drives: 2", "drive: 2", "unknown key 'drive.drive'; did you mean 'drives'?"),
         ("drives: 2", "chanels: 2", "unknown key 'drive.chanels'; did you mean 'channels'?"),
+        ("drives: 2", "recompute_steps: 2", "unknown key 'drive.recompute_steps'"),
         ("tiers:", "teirs:", "unknown key 'teirs'; did you mean 'tiers'?"),
         ("prompt_tokens", "promt_tokens", "unknown key 'workload.promt_tokens'; did you mean 'prompt_tokens'?"),
         ("group_mass", "group_mas", "drive.engine: 'group_mas' is unknown; did you mean 'group_mass'?"),
@@ -110,6 +112,14 @@ def test_what_is_wrong_is_said_with_file_and_key(tmp_path: Path, before: str, af
         _rows(tmp_path, SCENARIO.replace(before, after))
     assert said in str(told.value)
     assert str(told.value).startswith(str(tmp_path / "s.yaml"))
+
+
+def test_latents_are_not_what_drives_attend_to(tmp_path: Path) -> None:
+    config = json.loads(find_published("models", "opt-13b").read_text(encoding="utf-8"))
+    latent = {"kv_lora_rank": 512, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128}
+    (tmp_path / "mla.json").write_text(json.dumps(config | latent), encoding="utf-8")
+    with pytest.raises(InvalidOptionError, match=r"model: 'mla\.json' caches latents"):
+        _rows(tmp_path, SCENARIO.replace("model: opt-13b", "model: mla.json"))
 
 
 def test_a_cache_that_fits_nowhere_has_no_figures(tmp_path: Path) -> None:

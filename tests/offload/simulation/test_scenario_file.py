@@ -125,6 +125,16 @@ def test_scenarios_that_ship_can_be_read(name: str) -> None:
     assert len(cells) == 60 or "sweep" not in name
 
 
+@pytest.mark.parametrize(
+    ("hardware", "cure"),
+    [("a6000", "give it at most 35,479,617,536"), ("gtx1080ti", "choose another machine or a smaller model")],
+)
+def test_weights_and_blocks_have_to_fit_on_the_device(tmp_path: Path, hardware: str, cure: str) -> None:
+    path = write(tmp_path, {**GOOD, "hardware": hardware, "tiers": {"device": "40GiB"}})
+    with pytest.raises(InvalidOptionError, match=f"besides 16,059,990,016 of weights; '{hardware}' has .*; {cure}"):
+        load_scenario(path)
+
+
 def test_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "lab"
     folder.mkdir()

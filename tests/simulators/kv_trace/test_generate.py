@@ -41,6 +41,12 @@ def test_rate_and_lengths() -> None:
     assert statistics.input_tokens == 4000 * 17 * 512
 
 
+def test_prompts_alone() -> None:
+    """A mean of no tokens is none, not the one token that a geometric distribution begins with."""
+    for trace in (make(num_requests=20, output_tokens=0).trace() for make in (ZipfWorkload, ChatWorkload)):
+        assert {request.output_tokens for request in trace.requests} == {0}
+
+
 def test_skew_makes_hits() -> None:
     def ideal(skew: float) -> float:
         trace = ZipfWorkload(num_requests=1000, num_documents=200, own_blocks=0, skew=skew).trace()
