@@ -102,6 +102,11 @@ class TransferEngine:
         """Counters by link name, ``"nvme->device"``."""
         return {f"{source}->{target}": link.stats for (source, target), link in self._links.items()}
 
+    @property
+    def notes(self) -> list[str]:
+        """What is slower on some link than it could be and why, one line each."""
+        return [f"{link.name}: {note}" for link in self._links.values() for note in link.notes]
+
     def close(self) -> None:
         """Cancel what waits, let finish what is in flight, stop the threads; gives up on a drive that hangs."""
         for link in self._links.values():
