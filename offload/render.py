@@ -114,7 +114,7 @@ def bench_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     table = plain_table("benchmark", "unit", *(_ROW_COLUMNS[key] for key in columns))
     for row in rows:
         table.add_row(escape(row["name"]), row["unit"], *(_row_number(key, row.get(key)) for key in columns))
-    others = {key: value for key, value in data.items() if key not in ("hardware", "rows")}
+    others = {key: value for key, value in data.items() if key not in ("hardware", "rows") and value != []}
     facts = {**data.get("hardware", {}), **others}
     conditions = (f"{key.replace('_', ' ')}: {_condition(key, value)}" for key, value in facts.items())
     notes = [Text(f"{row['name']}: {row['note']}") for row in rows if row.get("note")]
