@@ -84,7 +84,7 @@ def _device_reader(files: SupportsDirectIO, device: "torch.device", config: "Tra
     from tiers.kvikio_link import KvikioLink
     from tiers.kvikio_queue import KvikioQueue
 
-    return KvikioLink, KvikioQueue(config.queue_depth), "" if gds.is_real else gds.note
+    return KvikioLink, KvikioQueue(config.queue_depth, config.kvikio), "" if gds.is_real else gds.note
 
 
 def _device_of(*tiers: Tier) -> "torch.device | None":
