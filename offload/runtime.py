@@ -54,6 +54,7 @@ class Runtime:
         if (self.streamer or self.experts) and not self.source.direct:
             notes.append(f"weights: read through the page cache, no O_DIRECT for {self.source.path}")
         notes += [*self.engine.notes, *(f"attention: {flaw}" for flaw in sorted(self.kv.flaws))]
+        notes += [f"experts: {flaw}" for flaw in sorted(self.experts.flaws)] if self.experts else []
         notes += self.drives.notes if self.drives else []
         return list(dict.fromkeys(notes))
 
