@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tiers.errors import InvalidOptionError
+from tiers.errors import InvalidOptionError, TierError
 
 if TYPE_CHECKING:
     import torch
@@ -155,3 +155,16 @@ def explain_cuda_error(message: str, built_for: str) -> str:
     if "no NVIDIA driver" in message:
         return "no NVIDIA driver is loaded here"
     return f"no CUDA device is usable here ({message.strip().splitlines()[0]})"
+
+
+def broken_device(error: RuntimeError) -> TierError | None:
+    """The error in our words, where CUDA itself failed: a kernel's assertion, an address that is not there."""
+    import torch
+
+    said = next(iter(str(error).strip().splitlines()), "")
+    if not isinstance(error, torch.AcceleratorError) and not said.startswith("CUDA error"):
+        return None
+    return TierError(
+        f"device: {said}; this process cannot use it any more, start it again (CUDA_LAUNCH_BLOCKING=1 names the place)",
+        tier="device",
+    )

@@ -13,8 +13,9 @@ from offload.machine import ComputeSpeed, find_device, measure_compute
 from offload.nvml import probe_nvml
 from simulators.profile import DEFAULT, DEFAULT_CUDA, HardwareProfile, LinkProfile
 from simulators.profile_file import read_profile, write_profile
-from tiers.errors import InvalidOptionError
+from tiers.errors import InvalidOptionError, TransferError
 from tiers.gds import find_gds
+from tiers.kvikio_settings import KvikioSettings
 from tiers.nvme_tier import NVMeTier
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class DriveSpeed:
     read: tuple[tuple[int, float], ...]
     write: tuple[tuple[int, float], ...]
     latency_s: float
+    kvikio: KvikioSettings | None
+    """With which it reads fastest into the memory of a GPU; None where it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Report:
             },
             "kernels": None if profile.kernels is None else dict(profile.kernels),
             "runtime": None if profile.runtime is None else asdict(profile.runtime),
+            "kvikio_settings": None if profile.kvikio is None else asdict(profile.kvikio),
             "profile": str(self.profile_path),
         }
 
@@ -162,9 +166,20 @@ def _measure_drive(directory: Path, file_bytes: int | None, seconds: float, step
         steps.done(4)
         write = _rates(tier, nbytes, seconds, is_write=True)
         o_direct = Finding(tier.direct, tier.fallback_reason or f"works in {directory}")
-        return DriveSpeed(o_direct, read, write, latency_s)
+        return DriveSpeed(o_direct, read, write, latency_s, _measure_kvikio(tier, find_device(), nbytes, seconds / 2))
     finally:
         tier.close()
+
+
+def _measure_kvikio(tier: NVMeTier, device: str, nbytes: int, seconds: float) -> KvikioSettings | None:
+    if not (has_own_memory(device) and find_gds().works):
+        return None
+    from offload.kvikio_speed import fastest_settings
+
+    try:
+        return fastest_settings(tier, device, nbytes=nbytes, seconds=seconds)[0]
+    except TransferError:  # then runs that use it say what is wrong with it
+        return None
 
 
 def _rates(tier: NVMeTier, nbytes: int, seconds: float, *, is_write: bool) -> tuple[tuple[int, float], ...]:
@@ -201,6 +216,7 @@ def _make_profile(compute: ComputeSpeed, drive: DriveSpeed | None, nvme_dir: Pat
         flops=compute.flops,
         links=links,
         unified_memory=is_unified,
+        kvikio=drive.kvikio if drive else None,
         gds=find_gds().is_real if has_own_memory(compute.device) else None,
     )
 

@@ -63,13 +63,13 @@ def load_model(
 ) -> OffloadedModel:
     """Build the model, bring the weights that stay, set up streaming and the KV tiers. On failure nothing is left.
 
-    ``profile`` says which kernels are fastest here, if that was measured; ``drive_timing`` how long real computational
+    ``profile`` says what is fastest here, if that was measured; ``drive_timing`` how long real computational
     drives would take for what the emulated ones do.
     """
     chunk = plan.prefill_chunk_tokens if plan.prefill_chunk_tokens < workload.prompt_tokens else None
     check_pieces(prospect.config, workload.prompt_tokens, chunk)
     _prepare_memory(plan, config)
-    engine = TransferEngine(transfer or TransferConfig(), timeline)
+    engine = TransferEngine(transfer or _transfer_config(profile), timeline)
     layout = _kv_layout(prospect)
     levels: list[Level] = []
     drives: KVDrives | None = None
@@ -113,6 +113,11 @@ def _prepare_memory(plan: Plan, config: RunConfig) -> None:
     require_room(config.device, plan.device_bytes_used)
     if plan.streamed or plan.kv_host_blocks or plan.kv_nvme_blocks:
         return_memory_early()
+
+
+def _transfer_config(profile: HardwareProfile | None) -> TransferConfig:
+    measured = None if profile is None else profile.kvikio
+    return TransferConfig() if measured is None else TransferConfig(kvikio=measured)
 
 
 def _give_back(

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedModel
 
+from offload.device import broken_device
 from offload.kv.cache import TieredCache
 from offload.plan import Plan
 from offload.positions import check_pieces
@@ -42,7 +43,7 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
         Its blocks are given back at the end; with ``return_dict_in_generate`` they live as long as the cache that is
         part of the answer. Where memory for the activations of a prompt runs short it is taken in smaller pieces, from
         then on. Raises InvalidOptionError for a cache of another kind: it would not keep within the budget; TierError
-        where memory runs short all the same, with which this request ends and no other.
+        where memory runs short all the same, with which this request ends and no other, and where CUDA itself fails.
         """
         if implementation := self._option("cache_implementation", kwargs, generation_config):
             raise InvalidOptionError(
@@ -111,7 +112,7 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
             # transformers types ``self`` here as a union of classes of its own.
             return super().generate(*args, **kwargs)  # type: ignore[misc]
         except RuntimeError as error:
-            found = starved(error)
+            found = starved(error) or broken_device(error)
             if found is None:
                 raise
         # Out here, where the frames that hold the activations there were are gone.

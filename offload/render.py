@@ -94,7 +94,7 @@ def doctor_tables(data: Mapping[str, Any]) -> list[Table | Text]:
         links.add_row(link, *rates, "-" if latency is None else f"{latency:,.1f} us")
     facts = plain_table("found", "")
     for key, value in data.items():
-        if key in ("links", "gflops", "kernels") or key.endswith("_note"):
+        if key in ("links", "gflops", "kernels", "runtime", "kvikio_settings") or key.endswith("_note"):
             continue
         note = data.get(f"{key}_note")
         label = "memory, GiB/s" if key == "memory_gib_s" else key.replace("_", " ")
@@ -103,6 +103,9 @@ def doctor_tables(data: Mapping[str, Any]) -> list[Table | Text]:
         facts.add_row(f"compute in {dtype}", f"{gflops:,.0f} GFLOP/s")
     for weights, tokens in (data.get("kernels") or {}).items():
         facts.add_row(f"kernel for {weights}", f"fastest up to {tokens} tokens")
+    if best := data.get("kvikio_settings"):
+        way = f"{best['num_threads']} threads, tasks of {format_size(best['task_nbytes'])}"
+        facts.add_row("kvikio reads fastest with", f"{way}, {'with' if best['is_direct'] else 'without'} O_DIRECT")
     facts.columns[1].justify = "left"
     return [links, facts]
 
@@ -114,7 +117,7 @@ def bench_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     table = plain_table("benchmark", "unit", *(_ROW_COLUMNS[key] for key in columns))
     for row in rows:
         table.add_row(escape(row["name"]), row["unit"], *(_row_number(key, row.get(key)) for key in columns))
-    others = {key: value for key, value in data.items() if key not in ("hardware", "rows")}
+    others = {key: value for key, value in data.items() if key not in ("hardware", "rows") and value != []}
     facts = {**data.get("hardware", {}), **others}
     conditions = (f"{key.replace('_', ' ')}: {_condition(key, value)}" for key, value in facts.items())
     notes = [Text(f"{row['name']}: {row['note']}") for row in rows if row.get("note")]

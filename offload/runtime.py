@@ -47,11 +47,16 @@ class Runtime:
 
     @property
     def notes(self) -> list[str]:
-        """What is slower here than it could be and why, one line each: copies out of memory that is not page-locked."""
+        """Every slower way that was taken and why, one line each."""
         below = [*self.kv_levels[1:], *(self.streamer.host if self.streamer else [])]
         below += self.experts.host if self.experts else []
-        tiers = [level.tier for level in below if isinstance(level.tier, PinnedTier)]
-        return list(dict.fromkeys(f"{tier.name}: {tier.note}" for tier in tiers if not tier.is_pinned))
+        notes = [f"{level.tier.name}: {reason}" for level in below if (reason := _fallback(level.tier))]
+        if (self.streamer or self.experts) and not self.source.direct:
+            notes.append(f"weights: read through the page cache, no O_DIRECT for {self.source.path}")
+        notes += [*self.engine.notes, *(f"attention: {flaw}" for flaw in sorted(self.kv.flaws))]
+        notes += [f"experts: {flaw}" for flaw in sorted(self.experts.flaws)] if self.experts else []
+        notes += self.drives.notes if self.drives else []
+        return list(dict.fromkeys(notes))
 
     def tier_occupancy(self) -> dict[str, tuple[int, int]]:
         """Bytes in use now and bytes that may be used, by tier."""
@@ -116,6 +121,13 @@ class Runtime:
         for level in self.kv_levels:
             level.tier.close()
         self.source.close()
+
+
+def _fallback(tier: "Tier") -> str | None:
+    """Why a tier is slower than it could be: memory that is not page-locked, or a page cache that is in the way."""
+    if isinstance(tier, PinnedTier):
+        return None if tier.is_pinned else tier.note
+    return tier.fallback_reason if isinstance(tier, NVMeTier) else None
 
 
 def make_kv_levels(plan: Plan, layout: KVLayout, config: RunConfig, nvme_blocks: int) -> list[Level]:

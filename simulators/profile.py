@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from simulators.machine_costs import HostProfile, PowerProfile, PriceProfile, SharedProfile
 from simulators.runtime_profile import RuntimeProfile
+from tiers.kvikio_settings import KvikioSettings
 
 NEAR_TO_FAR = ("device", "host", "nvme", "csd", "remote")
 """Tiers by distance from the arithmetic. A link towards a nearer tier reads, a link towards a farther one writes."""
@@ -54,6 +55,8 @@ class HardwareProfile:
     links: Mapping[str, LinkProfile]
     kernels: Mapping[str, int] | None = None
     """By the type of weights, tokens up to which the kernel made for few is the fastest; None if not measured."""
+    kvikio: KvikioSettings | None = None
+    """With which kvikio reads fastest into the memory of the device; None if not measured."""
     drive: DriveProfile | None = None
     memory_nbytes: int | None = None
     """Of the device's memory, all that it has; None where nobody says."""

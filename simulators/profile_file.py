@@ -12,6 +12,7 @@ from simulators.machine_costs import HostProfile, PowerProfile, PriceProfile, Sh
 from simulators.profile import DRIVE_LINKS, LINKS, NEAR_TO_FAR, DriveProfile, HardwareProfile, LinkProfile
 from simulators.runtime_profile import RuntimeProfile, Table
 from tiers.errors import InvalidOptionError
+from tiers.kvikio_settings import KvikioSettings
 
 _Numbers = TypeVar("_Numbers", DriveProfile, HostProfile, PowerProfile, PriceProfile)
 
@@ -65,6 +66,7 @@ def read_profile(path: Path) -> HardwareProfile:
         flops={dtype: _rate(rate, f"{path}: flops.{dtype}") for dtype, rate in flops.items()},
         links={name: _read_link(name, link, f"{path}: links.{name}") for name, link in links.items()},
         kernels=_read_kernels(keys.get("kernels"), f"{path}: kernels"),
+        kvikio=_read_kvikio(keys.get("kvikio"), f"{path}: kvikio"),
         drive=_read_numbers(DriveProfile, keys.get("drive"), f"{path}: drive"),
         memory_share=_rate(keys.get("memory_share", 1.0), f"{path}: memory_share"),
         flops_share=_rate(keys.get("flops_share", 1.0), f"{path}: flops_share"),
@@ -147,6 +149,17 @@ def _read_kernels(value: object, where: str) -> Mapping[str, int] | None:
     return {name: int(_number(tokens, f"{where}.{name}")) for name, tokens in _object(value, where).items()}
 
 
+def _read_kvikio(value: object, where: str) -> KvikioSettings | None:
+    if value is None:
+        return None
+    keys = _keys(value, KvikioSettings, where)
+    given: dict[str, Any] = {
+        name: _flag(found, f"{where}.{name}") if name == "is_direct" else max(1, int(_number(found, f"{where}.{name}")))
+        for name, found in keys.items()
+    }
+    return KvikioSettings(**given)
+
+
 def _read_table(value: object, where: str) -> tuple[tuple[int, float], ...] | None:
     if value is None:
         return None
@@ -158,7 +171,9 @@ def _read_table(value: object, where: str) -> tuple[tuple[int, float], ...] | No
 
 
 def _keys(
-    value: object, kind: type[HardwareProfile | LinkProfile | SharedProfile | RuntimeProfile | _Numbers], where: str
+    value: object,
+    kind: type[HardwareProfile | LinkProfile | SharedProfile | RuntimeProfile | KvikioSettings | _Numbers],
+    where: str,
 ) -> dict[str, object]:
     """The keys of an object that stands for a dataclass: all without a default, none that is not a field."""
     keys = _object(value, where)

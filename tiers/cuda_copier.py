@@ -8,6 +8,10 @@ import torch
 
 from tiers.copier import Copier, Copy
 from tiers.copies import Runs
+from tiers.proven import Proven
+
+CopyRuns = Callable[[torch.Tensor, torch.Tensor, Runs, torch.Tensor], None]
+"""See ``tiers.scatter_kernel.copy_runs``."""
 
 _FEW_RUNS = 8
 _LARGE_RUN_NBYTES = 512 * 1024
@@ -46,7 +50,7 @@ class CudaCopier(Copier):
         if isinstance(after, torch.cuda.Event):
             self._stream.wait_event(after)
         table = None
-        scatter = _scatter_kernel(self._device) if _is_scattered(runs) and _are_visible(source, target) else None
+        scatter = self._scatter(source, target, runs)
         if scatter is not None:
             table = self._table(len(runs))
             scatter(source, target, runs, table)
@@ -56,6 +60,15 @@ class CudaCopier(Copier):
         event = self.free_events.pop() if self.free_events else torch.cuda.Event(blocking=True)
         event.record(self._stream)
         return _CudaCopy(self, event, table)
+
+    def _scatter(self, source: torch.Tensor, target: torch.Tensor, runs: Runs) -> CopyRuns | None:
+        """The kernel for that many small ranges; None where they are few or large, or where it cannot be used."""
+        if not _is_scattered(runs) or not _are_visible(source, target):
+            return None
+        scatter = _scatter_kernel(self._device)
+        if scatter.flaw:
+            self.note = f"small blocks are copied one by one: {scatter.flaw}"
+        return scatter.kernel
 
     def _table(self, num_rows: int) -> torch.Tensor:
         if self.free_tables and len(self.free_tables[-1]) >= num_rows:
@@ -95,8 +108,8 @@ def _are_visible(source: torch.Tensor, target: torch.Tensor) -> bool:
 
 
 @cache
-def _scatter_kernel(device: torch.device) -> Callable[[torch.Tensor, torch.Tensor, Runs, torch.Tensor], None] | None:
-    """A copier of many ranges that has proved that it works; None where Triton or its compiler is missing."""
+def _scatter_kernel(device: torch.device) -> Proven[CopyRuns]:
+    """A copier of many ranges that has proved that it works."""
     try:
         from tiers.scatter_kernel import copy_runs
 
@@ -105,6 +118,6 @@ def _scatter_kernel(device: torch.device) -> Callable[[torch.Tensor, torch.Tenso
         table = torch.empty((2, 3), dtype=torch.int64, pin_memory=True)
         copy_runs(source, target, np.array([[0, 64, 64], [64, 0, 64]]), table)
         is_right = target.view(torch.int64).tolist() == [*range(8, 16), *range(8)]
-    except Exception:  # noqa: BLE001 - whatever it is, there are slower ways
-        return None
-    return copy_runs if is_right else None
+    except Exception as error:  # noqa: BLE001 - whatever it is, there are slower ways
+        return Proven.failed(error)
+    return Proven(copy_runs) if is_right else Proven(None, "its kernel copies something else here")

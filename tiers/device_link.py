@@ -42,6 +42,10 @@ class DeviceLink(ChunkedLink):
         self._copies: deque[tuple[Job, Copy]] = deque()
         super().__init__(name, finished, timeline)
 
+    @property
+    def notes(self) -> list[str]:
+        return [*super().notes, *filter(None, [self._copier.note])]
+
     def submit(self, transfer: Transfer) -> None:
         transfer.after = self._copier.mark()
         super().submit(transfer)

@@ -3,27 +3,27 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-import kvikio
-import kvikio.defaults
-
 from tiers.io_queue import Completion, IOQueue, IORequest
+from tiers.kvikio_settings import KvikioSettings
 
-_TASK_NBYTES = 4 * 2**20
 _POLL_S = 50e-6
 
 
 class KvikioQueue(IOQueue):
-    """An IOQueue of reads whose buffers are tensors of a CUDA device.
+    """An IOQueue of reads whose buffers are tensors of a CUDA device."""
 
-    As many threads of kvikio as requests: its own default is one, which leaves a drive idle. They are all of the
-    process's, since kvikio has one pool. Where it has to go through host memory it reads with O_DIRECT too.
-    """
+    def __init__(self, depth: int, settings: KvikioSettings) -> None:
+        import kvikio
+        import kvikio.defaults
 
-    def __init__(self, depth: int) -> None:
         super().__init__(depth)
-        kvikio.defaults.set({"num_threads": depth, "task_size": _TASK_NBYTES, "auto_direct_io_read": True})
+        kvikio.defaults.set({"num_threads": settings.num_threads, "task_size": settings.task_nbytes})
+        with suppress(KeyError):  # which releases before 25.12 do not know
+            kvikio.defaults.set({"auto_direct_io_read": settings.is_direct})
+        self._task_nbytes = settings.task_nbytes
         self._files: dict[tuple[int, int, int], Any] = {}
         self._pending: dict[int, tuple[IORequest, list[Any]]] = {}
         self._failed: list[Completion] = []
@@ -61,11 +61,13 @@ class KvikioQueue(IOQueue):
         file = self._open(request.fd)
         futures, offset = [], request.offset
         for buffer in request.buffers:
-            futures.append(file.pread(buffer, buffer.nbytes, offset, _TASK_NBYTES))
+            futures.append(file.pread(buffer, buffer.nbytes, offset, self._task_nbytes))
             offset += buffer.nbytes
         return futures
 
     def _open(self, fd: int) -> Any:
+        import kvikio
+
         status = os.fstat(fd)  # a number may come to mean another file
         key = fd, status.st_dev, status.st_ino
         if key not in self._files:

@@ -85,6 +85,8 @@ class Link(ABC):
     def __init__(self, name: str, finished: threading.Condition, timeline: Timeline | None) -> None:
         self.name = name
         self.stats = LinkStats()
+        self.way = ""
+        """How bytes go where that is not the best way there is, and why; one line."""
         self._timeline = timeline
         self._finished = finished
         self._changed = threading.Condition()
@@ -92,6 +94,11 @@ class Link(ABC):
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def notes(self) -> list[str]:
+        """What is slower on this link than it could be and why, one line each."""
+        return [self.way] if self.way else []
 
     def submit(self, transfer: Transfer) -> None:
         """Queue a transfer behind those of its priority."""

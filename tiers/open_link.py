@@ -58,26 +58,33 @@ def open_link(
         raise OffloadError(f"no way to move blocks over {name}")
     ring = PinnedTier("ring", 2 * config.queue_depth, config.chunk_nbytes, device=device)
     copier = open_copier(device)
-    kind, queue = _device_reader(files, device, config) if not is_write else _stager(files, config)
-    return kind(name, finished, timeline, queue, config.guess_depth, copier, ring, is_write=is_write)
+    kind, queue, way = _device_reader(files, device, config) if not is_write else _stager(files, config)
+    link = kind(name, finished, timeline, queue, config.guess_depth, copier, ring, is_write=is_write)
+    link.way = way
+    return link
 
 
-def _stager(files: SupportsDirectIO, config: "TransferConfig") -> "tuple[type[StagedFileLink], IOQueue]":
-    return StagedFileLink, files.open_queue(config.queue_depth)
+_Reader = tuple[type[StagedFileLink], "IOQueue", str]
+"""Which link, the queue that it reads with, and what is to be said of that way."""
 
 
-def _device_reader(
-    files: SupportsDirectIO, device: "torch.device", config: "TransferConfig"
-) -> "tuple[type[StagedFileLink], IOQueue]":
+def _stager(files: SupportsDirectIO, config: "TransferConfig", way: str = "") -> _Reader:
+    return StagedFileLink, files.open_queue(config.queue_depth), way
+
+
+def _device_reader(files: SupportsDirectIO, device: "torch.device", config: "TransferConfig") -> _Reader:
     how = config.files_to_device
-    if how == "staged" or (how == "auto" and not (device.type == "cuda" and find_gds().is_real)):
+    if how == "staged" or (how == "auto" and device.type != "cuda"):
         return _stager(files, config)
-    if not find_gds().works:
-        raise OffloadError(f"files_to_device='kvikio': {find_gds().note}; use 'auto'")
+    gds = find_gds()
+    if how == "auto" and not gds.is_real:
+        return _stager(files, config, f"through buffers in host memory: {gds.note}")
+    if not gds.works:
+        raise OffloadError(f"files_to_device='kvikio': {gds.note}; use 'auto'")
     from tiers.kvikio_link import KvikioLink
     from tiers.kvikio_queue import KvikioQueue
 
-    return KvikioLink, KvikioQueue(config.queue_depth)
+    return KvikioLink, KvikioQueue(config.queue_depth, config.kvikio), "" if gds.is_real else gds.note
 
 
 def _device_of(*tiers: Tier) -> "torch.device | None":

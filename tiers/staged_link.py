@@ -15,6 +15,7 @@ from tiers.file_link import FileLink
 from tiers.io_queue import IOQueue
 from tiers.link import Transfer
 from tiers.memory_tier import MemoryTier
+from tiers.pinned_tier import PinnedTier
 from tiers.tier import SupportsDirectIO, SupportsMemory, Tier
 from tiers.timeline import Timeline
 
@@ -46,6 +47,12 @@ class StagedFileLink(FileLink):
         self._free = list(range(ring.num_slots))
         self._copies: deque[tuple[Job, Copy]] = deque()
         super().__init__(name, finished, timeline, queue, ring.block_nbytes, guess_depth, is_write=is_write)
+
+    @property
+    def notes(self) -> list[str]:
+        ring = self._ring
+        pageable = [f"its buffers are {ring.note}"] if isinstance(ring, PinnedTier) and not ring.is_pinned else []
+        return [*super().notes, *pageable, *filter(None, [self._copier.note])]
 
     def submit(self, transfer: Transfer) -> None:
         transfer.after = self._copier.mark()

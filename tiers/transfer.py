@@ -8,11 +8,12 @@ that has already begun.
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tiers.chunks import Move
 from tiers.errors import TransferError
+from tiers.kvikio_settings import KvikioSettings
 from tiers.link import Link, LinkStats, Priority, Transfer
 from tiers.open_link import open_link
 from tiers.tier import Tier
@@ -38,6 +39,7 @@ class TransferConfig:
     files_to_device: Literal["auto", "staged", "kvikio"] = "auto"
     """How a device is filled from files: through pinned host memory, or by kvikio, which is faster only where the drive
     writes into the memory of the device itself. "auto" is kvikio there and staged elsewhere."""
+    kvikio: KvikioSettings = field(default_factory=KvikioSettings)
     stall_timeout_s: float = 60.0
     """A transfer that does not end for so long is reported as failed: a drive that hangs must not hang us."""
 
@@ -101,6 +103,11 @@ class TransferEngine:
     def links(self) -> dict[str, LinkStats]:
         """Counters by link name, ``"nvme->device"``."""
         return {f"{source}->{target}": link.stats for (source, target), link in self._links.items()}
+
+    @property
+    def notes(self) -> list[str]:
+        """What is slower on some link than it could be and why, one line each."""
+        return [f"{link.name}: {note}" for link in self._links.values() for note in link.notes]
 
     def close(self) -> None:
         """Cancel what waits, let finish what is in flight, stop the threads; gives up on a drive that hangs."""

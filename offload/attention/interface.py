@@ -10,7 +10,7 @@ from offload.attention.in_storage import attend_in_drives
 from offload.attention.latent import LatentHeads, take_latent_layer
 from offload.attention.mask import QueryMask, attend_new, attend_visible
 from offload.attention.padding import Padding, padding_mask
-from offload.attention.paged import attend_runs, kernel_for_runs
+from offload.attention.paged import NO_KERNEL, attend_runs, kernel_for_runs
 from offload.attention.partial import PartialAttention, add_sink, attend_all, merge
 from offload.attention.stored import KeysAndValues, StoredTokens
 from offload.kv.drive_layer import DriveLayer
@@ -183,13 +183,16 @@ def _attend_blocks(
     parts: list[PartialAttention] = []
 
     every = stored.tokens(store, slice(None))
-    kernel = None if hides else kernel_for_runs(asked, *every)
+    kernel = NO_KERNEL if hides else kernel_for_runs(asked, *every)
 
     def visit(intervals: Sequence[Interval]) -> None:
-        if kernel is not None and len(intervals) > 1:
-            runs = [(interval.start, interval.stop) for interval in intervals]
-            add(attend_runs(kernel, asked, *every, runs, scale))
-            return
+        if len(intervals) > 1:
+            if kernel.kernel is not None:
+                runs = [(interval.start, interval.stop) for interval in intervals]
+                add(attend_runs(kernel.kernel, asked, *every, runs, scale))
+                return
+            if kernel.flaw:
+                store.flaws.add(f"a launch for each run of blocks: {kernel.flaw}")
         for interval in intervals:
             key, value = (tokens[interval.start : interval.stop] for tokens in every)
             if mask is not None and hides:

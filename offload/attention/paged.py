@@ -10,6 +10,7 @@ from torch import Tensor
 
 from offload.attention.partial import PartialAttention, attend_all
 from offload.copies import on_device
+from tiers.proven import Proven
 
 AttendPieces = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """See ``attend_pieces``."""
@@ -25,15 +26,17 @@ _WIDEST = 256
 _CLOSE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 """Largest root mean square error, relative to the result."""
 
+NO_KERNEL: Proven[AttendPieces] = Proven(None)
 
-def kernel_for_runs(query: Tensor, keys: Tensor, values: Tensor) -> AttendPieces | None:
-    """A kernel for one query to many runs that is right on this device; None where each run takes its own.
+
+def kernel_for_runs(query: Tensor, keys: Tensor, values: Tensor) -> Proven[AttendPieces]:
+    """A kernel for one query to many runs that is right on this device; without one each run takes its own.
 
     query [heads, queries, dim]; keys [tokens, kv_heads, dim] and values alike.
     """
     (heads, queries, dim), kv_heads, value_dim = query.shape, keys.shape[1], values.shape[2]
     if not query.is_cuda or queries != 1 or max(dim, value_dim) > _WIDEST:
-        return None
+        return NO_KERNEL
     return _proven(query.device, query.dtype, heads, kv_heads, dim, value_dim)
 
 
@@ -62,8 +65,8 @@ def cut(runs: Runs) -> NDArray[np.int64]:
 @cache
 def _proven(
     device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, dim: int, value_dim: int
-) -> AttendPieces | None:
-    """The kernel, once it has proved to be right for such heads; None where Triton or its compiler is missing."""
+) -> Proven[AttendPieces]:
+    """The kernel, once it has proved to be right for such heads."""
     try:
         from offload.attention.paged_kernel import attend_pieces
 
@@ -80,6 +83,8 @@ def _proven(
             float((one.cpu() - other).norm() / other.norm())
             for one, other in ((found.output, expected.output), (found.logsumexp, expected.logsumexp))
         ]
-    except Exception:  # noqa: BLE001 - whatever it is, there are slower ways
-        return None
-    return attend_pieces if max(errors) < _CLOSE.get(dtype, 0.0) else None
+    except Exception as error:  # noqa: BLE001 - whatever it is, there are slower ways
+        return Proven.failed(error)
+    if max(errors) < _CLOSE.get(dtype, 0.0):
+        return Proven(attend_pieces)
+    return Proven(None, f"its kernel computes something else here (relative error {max(errors):.1g})")

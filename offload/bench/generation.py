@@ -59,16 +59,17 @@ def generate_timed(model: PreTrainedModel, prompt: list[int], new_tokens: int, *
     """Exactly ``new_tokens`` tokens, greedily; ``options`` are those of ``generate``."""
     clock = _Clock(model)
     start = time.perf_counter()
-    tokens = _generate(model, prompt, new_tokens, clock, **options)
+    tokens = greedy_tokens(model, prompt, new_tokens, clock, **options)
     first, last = clock.times[1], clock.times[-1]
     steps = new_tokens - 1
     stretch = Stretch(clock.readings[1], clock.readings[-1], steps) if clock.readings else None
     return Timed(tokens, first - start, (last - first) / steps, stretch)
 
 
-def _generate(
+def greedy_tokens(
     model: PreTrainedModel, prompt: list[int], new_tokens: int, streamer: BaseStreamer, **options: object
 ) -> tuple[int, ...]:
+    """Exactly ``new_tokens`` tokens, greedily; ``streamer`` is told of the prompt first, then of each."""
     inputs = torch.tensor([prompt], device=model.device)
     with torch.inference_mode():
         generate = cast("Callable[..., Tensor]", model.generate)
@@ -127,7 +128,7 @@ def decode_in_windows(
     One more step, which nobody times, opens each window: it finds what was read ahead in the break.
     """
     streamer = _Windows(model, steps, in_break)
-    tokens = _generate(model, prompt, 1 + windows * (1 + steps), streamer)
+    tokens = greedy_tokens(model, prompt, 1 + windows * (1 + steps), streamer)
     return tokens, streamer.windows
 
 

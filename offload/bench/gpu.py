@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,12 +58,15 @@ class GPUBench:
     device: torch.device
     sizes: GPUSizes
     tick: Callable[[], None]
+    notes: dict[str, None] = field(default_factory=dict)
+    """What was slower in some run than it could be, and why."""
 
     def answer(self, rows: list[Row], seed: int) -> dict[str, Any]:
         return header(seed=seed, directory=self.nvme_dir.parent) | {
             "model": self.model.name,
             "device": torch.cuda.get_device_name(self.device),
             "drive_measured_with": self.drive.tool,
+            "slower_because": list(self.notes),
             "rows": rows,
         }
 
@@ -84,7 +87,12 @@ class GPUBench:
         use: Callable[[OffloadedModel], T],
         change: Change | None = None,
     ) -> T:
-        found, _ = with_tiers(self.model, config, Workload(1, prompt, new), use, change=change)
+        def noted(model: OffloadedModel) -> T:
+            found = use(model)
+            self.notes.update(dict.fromkeys(model.runtime.notes))
+            return found
+
+        found, _ = with_tiers(self.model, config, Workload(1, prompt, new), noted, change=change)
         free()
         return found
 

@@ -117,11 +117,20 @@ class Choices:
         return np.stack([np.concatenate(rows), slots])
 
 
-def is_grouped(weights: Tensor) -> bool:
-    """Whether products are grouped for such weights: where there is a kernel for it, and where calls cost time."""
-    if not weights.is_cuda or weights.dtype is not torch.bfloat16 or not hasattr(functional, "grouped_mm"):
-        return False
-    return torch.cuda.get_device_capability(weights.device) >= (8, 0)
+def why_not_grouped(weights: Tensor) -> str:
+    """Why products are not grouped for such weights, in a few words; "" where they are.
+
+    They are where there is a kernel for it, and where calls cost time.
+    """
+    if not weights.is_cuda:
+        return "a processor is told of a product in no time"
+    if weights.dtype is not torch.bfloat16:
+        return f"torch groups products of bfloat16 only, and these are of {str(weights.dtype).removeprefix('torch.')}"
+    if not hasattr(functional, "grouped_mm"):
+        return f"torch {torch.__version__} has no grouped product"
+    if torch.cuda.get_device_capability(weights.device) < (8, 0):
+        return f"there is no grouped product for a {torch.cuda.get_device_name(weights.device)}"
+    return ""
 
 
 def _geometry(layout: ExpertLayout) -> tuple[tuple[int, tuple[int, ...], str], ...]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from offload.arenas import arena_bytes, make_arena, slot_bytes
-from offload.experts.grouped import StackedSlots, is_grouped
+from offload.experts.grouped import StackedSlots, why_not_grouped
 from offload.experts.layout import ExpertLayout, ExpertWeights
 from offload.experts.low_copies import LowCopies
 from offload.experts.packed.products import products_on
@@ -69,6 +69,8 @@ class ExpertStore:
         self._source = source
         self._layouts: dict[ExpertKey, ExpertLayout] = {}
         self._views: dict[ExpertKey, tuple[int, ExpertWeights]] = {}
+        self.flaws: set[str] = set()
+        """What was slower than it could be on a GPU, and why; one line each."""
         self._stacks: dict[int, dict[str, SlotStack]] = {}
         self._settled: dict[int, SlotStack] = {}
 
@@ -166,8 +168,11 @@ class ExpertStore:
         for precision, some in layouts.items():
             if precision == STORED:
                 stored = StackedSlots.over(arena, slots, some)
-                if stored is not None and is_grouped(stored.down):
+                why_not = why_not_grouped(stored.down) if stored else "their rows do not lie as torch wants them"
+                if stored and not why_not:
                     stacks[precision] = stored
+                elif arena.is_cuda:
+                    self.flaws.add(f"one product after the other: {why_not}")
             elif products is not None:
                 stacks[precision] = PackedSlots.over(arena, slots, some, products)
         return stacks if len(stacks) == len(layouts) else {}

@@ -100,6 +100,11 @@ class KVDrives:
         return self._drives.capacity_nbytes
 
     @property
+    def notes(self) -> list[str]:
+        """What is slower than it could be on the way to them and why, one line each."""
+        return self._drives.notes
+
+    @property
     def link_nbytes(self) -> int:
         """What attention, writes and reads moved over the link, both ways and headers included."""
         traffic = self._drives.traffic

@@ -28,6 +28,8 @@ class KVStore(BlockStore):
         self.layout = layout
         self.rows = layout.rows(arena_bytes(arena), arena.num_slots)
         self.keys, self.values = layout.split(self.rows)
+        self.flaws: set[str] = set()
+        """What was slower than it could be where blocks were attended to, and why; one line each."""
 
     def write(self, slot: int, offset: int, keys: Tensor, values: Tensor) -> None:
         """Put tokens ([tokens, heads, dim]) into open blocks side by side, from token ``offset`` of the first on."""

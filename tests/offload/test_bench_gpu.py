@@ -12,7 +12,8 @@ import torch
 from offload.bench import memory_limit
 from offload.bench.gpu import GPUBench, GPUSizes
 from offload.bench.gpu_experts import bench_experts_on_gpu
-from offload.bench.gpu_kv import _Rows, bench_kv_on_gpu
+from offload.bench.gpu_kv import _Rows, _work_row, bench_kv_on_gpu
+from offload.bench.launches import DeviceWork, covered
 from offload.device import MemoryKind
 from tests.offload.test_device_apart import FAMILIES
 from tests.offload.zoo import save_model
@@ -56,6 +57,8 @@ def check(found: dict[str, Any], told: list[tuple[int, int]], num_rows: int) -> 
     rows = found["rows"]
     assert len(rows) == num_rows
     assert told[-1][0] == told[-1][1]
+    pageable = [note for note in found["slower_because"] if note.startswith("host: not pinned: ")]
+    assert bool(pageable) == (found["device"] == "a processor")
     for row in rows:
         if "note" in row:
             assert "in a memory cgroup of 3GiB" in row["name"]
@@ -73,7 +76,9 @@ def test_weights_and_kv(tmp_path: Path, device: str) -> None:
     found = bench_kv_on_gpu(
         model, tmp_path / "nvme", device, progress=lambda done, total: told.append((done, total)), sizes=SIZES
     )
-    check(found, told, 6)
+    check(found, told, 7)
+    work = next(row for row in found["rows"] if row["name"] == "all resident, against its kernels back to back")
+    assert work["kernels_per_token"] > 6
     missed = {row["name"]: row["missed_bytes_per_token"] for row in found["rows"] if "missed_bytes_per_token" in row}
     assert missed["half of the weights in the host"]["host->device"] > 0
     assert missed["half of the weights in the host"]["nvme->device"] == 0
@@ -88,3 +93,15 @@ def test_experts(tmp_path: Path, device: str) -> None:
         model, tmp_path / "nvme", device, progress=lambda done, total: told.append((done, total)), sizes=SIZES
     )
     check(found, told, 8)
+
+
+def test_work_that_overlaps_counts_once() -> None:
+    assert covered([(5, 6), (0, 2), (1, 3), (1.5, 2.5)]) == 4
+    assert covered([]) == 0
+
+
+def test_a_profiler_that_sees_nothing_is_said() -> None:
+    """As in a container that may not look into the GPU: then there is no limit to compare with."""
+    row = _work_row(0.02, DeviceWork(0, 0))
+    assert (row["ours"], "limit" in row) == (50, False)
+    assert "not known" in row["note"]

@@ -24,7 +24,6 @@ def test_what_is_there_is_not_copied() -> None:
     assert on_host(tensor)[0] is tensor
 
 
-@pytest.mark.gpu
 @on_every_device
 def test_a_copy_outlives_the_array_that_it_is_of(device: str) -> None:
     """The memory that it comes out of is used again only when the copy has ended."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import offload
 from offload.offloaded_model import OffloadedModel
 from offload.pack import pack
 from tests.offload.zoo import VOCABULARY, generate, loaded, make_inputs, plain_model, save_model, smallest_budget
-from tests.tiers.kit import open_fds
+from tests.tiers.kit import mounted, open_fds
 from tiers.errors import CorruptBlockError, DiskFullError, InvalidOptionError, TransferError, WorldError
 from tiers.fault_injection import Fault, FaultPlan, FaultyTier
 from tiers.nvme_tier import NVMeTier
@@ -268,3 +269,21 @@ def test_no_room_on_the_drive(checkpoint: Path, tmp_path: Path) -> None:
         offload.load(checkpoint, device_memory=least, nvme_dir=tmp_path / "nvme", **WORKLOAD)
     assert (open_fds(), threading.active_count()) == before
     assert not (tmp_path / "nvme").exists()
+
+
+@pytest.fixture
+def ram_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that refuses O_DIRECT."""
+    yield from mounted(tmp_path, "ramfs", "mode=700")
+
+
+def test_a_file_system_without_o_direct_is_said(checkpoint: Path, ram_disk: Path, expected: list[list[int]]) -> None:
+    """It works through the page cache, for weights and for KV blocks."""
+    model_path = ram_disk / "model"
+    shutil.copytree(checkpoint, model_path)
+    with in_the_least_memory(model_path, ram_disk / "nvme") as model:
+        assert generate(model, INPUTS, NEW) == expected
+        assert model.runtime.notes == [
+            f"nvme: O_DIRECT refused by the file system of {ram_disk / 'nvme'}: Invalid argument",
+            f"weights: read through the page cache, no O_DIRECT for {model_path}",
+        ]

@@ -39,12 +39,28 @@ def test_the_doctor_shows_links_and_says_why_something_is_missing() -> None:
         "kvikio_note": "pip install 'offload-runtime[gpu-cuda12]'",
         "o_direct": True,
         "gflops": {"float32": 374.2},
+        "runtime": {"products": {}},
+        "kvikio_settings": {"num_threads": 8, "task_nbytes": 2**19, "is_direct": True},
         "links": {"nvme->device": {"read_gib_s": 1.5, "write_gib_s": None, "latency_us": 78.51}},
     }
     lines = shown(doctor_tables(data))
     assert ["nvme->device", "1.50", "GiB/s", "-", "78.5", "us"] in lines
     assert ["kvikio", "no:", "pip", "install", "'offload-runtime[gpu-cuda12]'"] in lines
     assert ["o", "direct", "yes"] in lines
+    assert [
+        "kvikio",
+        "reads",
+        "fastest",
+        "with",
+        "8",
+        "threads,",
+        "tasks",
+        "of",
+        "512KiB,",
+        "with",
+        "O_DIRECT",
+    ] in lines
+    assert not any(words[0] == "runtime" for words in lines)
     assert ["compute", "in", "float32", "374", "GFLOP/s"] in lines
 
 

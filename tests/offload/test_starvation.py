@@ -182,6 +182,29 @@ def test_other_errors_stay_what_they_are(models: dict[str, Path]) -> None:
         generate(model, INPUTS, NEW)
 
 
+CUDA_FAILED = "device-side assert triggered\nCUDA kernel errors might be asynchronously reported at some other API call"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (lambda: torch.AcceleratorError(f"CUDA error: {CUDA_FAILED}"), "device-side assert triggered"),
+        (lambda: RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when"), "CUBLAS_STATUS_EXECUTION_FAILED"),
+    ],
+    ids=["assertion", "library"],
+)
+def test_a_gpu_that_fails_is_one_line(models: dict[str, Path], error: Callable[[], RuntimeError], said: str) -> None:
+    """And the way out: nothing that is done with it by this process would work."""
+    with (
+        loaded(models["llama"], **WORKLOAD) as model,
+        Scarce(1000, error),
+        pytest.raises(TierError, match=f"device: CUDA error: {said}.*; this process cannot use it any more") as caught,
+    ):
+        generate(model, INPUTS, NEW)
+    assert not isinstance(caught.value, StarvedError)
+    assert "\n" not in str(caught.value)
+
+
 def test_pieces_are_halved_in_whole_blocks(models: dict[str, Path]) -> None:
     config = plain_model(models["llama"]).config
     assert [smaller_pieces(config, 400, chunk, 64) for chunk in (None, 512, 400, 192, 128, 127, 64)] == [

@@ -16,6 +16,7 @@ from simulators.profile import DEFAULT, LINKS, HardwareProfile, LinkProfile
 from simulators.profile_file import read_profile, write_profile
 from simulators.runtime_profile import RuntimeProfile
 from tiers.errors import InvalidOptionError
+from tiers.kvikio_settings import KvikioSettings
 
 RATES = st.floats(1, 1e15)
 LINK_PROFILES = st.builds(
@@ -42,6 +43,7 @@ PROFILES = st.builds(
     flops=st.dictionaries(st.text(), RATES, min_size=1),
     links=st.fixed_dictionaries(dict.fromkeys(LINKS, LINK_PROFILES)),
     kernels=st.none() | st.dictionaries(st.text(), st.integers(0, 2**20)),
+    kvikio=st.none() | st.builds(KvikioSettings, st.integers(1, 99), st.integers(1, 2**30)),
     runtime=st.none() | RUNTIMES,
     unified_memory=st.booleans(),
     gds=st.none() | st.booleans(),
@@ -128,7 +130,19 @@ def test_what_is_not_an_object_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_file_from_before_the_later_numbers(tmp_path: Path) -> None:
     write_profile(DEFAULT, tmp_path / "p.json")
     value = json.loads((tmp_path / "p.json").read_text())
-    since = ("kernels", "drive", "runtime", "unified_memory", "gds", "host", "shared", "power", "price", "sources")
+    since = (
+        "kernels",
+        "kvikio",
+        "drive",
+        "runtime",
+        "unified_memory",
+        "gds",
+        "host",
+        "shared",
+        "power",
+        "price",
+        "sources",
+    )
     for key in (*since, "memory_nbytes"):
         del value[key]
     (tmp_path / "p.json").write_text(json.dumps(value))

@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from tiers.block import KVBlockKey
 from tiers.chunks import Move
 from tiers.link import Priority
@@ -62,3 +64,17 @@ def running(code: str, *arguments: object) -> Iterator["subprocess.Popen[str]"]:
             yield process
         finally:
             process.kill()
+
+
+def mounted(parent: Path, kind: str, options: str) -> Iterator[Path]:
+    """For a fixture: a file system of its own below ``parent`` for the time of a test."""
+    path = parent / kind
+    path.mkdir()
+    try:
+        subprocess.run(["mount", "-t", kind, "-o", options, kind, path], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("may not mount file systems")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from tiers.cuda_copier import _is_scattered
+from tiers.cuda_copier import _is_scattered, _scatter_kernel
 
 KIB = 1024
 
@@ -20,3 +21,11 @@ KIB = 1024
 def test_many_small_ranges_of_whole_words(count: int, nbytes: int, expected: bool) -> None:
     starts = np.arange(count) * 2 * nbytes
     assert _is_scattered(np.stack([starts, starts[::-1], np.full(count, nbytes)], axis=1)) is expected
+
+
+def test_says_why_the_kernel_is_not_used() -> None:
+    """A processor has no memory that is locked for a device, nor an address of it for one."""
+    scatter = _scatter_kernel(torch.device("cpu"))
+    assert scatter.kernel is None
+    assert scatter.flaw.startswith("its kernel, which Triton compiles, does not run (")
+    assert "\n" not in scatter.flaw

@@ -79,7 +79,9 @@ def test_scattered_blocks_arrive_as_they_left(nbytes: int, chunk_nbytes: int) ->
         found = there.buffer.cpu().numpy().reshape(num_slots, nbytes)
         assert (found[order] == filler.reshape(num_slots, nbytes)).all()
         engine.wait(engine.submit(there, back, [Move(place, slot) for slot, place in down], Priority.WRITE_BACK))
-    assert _scatter_kernel(there.device) is not None
+        assert not engine.notes
+    scatter = _scatter_kernel(there.device)
+    assert scatter.kernel is not None, scatter.flaw
     assert (np.frombuffer(back.buffer, np.uint8) == filler).all()
     host.close()
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import stat
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.contracts.tier import BLOCK_NBYTES, NUM_SLOTS, TierContract, pattern, raw_get, raw_put
-from tests.tiers.kit import content, fill, move_one, open_fds, running
+from tests.tiers.kit import content, fill, mounted, move_one, open_fds, running
 from tiers.checksum import crc32c
 from tiers.errors import CorruptBlockError, DiskFullError, InvalidOptionError, TierBusyError, TransferError
 from tiers.io_queue import LinuxAIOQueue, ThreadQueue
@@ -71,26 +70,13 @@ class TestNVMeTierWithoutDirectIO(TestNVMeTier):
 @pytest.fixture
 def ram_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system that refuses O_DIRECT."""
-    yield from _mounted(tmp_path, "ramfs", "mode=700")
+    yield from mounted(tmp_path, "ramfs", "mode=700")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for 256 KiB."""
-    yield from _mounted(tmp_path, "tmpfs", "size=256k,mode=700")
-
-
-def _mounted(tmp_path: Path, kind: str, options: str) -> Iterator[Path]:
-    path = tmp_path / kind
-    path.mkdir()
-    try:
-        subprocess.run(["mount", "-t", kind, "-o", options, kind, path], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("may not mount file systems")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", path], check=True)
+    yield from mounted(tmp_path, "tmpfs", "size=256k,mode=700")
 
 
 def _fd(tier: NVMeTier) -> int:

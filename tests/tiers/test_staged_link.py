@@ -3,6 +3,7 @@
 from contextlib import closing
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,10 @@ from tests.tiers.watched import BLOCK, NUM_SLOTS, PAGE, WatchedTier, broken, loa
 from tiers.device_tier import DeviceTier
 from tiers.errors import CorruptBlockError, OffloadError, TransferCancelledError, TransferError
 from tiers.fault_injection import Fault
+from tiers.gds import find_gds
 from tiers.nvme_tier import NVMeTier
+from tiers.open_link import _device_reader
+from tiers.staged_link import StagedFileLink
 from tiers.transfer import Move, Priority, TransferConfig, TransferEngine
 
 ONE_AT_A_TIME = TransferConfig(queue_depth=1, chunk_nbytes=PAGE)
@@ -179,3 +183,21 @@ def test_what_has_begun_ends_with_what_is_in_flight(slow: WatchedTier, device: s
         engine.wait(load(engine, slow, there, [2], Priority.DEMAND))
     assert bytes_of(there, 1) == bytes(BLOCK)
     assert bytes_of(there, 2) == content(2, BLOCK)
+
+
+def test_a_slower_way_is_said(nvme: NVMeTier) -> None:
+    """Buffers that are not page-locked, since there is nothing to lock them for."""
+    with closing(TransferEngine()) as engine:
+        engine.wait(load(engine, nvme, device_tier("cpu"), [1], Priority.DEMAND))
+        assert engine.notes == ["nvme->device: its buffers are not pinned: cpu is no CUDA device of this machine"]
+
+
+def test_the_way_to_a_gpu_is_said(nvme: NVMeTier) -> None:
+    """Where the drive does not write into its memory: decided without one."""
+    kind, queue, way = _device_reader(nvme, torch.device("cuda"), TransferConfig())
+    queue.close()
+    if not find_gds().is_real:
+        assert (kind, way) == (StagedFileLink, f"through buffers in host memory: {find_gds().note}")
+    kind, queue, way = _device_reader(nvme, torch.device("cuda"), TransferConfig(files_to_device="staged"))
+    queue.close()
+    assert (kind, way) == (StagedFileLink, "")

@@ -113,6 +113,11 @@ class ComputationalDrive:
         return self._queue.process.pid
 
     @property
+    def note(self) -> str:
+        """Why tensors of a device go through a buffer of its driver, in one line; "" where they do not."""
+        return self._queue.path.note
+
+    @property
     def traffic(self) -> dict[Opcode, LinkTraffic]:
         """What went over the link, by kind of command."""
         return self._queue.traffic

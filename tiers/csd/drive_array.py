@@ -53,6 +53,11 @@ class DriveArray:
         return sum(drive.geometry.capacity_nbytes for drive in self.drives)
 
     @property
+    def notes(self) -> list[str]:
+        """What is slower than it could be on the way to a drive and why, one line each."""
+        return list(dict.fromkeys(f"{self.name}: {drive.note}" for drive in self.drives if drive.note))
+
+    @property
     def traffic(self) -> dict[Opcode, LinkTraffic]:
         """What went over all links, by kind of command."""
         total = {opcode: LinkTraffic() for opcode in Opcode}

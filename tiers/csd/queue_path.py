@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 class QueuePath(Protocol):
     """For the data of commands and of replies."""
 
+    @property
+    def note(self) -> str:
+        """Why it is slower than it could be, in one line; "" where it is not."""
+        ...
+
     def put(self, parts: Sequence[NDArray[Any]], place: memoryview) -> None:
         """Fill ``place`` with the parts, one behind the other; they may change when this returns."""
         ...
@@ -34,6 +39,8 @@ class QueuePath(Protocol):
 
 class HostPath:
     """Arrays of the host."""
+
+    note = ""
 
     def put(self, parts: Sequence[NDArray[Any]], place: memoryview) -> None:
         """See QueuePath."""
@@ -61,7 +68,8 @@ class DevicePath:
         self._device = device
         self._arrays = HostPath()
         self._unpin: finalize[..., object] | None
-        self._unpin, self.note = pin(self, memory, device)
+        self._unpin, said = pin(self, memory, device)
+        self.note = "" if self._unpin else f"the queue is {said}"
 
     def put(self, parts: Sequence[NDArray[Any]], place: memoryview) -> None:
         """See QueuePath. Tensors stand behind all arrays (descriptors), and travel together."""

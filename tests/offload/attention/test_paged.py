@@ -1,6 +1,8 @@
 """Attention of one query to blocks wherever they lie: what attention to their tokens in a row gives."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -8,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from offload.attention.paged import AttendPieces, _proven, attend_runs, cut, kernel_for_runs
+from offload.attention.paged import NO_KERNEL, AttendPieces, _proven, attend_runs, cut, kernel_for_runs
 from offload.attention.partial import PartialAttention, attend_all
 from tests.interpreted import needs_interpreter, run_interpreted
 from tests.offload.zoo import generate, loaded, make_inputs, save_model, smallest_budget
 from tests.tiers.devices import needs_cuda
+from tiers.proven import Proven
 
 HEADS: list[tuple[int, int, int, int]] = [(4, 2, 16, 16), (3, 3, 40, 24), (20, 1, 64, 64), (8, 2, 128, 128)]
 """Heads, those of keys, and widths of keys and values."""
@@ -36,8 +39,9 @@ def check(
     keys = rows[:, : kv_heads * dim].unflatten(1, (kv_heads, dim))
     values = rows[:, kv_heads * dim :].unflatten(1, (kv_heads, value_dim))
     query = torch.randn(heads, 1, dim, generator=generator).to(device, dtype)
-    chosen = kernel or kernel_for_runs(query, keys, values)
-    assert chosen is not None, "the kernel has not proved to be right"
+    proven = Proven(kernel) if kernel else kernel_for_runs(query, keys, values)
+    chosen = proven.kernel
+    assert chosen is not None, proven.flaw
     found = attend_runs(chosen, query, keys, values, RUNS, 0.3)
     every = [torch.cat([tokens[a:b] for a, b in RUNS]).float() for tokens in (keys, values)]
     expected = attend_all(query.float(), every[0], every[1], 0.3)
@@ -49,7 +53,8 @@ def check(
 def check_all() -> None:
     from offload.attention.paged_kernel import attend_pieces
 
-    assert _proven(torch.device("cpu"), torch.float32, 2, 1, 24, 16) is not None
+    proven = _proven(torch.device("cpu"), torch.float32, 2, 1, 24, 16)
+    assert proven.kernel is attend_pieces, proven.flaw
     for shape in HEADS[1:3]:
         check(attend_pieces, shape, torch.float32, 1e-5)
     for dtype, close in ((torch.bfloat16, 1e-5), (torch.float16, 1e-5)):  # interpreted, products are in float32
@@ -69,7 +74,22 @@ def test_the_merge_of_pieces(shape: tuple[int, int, int, int]) -> None:
 
 def test_none_on_a_processor() -> None:
     tokens = torch.zeros(4, 2, 8)
-    assert kernel_for_runs(torch.zeros(2, 1, 8), tokens, tokens) is None
+    assert kernel_for_runs(torch.zeros(2, 1, 8), tokens, tokens) is NO_KERNEL
+
+
+def test_says_why_the_kernel_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Triton is not installed, and where it compiles something else than what was written."""
+    monkeypatch.setitem(sys.modules, "offload.attention.paged_kernel", None)
+    shape = torch.device("cpu"), torch.float32, 2, 1, 24, 16
+    missing = _proven.__wrapped__(*shape)
+    assert missing.kernel is None
+    assert missing.flaw.startswith("its kernel, which Triton compiles, does not run (ModuleNotFoundError: ")
+    module = ModuleType("offload.attention.paged_kernel")
+    module.attend_pieces = lambda *given: (plain(*given)[0] + 1, plain(*given)[1])  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    wrong = _proven.__wrapped__(*shape)
+    assert wrong.kernel is None
+    assert wrong.flaw.startswith("its kernel computes something else here (relative error ")
 
 
 @needs_interpreter
@@ -77,8 +97,10 @@ def test_the_kernel_interpreted() -> None:
     run_interpreted(__name__)
 
 
-def generated(tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch, kernel: Any) -> tuple[list[list[int]], int]:
-    """Tokens of a model most of whose blocks move, and how often blocks were attended to together."""
+def generated(
+    tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch, kernel: Any
+) -> tuple[list[list[int]], int, list[str]]:
+    """Tokens of a model most of whose blocks move, how often blocks were attended to together, and what is told."""
     path = save_model(tmp_path / "model", "llama")
     workload = {"prompt_tokens": 400, "new_tokens": 8, "batch": 2}
     inputs = {name: tensor.to(device) for name, tensor in make_inputs(400, (0, 0)).items()}
@@ -95,19 +117,25 @@ def generated(tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch, kern
         monkeypatch.setattr("offload.attention.interface.kernel_for_runs", kernel)
     options = {"device_memory": int(least * 1.1), "nvme_dir": tmp_path / "nvme", "device": device}
     with loaded(path, **workload, **options) as model:
-        return generate(model, inputs, 8), calls
+        tokens = generate(model, inputs, 8)
+        return tokens, calls, [note for note in model.runtime.notes if note.startswith("attention")]
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])])
 def test_tokens_are_those_of_one_run_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
-    expected, _ = generated(tmp_path, device, monkeypatch, lambda *_: None)
-    kernel = kernel_for_runs if device == "cuda" else lambda query, *_: plain if query.shape[1] == 1 else None
+    flawed: Proven[AttendPieces] = Proven(None, "there is no compiler")
+    expected, calls, notes = generated(tmp_path, device, monkeypatch, lambda *_: flawed)
+    assert (calls, notes) == (0, ["attention: a launch for each run of blocks: there is no compiler"])
+    kernel = (
+        kernel_for_runs if device == "cuda" else lambda query, *_: Proven(plain) if query.shape[1] == 1 else NO_KERNEL
+    )
     monkeypatch.undo()
-    found, calls = generated(tmp_path, device, monkeypatch, kernel)
+    found, calls, notes = generated(tmp_path, device, monkeypatch, kernel)
     assert found == expected
     assert calls, "no step met several runs at once"
+    assert not notes
 
 
 @pytest.mark.gpu

@@ -1,6 +1,7 @@
 """Many experts in one product: the same tokens as with one product each, whichever slots they are in."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from offload.experts.bind import experts_modules
-from offload.experts.grouped import Choices, StackedSlots
+from offload.experts.grouped import Choices, StackedSlots, why_not_grouped
 from offload.experts.interface import tiered_experts
 from offload.experts.layout import ExpertLayout, MatrixLayout
 from offload.pack import pack
@@ -21,15 +22,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 32},
     "granitemoe": {"num_local_experts": 8, "num_experts_per_tok": 2},
 }
+needs_grouped_mm = pytest.mark.skipif(not hasattr(torch.nn.functional, "grouped_mm"), reason="torch before 2.10")
 WORKLOAD = {"prompt_tokens": 40, "new_tokens": 6, "batch": 2}
 
 
+@needs_grouped_mm
 @pytest.mark.parametrize("slack", [None, 1.05, 1.5])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_are_those_of_the_plain_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, slack: float | None
 ) -> None:
-    monkeypatch.setattr("offload.experts.store.is_grouped", lambda weights: True)
+    monkeypatch.setattr("offload.experts.store.why_not_grouped", lambda weights: "")
     path = save_model(tmp_path / "model", family, **FAMILIES[family])
     inputs = make_inputs(40, (0, 7))
     expected = generate(plain_model(path), inputs, 6)
@@ -86,12 +89,13 @@ def test_the_choices_of_one_token() -> None:
     assert slots.tolist() == [0, 1, 3]
 
 
+@needs_grouped_mm
 @pytest.mark.parametrize("slack", [None, 1.05])
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
 def test_a_masked_choice_adds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, slack: float | None
 ) -> None:
-    monkeypatch.setattr("offload.experts.store.is_grouped", lambda weights: True)
+    monkeypatch.setattr("offload.experts.store.why_not_grouped", lambda weights: "")
     pack(save_model(tmp_path / "model", family, **FAMILIES[family]), tmp_path / "packed")
     least = smallest_budget(tmp_path / "packed", tmp_path / "nvme", **WORKLOAD)
     options = {} if slack is None else {"device_memory": int(least * slack), "nvme_dir": tmp_path / "nvme"}
@@ -107,3 +111,16 @@ def test_a_masked_choice_adds_nothing(
     torch.testing.assert_close(masked[0], alone[0])
     torch.testing.assert_close(masked[1], whole[1])
     assert not masked[2].any()
+
+
+@pytest.mark.parametrize(
+    ("is_cuda", "dtype", "why"),
+    [
+        (False, torch.bfloat16, "a processor is told of a product in no time"),
+        (True, torch.float32, "torch groups products of bfloat16 only, and these are of float32"),
+        (True, torch.float16, "torch groups products of bfloat16 only, and these are of float16"),
+    ],
+)
+def test_says_why_products_are_not_grouped(is_cuda: bool, dtype: torch.dtype, why: str) -> None:
+    weights: Any = SimpleNamespace(is_cuda=is_cuda, dtype=dtype)
+    assert why_not_grouped(weights) == why

@@ -43,7 +43,7 @@ def grouped(path: Path, **options: Any) -> Iterator[OffloadedModel]:
             for module in ("offload.arenas", "offload.budgets"):
                 patch.setattr(f"{module}.memory_kind", lambda name: MemoryKind.OWN)
             patch.setattr("offload.experts.store.products_on", lambda device: reference.multiply)
-            patch.setattr("offload.experts.store.is_grouped", lambda weights: True)
+            patch.setattr("offload.experts.store.why_not_grouped", lambda weights: "")
             patch.setattr("offload.experts.interface._one_by_one", None)
         with loaded(path, **WORKLOAD, **options) as model:
             yield model

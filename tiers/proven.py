@@ -1,0 +1,20 @@
+"""Kernels that are used only where they have proved to be right, and what is said where they are not."""
+
+from dataclasses import dataclass
+from typing import Generic, Self, TypeVar
+
+Kernel = TypeVar("Kernel")
+
+
+@dataclass(frozen=True, slots=True)
+class Proven(Generic[Kernel]):
+    """``kernel`` is None where a slower way is taken; ``flaw`` says in one line why, "" where no kernel is for it."""
+
+    kernel: Kernel | None
+    flaw: str = ""
+
+    @classmethod
+    def failed(cls, error: Exception) -> Self:
+        """The kernel could not be compiled or did not run: Triton, or the compiler that it calls, is missing."""
+        said = next(iter(str(error).strip().splitlines()), "no reason given")
+        return cls(None, f"its kernel, which Triton compiles, does not run ({type(error).__name__}: {said})")
