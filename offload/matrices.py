@@ -20,6 +20,11 @@ def matrices_of(group: WeightGroup) -> tuple[int, ...]:
     return tuple(found)
 
 
+def activation_nbytes(group: WeightGroup) -> int:
+    """Bytes of what the matrices of a group give for one token, in the type of each."""
+    return sum(spec.shape[0] * DTYPE_NBYTES[spec.dtype] for spec in group.tensors if len(spec.shape) == 2)
+
+
 def _offset(spec: TensorSpec) -> int:
     return spec.offset
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from offload.kv.shape import AttentionShape
-from offload.matrices import matrices_of
+from offload.matrices import activation_nbytes, matrices_of
 from offload.plan import ModelSizes
 from tiers.block import ExpertKey
 from tiers.errors import ModelError
@@ -73,6 +73,7 @@ def model_sizes(
         embedding_row_nbytes=shape.hidden * shape.itemsize,
         layer_matrices=_matrices(by_kind["layer"]),
         expert_matrices=matrices_of(experts[0]) if experts else (),
+        layer_activations=tuple(sorted(Counter(map(activation_nbytes, by_kind["layer"])).items())),
         kv_heads=attention.kv.heads,
         num_sparse_layers=len(sparse_layers),
         layer_names=_names(by_kind["layer"]),

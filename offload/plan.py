@@ -8,6 +8,9 @@ from tiers.tier import align_up
 
 Bottleneck = Literal["compute", "nvme->device", "host->device"]
 
+RoutingBasis = Literal["typical", "recorded"]
+"""What a plan for a mixture of experts takes its hits from: routing as that of other models, or a trace of this one."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSizes:
@@ -47,6 +50,8 @@ class ModelSizes:
     # of one expert; heads of keys and values. Without them a layer counts as one matrix.
     layer_matrices: tuple[tuple[int, int], ...] = ()
     expert_matrices: tuple[int, ...] = ()
+    layer_activations: tuple[tuple[int, int], ...] = ()
+    """Bytes of what the products of a layer give for one token, and how many layers give as many."""
     kv_heads: int = 1
     num_sparse_layers: int = 0
     layer_names: tuple[str, ...] = ()
@@ -139,8 +144,11 @@ class Plan:
     have ``newest_nbytes`` of ``newest_tier``: of the host or, without a budget of its own, of the device's workspace.
     ``kv_device_blocks`` counts the blocks that stay and the window through which the others stream, ``kv_host_blocks``
     those that live in the host and as many more as come ahead of need, ``kv_nvme_blocks`` those that fit neither device
-    nor host at the end of the run. Missed bytes are those of one decode step at the mean context, where every expert is
-    as likely as any other. ``predicted_tokens_per_s`` counts the whole batch.
+    nor host at the end of the run. Missed bytes are those of one decode step at the mean context.
+    ``expert_hit_ratio`` is the share of the visited experts that such a step finds on the device, by ``routing``; None
+    without experts, or where all of them stay. ``predicted_tokens_per_s`` counts the whole batch;
+    ``even_tokens_per_s`` is the same were all experts equally likely, and both leave out what computational drives take
+    where ``is_beside_drives``.
     """
 
     resident: tuple[str, ...]
@@ -165,6 +173,10 @@ class Plan:
     expert_slots: int = 0
     expert_slot_nbytes: int = 0
     missed_expert_bytes_per_token: int = 0
+    expert_hit_ratio: float | None = None
+    routing: RoutingBasis = "typical"
+    even_tokens_per_s: float | None = None
+    is_beside_drives: bool = False
     in_host: tuple[str, ...] = ()
     host_experts: int = 0
     newest_nbytes: int = 0
@@ -179,6 +191,17 @@ class Plan:
     def host_newest_nbytes(self) -> int:
         """What tokens on their way to drives take beside the device's budget."""
         return self.newest_nbytes if self.newest_tier == "host" else 0
+
+    @property
+    def expectation(self) -> dict[str, object] | None:
+        """What the prediction for a mixture of experts stands on, ready for JSON; None where nothing depends on it."""
+        if self.expert_hit_ratio is None:
+            return None
+        return {
+            "routing": self.routing,
+            "hit_ratio": self.expert_hit_ratio,
+            "even_tokens_per_s": self.even_tokens_per_s,
+        }
 
     def placement(self) -> dict[str, dict[str, object]]:
         """What each tier holds, ready for JSON."""

@@ -3,13 +3,18 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from offload.plan_costs import Costs, KVNeed, Missed, Room, num_chunks, rest_nbytes, workspace_nbytes
+from offload.plan_costs import Costs, Missed, Room, rest_nbytes, workspace_nbytes
+from offload.plan_kv import KVNeed, extra_moves, kv_need
 from tiers.tier import align_up
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """``layers`` and ``heads`` count the resident groups by their size in bytes; misses are at the mean context."""
+    """``layers`` and ``heads`` count the resident groups by their size in bytes; misses are at the mean context.
+
+    Of the blocks that move, those beside the misses make what comes from the host up to ``kv_host_moves``; the others
+    come from the drive.
+    """
 
     staging_slots: int
     chunk_tokens: int
@@ -20,6 +25,7 @@ class Choice:
     kv_host_blocks: int
     kv_host_misses: int
     kv_nvme_misses: int
+    kv_host_moves: float = 0.0
 
 
 def everything(costs: Costs, need: KVNeed) -> Choice:
@@ -49,6 +55,7 @@ def smallest(costs: Costs, need: KVNeed, room: Room) -> Choice:
         kv_host_blocks=0,
         kv_host_misses=0,
         kv_nvme_misses=max(0, need.mean - room.least_resident - room.host),
+        kv_host_moves=need.mean if room.host else 0,
     )
     return fill(least, need, room, 0)
 
@@ -92,13 +99,18 @@ def device_nbytes(costs: Costs, need: KVNeed, choice: Choice) -> int:
 
 def missed(costs: Costs, choice: Choice) -> Missed:
     """What one decode step finds elsewhere."""
-    sizes = costs.sizes
+    sizes, need = costs.sizes, kv_need(costs.sizes, costs.workload)
+    extra = extra_moves(sizes, need, choice.kv_nvme_misses + choice.kv_host_misses, choice.kv_resident_blocks)
+    from_host = max(0.0, min(extra, choice.kv_host_moves - choice.kv_host_misses))
     return Missed(
         layer_nbytes=sum(n * count for n, count in (by_size(sizes.layer_nbytes) - choice.layers).items()),
         head_nbytes=sum(n * count for n, count in (by_size(sizes.head_nbytes) - choice.heads).items()),
         embedding=sizes.resident_embedding_nbytes > 0 and not choice.keeps_embedding,
         kv_nvme_blocks=choice.kv_nvme_misses,
         kv_host_blocks=choice.kv_host_misses,
+        kv_nvme_extra=extra - from_host,
+        kv_host_extra=from_host,
+        kv_streams=choice.kv_resident_blocks < need.total,
     )
 
 
@@ -106,8 +118,7 @@ def total_s(costs: Costs, choice: Choice) -> float:
     """Predicted seconds of the whole workload."""
     away = missed(costs, choice)
     step_s, _ = costs.step_s(choice.staging_slots, away)
-    chunks = num_chunks(costs.workload, choice.chunk_tokens)
-    return costs.prefill_s(choice.staging_slots, chunks, away) + costs.workload.new_tokens * step_s
+    return costs.prefill_s(choice.staging_slots, choice.chunk_tokens, away) + costs.workload.new_tokens * step_s
 
 
 def by_size(group_nbytes: tuple[int, ...]) -> Counter[int]:

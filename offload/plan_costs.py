@@ -7,11 +7,14 @@ because the next read can only start once a slot is free, which ``HAND_OVER`` al
 reads less is the better.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from offload.plan import Bottleneck, Budgets, ModelSizes, Workload
-from offload.plan_compute import compute_step_s, lost_share
+from offload.plan_compute import compute_prefill_s, compute_step_s, lost_share, one_expert_s
+from offload.plan_experts import ExpertUse, missing_s
+from offload.plan_kv import KVNeed, mean_context, visits_s
+from simulators.generation_costs import GenerationCosts
 from simulators.profile import HardwareProfile
 from tiers.tier import align_up
 
@@ -19,31 +22,6 @@ HAND_OVER = {0: 1.0, 1: 1.5, 2: 1.1, 3: 1.0}
 """Staging slots -> factor on the time of reads. An allowance: it makes the third slot worth one layer in eleven."""
 
 OVERLAP_LOSS = 0.01
-
-_WINDOW_BLOCKS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class KVNeed:
-    """KV blocks of a workload: at its end, at its mean context, being written, and the window to stream the rest."""
-
-    total: int
-    mean: int
-    tails: int
-    window: int
-
-
-def kv_need(sizes: ModelSizes, workload: Workload) -> KVNeed:
-    """Blocks are per layer and sequence, so each layer of each sequence has one tail that is not full yet."""
-    tails = sizes.num_layers * workload.batch
-    per_tail = _blocks(sizes, workload.context_tokens)
-    return KVNeed(
-        total=tails * per_tail,
-        mean=tails * _blocks(sizes, mean_context(workload)),
-        tails=tails,
-        # Two layers' worth of blocks that are not tails: one that is being read while the other is attended to.
-        window=min(_WINDOW_BLOCKS, 2 * workload.batch * (per_tail - 1)),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +40,6 @@ def kv_room(need: KVNeed, budgets: Budgets, block_nbytes: int) -> Room:
     return Room(max(need.tails, need.total - host - nvme), host, nvme)
 
 
-def mean_context(workload: Workload) -> int:
-    """Tokens of a sequence half way through its decoding."""
-    return workload.prompt_tokens + -(-workload.new_tokens // 2)
-
-
 def workspace_nbytes(sizes: ModelSizes, workload: Workload, chunk_tokens: int) -> int:
     """Activations of a prefill chunk of every sequence, the logits, and what is set aside once."""
     per_sequence = sizes.workspace_nbytes_per_token * chunk_tokens + sizes.workspace_nbytes_fixed
@@ -78,9 +51,15 @@ def least_expert_slots(sizes: ModelSizes) -> int:
     return min(sizes.num_experts, sizes.experts_per_layer_and_token)
 
 
-def experts_visited(sizes: ModelSizes, workload: Workload) -> int:
-    """Experts of all layers that a decode step takes at most."""
-    return min(sizes.num_experts, workload.batch * sizes.experts_per_token)
+def expert_prefill_nbytes(sizes: ModelSizes, workload: Workload, slots: int, chunk_tokens: int) -> int:
+    """Experts that a prompt fetches: at first none is there, and each further chunk needs those that did not stay."""
+    if not sizes.num_experts or slots >= sizes.num_experts:
+        return 0
+    chunks = num_chunks(workload, chunk_tokens)
+    unvisited = 1 - sizes.experts_per_token / sizes.num_experts
+    tokens = workload.batch * min(chunk_tokens, workload.prompt_tokens)
+    visited = round(sizes.num_experts * (1 - unvisited**tokens))
+    return (visited + (chunks - 1) * max(0, visited - slots)) * sizes.expert_nbytes
 
 
 def rest_nbytes(sizes: ModelSizes) -> int:
@@ -102,13 +81,28 @@ class Missed:
     embedding: bool
     kv_nvme_blocks: int
     kv_host_blocks: int
-    expert_nbytes: int = 0
-    """Of a decode step."""
-    expert_chunk_nbytes: int = 0
-    """Of a chunk of the prompt."""
+    kv_nvme_extra: float = 0.0
+    """Blocks that come from the drive in a decode step since others had pushed them out; those from the host below."""
+    kv_host_extra: float = 0.0
+    kv_streams: bool = False
+    """Whether any block ever leaves the device: then all are looked up, and visited run by run."""
+    experts: ExpertUse | None = None
+    """Of a decode step; None where all of them stay."""
+    expert_prefill_nbytes: int = 0
+    """Of the whole prompt."""
     host_share: float = 0.0
     """Of the layers and slices of the head that the host keeps a copy of."""
     expert_host_share: float = 0.0
+
+    @property
+    def kv_nvme_moves(self) -> float:
+        """Blocks that come from the drive in a decode step."""
+        return self.kv_nvme_blocks + self.kv_nvme_extra
+
+    @property
+    def kv_host_moves(self) -> float:
+        """The same from the host."""
+        return self.kv_host_blocks + self.kv_host_extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +112,17 @@ class Costs:
     sizes: ModelSizes
     workload: Workload
     profile: HardwareProfile
+    compute_step_s: float = field(init=False)
+    """One decode step of which nothing is missed, at the mean context."""
+
+    def __post_init__(self) -> None:
+        step_s = compute_step_s(self.sizes, self.workload, self.parts, mean_context(self.workload))
+        object.__setattr__(self, "compute_step_s", step_s)
+
+    @property
+    def parts(self) -> GenerationCosts:
+        """Of single products, visits and moves."""
+        return GenerationCosts(self.profile, self.sizes.dtype)
 
     @property
     def weight_read_s(self) -> float:
@@ -128,33 +133,35 @@ class Costs:
         return 1 / self.profile.bytes_per_s("nvme->device", self.sizes.slot_nbytes)
 
     def kv_move_s(self, link: str) -> float:
-        """Seconds per KV block over a link; none over one that the machine does not have."""
-        block = self.sizes.kv_block_nbytes
+        """Seconds per KV block over a link; none over one that the machine does not have.
+
+        Checksums are taken by the thread of the link while the next blocks come.
+        """
         if link not in self.profile.links:
             return 0.0
-        return block / self.profile.bytes_per_s(link, block)
+        block, queue = self.sizes.kv_block_nbytes, self.parts.links(is_checked=True)[link]
+        return max(block / queue.bytes_per_s(block), queue.request_s + block * queue.byte_s)
+
+    def kv_work_s(self, link: str) -> float:
+        """Seconds that the model loses for a KV block that comes over a link, besides waiting for it."""
+        if self.profile.runtime is None:
+            return 0.0
+        slower_s = (1 - self.profile.runtime.busy_share) * self.kv_move_s(link)
+        return slower_s + self.parts.kv_moved_s(link, self.sizes.kv_block_nbytes)
 
     @property
-    def compute_step_s(self) -> float:
-        """One decode step of which nothing is missed, at the mean context."""
-        return compute_step_s(self.sizes, self.workload, self.profile, mean_context(self.workload))
+    def kv_visits_s(self) -> float:
+        """Seconds of a pass for finding its KV blocks where some of them come and go."""
+        return visits_s(self.sizes, self.workload, self.parts)
 
     @property
     def lost_share(self) -> float:
-        """Seconds of a step's computing that a second of reading from the drive costs besides."""
+        """Seconds of a pass's computing that a second of reading weights from the drive costs besides."""
         return lost_share(self.profile, self.sizes.slot_nbytes, self.weight_read_s)
 
-    def compute_prefill_s(self, chunks: int) -> float:
-        """Prefill: every chunk passes through the layers, and only the last token through the head.
-
-        A sum, not a maximum: a product of many rows first reads its weights and then reuses them, so that many small
-        chunks are slower than a few large ones.
-        """
-        layers, heads = sum(self.sizes.layer_nbytes), sum(self.sizes.head_nbytes)
-        tokens = self.workload.prompt_tokens
-        per_token = self.sizes.flops_per_token * layers / max(1, layers + heads)
-        flops = self.workload.batch * tokens * (per_token + self.sizes.attention_flops_per_pair * tokens / 2)
-        return flops / self._flops_per_s + (chunks * layers + heads) / self.profile.memory_bytes_per_s
+    def compute_prefill_s(self, chunk_tokens: int) -> tuple[float, float]:
+        """Prefill of which nothing is missed, but for experts; and these. See ``plan_compute``."""
+        return compute_prefill_s(self.sizes, self.workload, self.parts, chunk_tokens)
 
     def embedding_rows_s(self, tokens: int) -> float:
         """Reading the embedding's rows one by one, known only when the step before has ended: nothing hides it."""
@@ -166,40 +173,63 @@ class Costs:
         """One KV block that is not on the device: written once, and read by each of the chunks after its own."""
         return self.kv_move_s(f"device->{tier}") + (chunks - 1) / 2 * self.kv_move_s(f"{tier}->device")
 
+    def kv_prefill_work_s(self, tier: Literal["host", "nvme"], chunks: int) -> float:
+        """What the model loses for it."""
+        return self.kv_work_s(f"device->{tier}") + (chunks - 1) / 2 * self.kv_work_s(f"{tier}->device")
+
     def step_s(self, slots: int, missed: Missed) -> tuple[float, Bottleneck]:
         """One decode step and the resource that bounds it."""
-        near, far = self.weights_s(missed.layer_nbytes + missed.head_nbytes, missed.expert_nbytes, missed)
-        drive = HAND_OVER[slots] * (far + missed.kv_nvme_blocks * self.kv_move_s("nvme->device"))
-        host = HAND_OVER[slots] * near + missed.kv_host_blocks * self.kv_move_s("host->device")
+        near, far = self.weights_s(missed.layer_nbytes + missed.head_nbytes, missed.host_share)
+        far *= HAND_OVER[slots]
+        compute_s = self.compute_step_s + self.lost_share * far + self._kv_step_work_s(missed)
+        drive = far + HAND_OVER[slots] * missed.kv_nvme_moves * self.kv_move_s("nvme->device")
+        host = HAND_OVER[slots] * near + missed.kv_host_moves * self.kv_move_s("host->device")
+        if missed.experts:
+            expert_nbytes = round(missed.experts.misses * self.sizes.expert_nbytes)
+            near, far = self.weights_s(expert_nbytes, missed.expert_host_share)
+            compute_s += self._missing_experts_s(missed.experts, max(near, far) / max(1, expert_nbytes))
+            drive, host = drive + HAND_OVER[slots] * far, host + HAND_OVER[slots] * near
         parts: dict[Bottleneck, float] = {"compute": self.compute_step_s, "nvme->device": drive, "host->device": host}
         rows = self.embedding_rows_s(1) if missed.embedding else 0.0
-        compute_s = self.compute_step_s + self.lost_share * drive
         return _together(compute_s, drive, host, slots) + rows, max(parts, key=parts.__getitem__)
 
-    def prefill_s(self, slots: int, chunks: int, missed: Missed) -> float:
-        """The prompt: weights that miss are read once a chunk, KV blocks that miss are written and read again."""
-        dense_nbytes = chunks * missed.layer_nbytes + missed.head_nbytes
-        near, far = self.weights_s(dense_nbytes, chunks * missed.expert_chunk_nbytes, missed)
-        drive = HAND_OVER[slots] * (far + missed.kv_nvme_blocks * self.kv_prefill_s("nvme", chunks))
+    def prefill_s(self, slots: int, chunk_tokens: int, missed: Missed) -> float:
+        """The prompt: weights that miss are read once a chunk, KV blocks that miss are written and read again.
+
+        What a layer misses of its experts is known when the rest of it has been computed.
+        """
+        chunks = num_chunks(self.workload, chunk_tokens)
+        near, far = self.weights_s(chunks * (missed.layer_nbytes + missed.head_nbytes), missed.host_share)
+        far *= HAND_OVER[slots]
+        dense_s, experts_s = self.compute_prefill_s(chunk_tokens)
+        compute_s = dense_s + self.lost_share * far
+        if missed.kv_streams:
+            compute_s += (chunks - 1) * self.kv_visits_s
+            compute_s += missed.kv_nvme_blocks * self.kv_prefill_work_s("nvme", chunks)
+            compute_s += missed.kv_host_blocks * self.kv_prefill_work_s("host", chunks)
+        drive = far + HAND_OVER[slots] * missed.kv_nvme_blocks * self.kv_prefill_s("nvme", chunks)
         host = HAND_OVER[slots] * near + missed.kv_host_blocks * self.kv_prefill_s("host", chunks)
+        near, far = self.weights_s(missed.expert_prefill_nbytes, missed.expert_host_share)
         rows = self.embedding_rows_s(self.workload.prompt_tokens) if missed.embedding else 0.0
-        return _together(self.compute_prefill_s(chunks), drive, host, slots) + rows
+        return _together(compute_s + max(experts_s, near, far), drive + far, host + near, slots) + rows
 
-    def weights_s(self, dense_nbytes: int, expert_nbytes: int, missed: Missed) -> tuple[float, float]:
+    def weights_s(self, nbytes: int, host_share: float) -> tuple[float, float]:
         """Seconds for so many bytes of weights: what the host's copies take, and what the drive takes."""
-        near = missed.host_share * dense_nbytes + missed.expert_host_share * expert_nbytes
+        near = host_share * nbytes
         host_s = near / self.profile.bytes_per_s("host->device", self.sizes.slot_nbytes) if near else 0.0
-        return host_s, (dense_nbytes + expert_nbytes - near) * self.weight_read_s
+        return host_s, (nbytes - near) * self.weight_read_s
 
-    @property
-    def _flops_per_s(self) -> float:
-        return self.profile.flops_per_s(self.sizes.dtype)
+    def _kv_step_work_s(self, missed: Missed) -> float:
+        if not missed.kv_streams:
+            return 0.0
+        moved_s = missed.kv_nvme_moves * self.kv_work_s("nvme->device")
+        return self.kv_visits_s + moved_s + missed.kv_host_moves * self.kv_work_s("host->device")
+
+    def _missing_experts_s(self, use: ExpertUse, byte_s: float) -> float:
+        tokens = -(-self.workload.batch * self.sizes.experts_per_token // max(1, round(use.visits)))
+        return missing_s(self.sizes, self.parts, use, one_expert_s(self.sizes, self.parts, tokens), byte_s)
 
 
 def _together(compute: float, drive: float, host: float, slots: int) -> float:
     longest = compute + max(drive, host) if slots == 1 else max(compute, drive, host)
     return longest + OVERLAP_LOSS * (drive + host)
-
-
-def _blocks(sizes: ModelSizes, tokens: int) -> int:
-    return -(-tokens // sizes.kv_block_tokens)

@@ -13,10 +13,12 @@ The coefficients are those of plan_costs.
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
-from offload.plan_choice import Choice, by_size, fill
-from offload.plan_costs import HAND_OVER, OVERLAP_LOSS, Costs, KVNeed, Room, num_chunks, rest_nbytes, workspace_nbytes
+from offload.plan_choice import Choice, by_size, fill, total_s
+from offload.plan_costs import HAND_OVER, OVERLAP_LOSS, Costs, Room, num_chunks, rest_nbytes, workspace_nbytes
+from offload.plan_kv import KVNeed, move_bounds
 from offload.plan_linear import LinearProgram
 from tiers.tier import align_up
 
@@ -67,6 +69,8 @@ class _Columns:
     host: int
     host_misses: int
     nvme_misses: int
+    host_extra: int
+    nvme_extra: int
 
 
 def lower_bound_s(task: Task) -> float:
@@ -87,7 +91,7 @@ def solve(task: Task) -> Choice | None:
     heads = Counter({nbytes: round(values[column]) for nbytes, column in columns.heads})
     streams = layers != by_size(task.costs.sizes.layer_nbytes) or heads != by_size(task.costs.sizes.head_nbytes)
     resident = round(values[columns.resident])
-    host_misses = math.ceil(values[columns.host_misses] - _TOLERANCE)
+    host_misses = values[columns.host_misses]
     choice = Choice(
         staging_slots=task.staging_slots if streams else 0,
         chunk_tokens=task.chunk_tokens,
@@ -97,9 +101,14 @@ def solve(task: Task) -> Choice | None:
         kv_resident_blocks=resident,
         kv_host_blocks=0,
         kv_host_misses=0,
-        kv_nvme_misses=max(0, task.need.mean - resident - host_misses),
+        kv_nvme_misses=0,
+        kv_host_moves=host_misses + values[columns.host_extra],
     )
-    return fill(choice, task.need, task.room, 0)
+    missed = max(0, task.need.mean - resident)
+    # A block that the program has cut goes to the link on which it costs less.
+    whole = {math.floor(host_misses + _TOLERANCE), math.ceil(host_misses - _TOLERANCE)}
+    choices = [fill(replace(choice, kv_nvme_misses=max(0, missed - count)), task.need, task.room, 0) for count in whole]
+    return min(choices, key=partial(total_s, task.costs))
 
 
 def _program(task: Task) -> tuple[LinearProgram, _Columns]:
@@ -107,6 +116,7 @@ def _program(task: Task) -> tuple[LinearProgram, _Columns]:
     columns = _add_columns(program, task)
     _bound_device(program, task, columns)
     _bound_kv(program, task, columns)
+    _bound_moves(program, task, columns)
     _charge_step(program, task, columns)
     _charge_prefill(program, task, columns)
     return program, columns
@@ -131,6 +141,8 @@ def _add_columns(program: LinearProgram, task: Task) -> _Columns:
         host=program.column(0, room.host),
         host_misses=program.column(0, room.host),
         nvme_misses=program.column(0, room.nvme),
+        host_extra=program.column(0, need.mean if room.host else 0),
+        nvme_extra=program.column(0, need.mean if room.nvme else 0),
     )
 
 
@@ -157,18 +169,60 @@ def _bound_kv(program: LinearProgram, task: Task, columns: _Columns) -> None:
     program.row({columns.host_misses: 1, columns.nvme_misses: 1, resident: 1}, at_least=need.mean)
 
 
+def _bound_moves(program: LinearProgram, task: Task, columns: _Columns) -> None:
+    """Blocks that come beside those that miss: at least the least of the bounds of ``extra_moves``."""
+    need = task.need
+    bounds = move_bounds(task.costs.sizes, need)
+    spared = [program.column(0, 1, is_integer=True) for _ in bounds]
+    program.row(dict.fromkeys(spared, 1.0), at_most=len(bounds) - 1)
+    for bound, is_spared in zip(bounds, spared, strict=True):
+        least = {columns.host_extra: 1.0, columns.nvme_extra: 1.0, columns.streams: -bound.constant}
+        misses = 1 - bound.per_miss
+        least |= {columns.host_misses: misses, columns.nvme_misses: misses, columns.resident: -bound.per_resident}
+        # So much that whoever is spared may have any number of extra blocks, none too.
+        enough = abs(bound.constant) + (abs(misses) + bound.per_resident) * need.total
+        program.row({**least, is_spared: enough}, at_least=0)
+
+
 def _charge_step(program: LinearProgram, task: Task, columns: _Columns) -> None:
     costs = task.costs
-    block_s = HAND_OVER[task.staging_slots] * costs.kv_move_s("nvme->device"), costs.kv_move_s("host->device")
-    lost = costs.lost_share
-    _charge(program, task, columns, costs.compute_step_s, 1, block_s, cost=costs.workload.new_tokens, lost=lost)
+    drive = _Blocks(
+        HAND_OVER[task.staging_slots] * costs.kv_move_s("nvme->device"),
+        costs.kv_work_s("nvme->device"),
+        (columns.nvme_misses, columns.nvme_extra),
+    )
+    host = _Blocks(
+        costs.kv_move_s("host->device"), costs.kv_work_s("host->device"), (columns.host_misses, columns.host_extra)
+    )
+    compute_s = costs.compute_step_s
+    _charge(program, task, columns, compute_s, costs.kv_visits_s, 1, drive, host, cost=costs.workload.new_tokens)
 
 
 def _charge_prefill(program: LinearProgram, task: Task, columns: _Columns) -> None:
     costs = task.costs
     chunks = num_chunks(costs.workload, task.chunk_tokens)
-    block_s = HAND_OVER[task.staging_slots] * costs.kv_prefill_s("nvme", chunks), costs.kv_prefill_s("host", chunks)
-    _charge(program, task, columns, costs.compute_prefill_s(chunks), chunks, block_s, cost=1.0)
+    hand_over = HAND_OVER[task.staging_slots]
+    drive = _Blocks(
+        hand_over * costs.kv_prefill_s("nvme", chunks), costs.kv_prefill_work_s("nvme", chunks), (columns.nvme_misses,)
+    )
+    host = _Blocks(costs.kv_prefill_s("host", chunks), costs.kv_prefill_work_s("host", chunks), (columns.host_misses,))
+    compute_s, visits_s = sum(costs.compute_prefill_s(task.chunk_tokens)), (chunks - 1) * costs.kv_visits_s
+    _charge(program, task, columns, compute_s, visits_s, chunks, drive, host, cost=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """KV blocks over a link: seconds that one takes of the link and of the model, and which columns count them."""
+
+    link_s: float
+    work_s: float
+    columns: tuple[int, ...]
+
+    def on_link(self, second: float) -> dict[int, float]:
+        return dict.fromkeys(self.columns, -self.link_s / second)
+
+    def on_model(self, second: float) -> dict[int, float]:
+        return dict.fromkeys(self.columns, -self.work_s / second)
 
 
 def _charge(
@@ -176,31 +230,28 @@ def _charge(
     task: Task,
     columns: _Columns,
     compute_s: float,
+    visits_s: float,
     passes: int,
-    block_s: tuple[float, float],
+    from_drive: _Blocks,
+    from_host: _Blocks,
     *,
     cost: float,
-    lost: float = 0.0,
 ) -> None:
-    """Charge a step, or a prefill of ``passes`` over the layers; ``block_s`` is per block on the drive, on the host.
-
-    ``lost`` is what computing loses in a second of reading from the drive.
-    """
-    sizes, unit = task.costs.sizes, task.second
-    layer_s, head_s = passes * task.byte_s / unit, task.byte_s / unit
-    compute = program.column(compute_s / unit, compute_s / unit)
+    """Charge a step, or a prefill of ``passes`` over all weights; ``visits_s`` where KV blocks come and go."""
+    sizes, unit, lost = task.costs.sizes, task.second, task.costs.lost_share
+    byte_s = passes * task.byte_s / unit
     drive, host, time = (program.column(0, math.inf, cost=price) for price in (OVERLAP_LOSS * cost,) * 2 + (cost,))
-    terms = {drive: 1.0, columns.nvme_misses: -block_s[0] / unit}
-    terms |= {column: nbytes * layer_s for nbytes, column in columns.layers}
-    terms |= {column: nbytes * head_s for nbytes, column in columns.heads}
-    program.row(terms, at_least=layer_s * _nbytes(sizes.layer_nbytes) + head_s * _nbytes(sizes.head_nbytes))
-    program.row({host: 1.0, columns.host_misses: -block_s[1] / unit}, at_least=0)
-    program.row({time: 1.0, compute: -1.0, drive: -lost}, at_least=0)
+    weights, work = program.column(0, math.inf), program.column(compute_s / unit, math.inf)
+    terms = {column: nbytes * byte_s for nbytes, column in columns.layers + columns.heads}
+    all_nbytes = _nbytes(sizes.layer_nbytes) + _nbytes(sizes.head_nbytes)
+    program.row({weights: 1.0, **terms}, at_least=byte_s * all_nbytes)
+    program.row({drive: 1.0, weights: -1.0, **from_drive.on_link(unit)}, at_least=0)
+    program.row({host: 1.0, **from_host.on_link(unit)}, at_least=0)
+    terms = {**from_drive.on_model(unit), **from_host.on_model(unit), columns.streams: -visits_s / unit}
+    program.row({work: 1.0, weights: -lost, **terms}, at_least=compute_s / unit)
+    program.row({time: 1.0, work: -1.0}, at_least=0)
     for link in (drive, host):
-        terms = {time: 1.0, link: -1.0}
-        if task.staging_slots == 1:
-            terms |= {compute: -1.0, drive: terms.get(drive, 0.0) - lost}
-        program.row(terms, at_least=0)
+        program.row({time: 1.0, link: -1.0} | ({work: -1.0} if task.staging_slots == 1 else {}), at_least=0)
 
 
 def _nbytes(groups: tuple[int, ...]) -> int:

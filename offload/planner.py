@@ -20,16 +20,15 @@ from offload.plan_choice import (
 )
 from offload.plan_costs import (
     Costs,
-    KVNeed,
     Missed,
-    experts_visited,
-    kv_need,
+    expert_prefill_nbytes,
     kv_room,
     least_expert_slots,
-    num_chunks,
     rest_nbytes,
     workspace_nbytes,
 )
+from offload.plan_experts import Foresee, even_use, typical_use
+from offload.plan_kv import KVNeed, kv_need
 from offload.plan_program import Task, lower_bound_s, solve
 from prefetch.block_store import blocks_ahead
 from simulators.profile import HardwareProfile
@@ -45,16 +44,25 @@ _CLOSE_ENOUGH = 1e-4
 _MIB = 2**20
 
 
-def make_plan(sizes: ModelSizes, budgets: Budgets, workload: Workload, profile: HardwareProfile) -> Plan:
+def make_plan(
+    sizes: ModelSizes,
+    budgets: Budgets,
+    workload: Workload,
+    profile: HardwareProfile,
+    *,
+    foresee: Foresee | None = None,
+) -> Plan:
     """The placement with the shortest predicted time for the whole workload, prefill and decode.
 
     Everything stays on the device if it fits. Routed experts come last: of them a token needs few, of all else
-    everything. Raises BudgetError, which names the smallest budget that works.
+    everything. ``foresee`` says how many a step finds there; by default what is typical. Raises BudgetError, which
+    names the smallest budget that works.
     """
     costs, need = Costs(sizes, workload, profile), kv_need(sizes, workload)
+    foresee = foresee or typical_use(sizes, workload)
     all_resident = everything(costs, need)
     if budgets.device_bytes is None:
-        return _plan(costs, need, all_resident, sizes.num_experts, budgets)
+        return _plan(costs, need, all_resident, sizes.num_experts, budgets, foresee)
     wanted = smallest_device_bytes(sizes, budgets, workload)
     if budgets.device_bytes < wanted:
         raise _budget_error(sizes, budgets, workload, budgets.device_bytes, wanted)
@@ -62,7 +70,7 @@ def make_plan(sizes: ModelSizes, budgets: Budgets, workload: Workload, profile: 
     spare = device_bytes - device_nbytes(costs, need, all_resident)
     if spare >= 0:
         more = spare // sizes.expert_slot_nbytes if sizes.num_experts else 0
-        return _plan(costs, need, all_resident, min(sizes.num_experts, experts + more), budgets)
+        return _plan(costs, need, all_resident, min(sizes.num_experts, experts + more), budgets, foresee)
     room = kv_room(need, budgets, sizes.kv_block_nbytes)
     chunks, most_slots = _chunk_sizes(sizes, workload), min(_MOST_SLOTS, len(sizes.streamable))
     best = _best(
@@ -74,7 +82,7 @@ def make_plan(sizes: ModelSizes, budgets: Budgets, workload: Workload, profile: 
         ],
     )
     spare = device_bytes - device_nbytes(costs, need, best)
-    return _plan(costs, need, fill(best, need, room, spare // sizes.kv_block_nbytes), experts, budgets)
+    return _plan(costs, need, fill(best, need, room, spare // sizes.kv_block_nbytes), experts, budgets, foresee)
 
 
 def smallest_device_bytes(sizes: ModelSizes, budgets: Budgets, workload: Workload) -> int:
@@ -119,19 +127,23 @@ def _chunk_sizes(sizes: ModelSizes, workload: Workload) -> tuple[int, ...]:
     return tuple({align_up(-(-workload.prompt_tokens // n), block) for n in parts})
 
 
-def _plan(costs: Costs, need: KVNeed, choice: Choice, expert_slots: int, budgets: Budgets) -> Plan:
+def _plan(costs: Costs, need: KVNeed, choice: Choice, expert_slots: int, budgets: Budgets, foresee: Foresee) -> Plan:
     """Put names and predictions to a choice."""
     sizes, workload = costs.sizes, costs.workload
     resident, streamed = _names(sizes, choice)
     host_blocks = _host_blocks(sizes, need, choice, budgets)
     in_host, host_experts = _in_host(sizes, host_blocks, streamed, expert_slots, budgets)
     away = replace(
-        _with_experts(sizes, workload, missed(costs, choice), expert_slots),
+        _with_experts(costs, missed(costs, choice), expert_slots, choice.chunk_tokens, foresee),
         host_share=len(in_host) / max(1, len(streamed)),
         expert_host_share=host_experts / max(1, sizes.num_experts),
     )
     step_s, bottleneck = costs.step_s(choice.staging_slots, away)
-    chunks = num_chunks(workload, choice.chunk_tokens)
+    even_s = None
+    if away.experts:
+        even = even_use(sizes, workload)(expert_slots)
+        even_s, _ = costs.step_s(choice.staging_slots, replace(away, experts=even))
+    prefill_s = costs.prefill_s(choice.staging_slots, choice.chunk_tokens, away)
     stays_nbytes = resident_nbytes(costs, choice)
     embedding_nbytes = sizes.resident_embedding_nbytes if away.embedding else 0
     return Plan(
@@ -149,14 +161,17 @@ def _plan(costs: Costs, need: KVNeed, choice: Choice, expert_slots: int, budgets
         workspace_bytes=workspace_nbytes(sizes, workload, choice.chunk_tokens),
         device_bytes_used=device_nbytes(costs, need, choice) + expert_slots * sizes.expert_slot_nbytes,
         predicted_tokens_per_s=workload.batch / step_s,
-        predicted_prefill_s=costs.prefill_s(choice.staging_slots, chunks, away),
-        predicted_total_s=costs.prefill_s(choice.staging_slots, chunks, away) + workload.new_tokens * step_s,
+        predicted_prefill_s=prefill_s,
+        predicted_total_s=prefill_s + workload.new_tokens * step_s,
         bottleneck=bottleneck,
         missed_weight_bytes_per_token=away.layer_nbytes + away.head_nbytes,
-        missed_kv_bytes_per_token=(away.kv_nvme_blocks + away.kv_host_blocks) * sizes.kv_block_nbytes,
+        missed_kv_bytes_per_token=round(away.kv_nvme_moves + away.kv_host_moves) * sizes.kv_block_nbytes,
         expert_slots=expert_slots,
         expert_slot_nbytes=sizes.expert_slot_nbytes,
-        missed_expert_bytes_per_token=away.expert_nbytes,
+        missed_expert_bytes_per_token=round(away.experts.misses * sizes.expert_nbytes) if away.experts else 0,
+        expert_hit_ratio=away.experts.hit_ratio if away.experts else None,
+        routing=away.experts.basis if away.experts else "typical",
+        even_tokens_per_s=workload.batch / even_s if even_s else None,
         in_host=in_host,
         host_experts=host_experts,
     )
@@ -195,16 +210,12 @@ def _in_host(
     return tuple(name for name, _ in groups if name in some), experts
 
 
-def _with_experts(sizes: ModelSizes, workload: Workload, away: Missed, slots: int) -> Missed:
-    """A step misses its share if every expert is as likely as any other; a chunk of a prompt visits them all."""
-    if not sizes.num_experts:
+def _with_experts(costs: Costs, away: Missed, slots: int, chunk_tokens: int, foresee: Foresee) -> Missed:
+    """With what a step and the prompt miss of the experts, where some do not stay."""
+    if slots >= costs.sizes.num_experts:
         return away
-    share = 1 - slots / sizes.num_experts
-    return replace(
-        away,
-        expert_nbytes=round(experts_visited(sizes, workload) * share * sizes.expert_nbytes),
-        expert_chunk_nbytes=(sizes.num_experts - slots) * sizes.expert_nbytes,
-    )
+    prefill_nbytes = expert_prefill_nbytes(costs.sizes, costs.workload, slots, chunk_tokens)
+    return replace(away, experts=foresee(slots), expert_prefill_nbytes=prefill_nbytes)
 
 
 def _names(sizes: ModelSizes, choice: Choice) -> tuple[tuple[str, ...], tuple[str, ...]]:

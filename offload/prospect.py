@@ -18,8 +18,10 @@ from offload.kv.cache import layer_windows
 from offload.kv.input_shape import input_shape
 from offload.model_sizes import model_sizes
 from offload.plan import ModelSizes, Plan, Workload
+from offload.plan_experts import recorded_use
 from offload.planner import make_plan
 from offload.weights.types import stored_dtype
+from simulators.expert_trace import ExpertTrace
 from simulators.profile import HardwareProfile
 from tiers.errors import BudgetError, InvalidOptionError, ModelError
 from tiers.weight_tier import WeightTier
@@ -75,12 +77,19 @@ def _block_tokens(device: str, context_tokens: int) -> int:
 
 
 def plan_for(
-    prospect: Prospect, config: RunConfig, workload: Workload, profile: HardwareProfile, *, elsewhere: bool = False
+    prospect: Prospect,
+    config: RunConfig,
+    workload: Workload,
+    profile: HardwareProfile,
+    *,
+    elsewhere: bool = False,
+    trace: ExpertTrace | None = None,
 ) -> Plan:
     """The plan for a budget. ``elsewhere``: for the machine of ``profile``, which need not be this one.
 
-    Raises BudgetError, and InvalidOptionError for a device that is not there, that cannot compute what the store keeps,
-    or a budget that it has no use for.
+    A ``trace`` of the model's routing says what to expect of its experts. Raises BudgetError, InvalidOptionError for a
+    device that is not there, that cannot compute what the store keeps, or a budget that it has no use for, and
+    TraceError for a trace of another model.
     """
     budgets = budgets_on(config, profile) if elsewhere else budgets_here(config)
     if not elsewhere:
@@ -101,8 +110,10 @@ def plan_for(
     else:  # of the one memory that there is
         sizes = replace(sizes, workspace_nbytes_once=sizes.workspace_nbytes_once + newest_nbytes)
     try:
-        plan = make_plan(sizes, budgets, workload, profile)
-        return replace(plan, newest_nbytes=newest_nbytes, newest_tier=newest_tier)
+        foresee = None if trace is None else recorded_use(sizes, workload, trace, config.policy)
+        plan = make_plan(sizes, budgets, workload, profile, foresee=foresee)
+        beside = replace(plan, newest_nbytes=newest_nbytes, newest_tier=newest_tier)
+        return replace(beside, is_beside_drives=config.csd > 0)
     except BudgetError as error:
         if config.nvme_dir is None and budgets.nvme_bytes == 0:
             message = f"{error} (or name a directory on a drive with --nvme-dir)"

@@ -52,15 +52,27 @@ def plan_tables(data: Mapping[str, Any]) -> list[Table | Text]:
         f"predicted: {data['predicted_tokens_per_s']:.2f} tokens/s after {format_seconds(data['predicted_prefill_s'])} "
         f"of prefill; bound by {data['bottleneck']}"
     )
+    basis = [Text(_experts_line(data["experts"]))] if data.get("experts") else []
     if "drives" not in data:
-        return [table, Text(speed)]
+        return [table, Text(speed), *basis]
     real, here = data["drives"]["modelled"], data["drives"]["emulated"]
     with_real = (
         f"with real drives ({real['drive']}, modelled): {real['tokens_per_s']:.2f} tokens/s, "
         f"{real['attend_ms']:.2f} ms a layer, where the emulated ones take {here['attend_ms']:.2f}"
     )
     notes = [Text(data["drives"]["note"])] if "note" in data["drives"] else []
-    return [table, Text(speed), Text(with_real), *notes]
+    return [table, Text(speed), *basis, Text(with_real), *notes]
+
+
+def _experts_line(expected: Mapping[str, Any]) -> str:
+    """What the speed of a mixture of experts stands on."""
+    hits, even = expected["hit_ratio"], expected["even_tokens_per_s"]
+    if expected["routing"] == "recorded":
+        return f"experts: the trace finds {hits:.0%} of those visited on the device"
+    return (
+        f"experts: assumes that {hits:.0%} of those visited are on the device, as in traces of another mixture on "
+        f"text; {even:.2f} tokens/s if all are equally likely; --trace FILE goes by one of this model"
+    )
 
 
 def run_tables(data: Mapping[str, Any]) -> list[Table | Text]:

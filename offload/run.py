@@ -35,8 +35,9 @@ class RunResult:
     ``low_precision_ratio`` is the share of the visits to experts in which their copy in a lower precision stood in,
     ``experts_per_step`` how many a decode step visits, counted in each layer. ``batches`` says which of several prompts
     ran side by side, by their indices; ``prompt_tokens`` is then the length of the longest. ``attention_error`` is what
-    sparse attention in storage missed, see ``AttentionLoss``. ``timeline``, where a trace was asked for, is what of it
-    fits in some hundred bins, as ``simulators.activity`` tells it.
+    sparse attention in storage missed, see ``AttentionLoss``. ``predicted_without`` names what the prediction leaves
+    out: ``csd`` with computational drives, which only ``offload plan`` tries. ``timeline``, where a trace was asked
+    for, is what of it fits in some hundred bins, as ``simulators.activity`` tells it.
     """
 
     token_ids: list[list[int]]
@@ -56,6 +57,7 @@ class RunResult:
     peak_rss_bytes: int
     placement: dict[str, dict[str, object]]
     predicted_tokens_per_s: float
+    predicted_without: str | None
     bottleneck: str
     experts_per_step: float
     batches: list[list[int]] | None
@@ -246,6 +248,7 @@ def _summarise(
         peak_rss_bytes=peak_rss_nbytes(),
         placement=runtime.plan.placement(),
         predicted_tokens_per_s=runtime.plan.predicted_tokens_per_s,
+        predicted_without="csd" if runtime.plan.is_beside_drives else None,
         bottleneck=runtime.plan.bottleneck,
         experts_per_step=sum(decode.experts_used for decode in decodes) / max(1, steps),
         batches=requests.batches if requests.are_many else None,

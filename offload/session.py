@@ -14,6 +14,7 @@ from offload.prospect import open_prospect, plan_for
 from offload.run import RunResult, run
 from offload.run_observer import Status
 from offload.runnable import runnable_model
+from simulators.expert_trace import ExpertTrace
 from simulators.profile import HardwareProfile
 from tiers.timeline import Timeline
 from tiers.transfer import TransferConfig
@@ -73,16 +74,23 @@ def load(
         raise
 
 
-def plan_model(config: RunConfig, model: Path, workload: Workload, *, elsewhere: HardwareProfile | None = None) -> Plan:
-    """What would sit where, and how fast that should be; loads nothing. Raises as ``load``.
+def plan_model(
+    config: RunConfig,
+    model: Path,
+    workload: Workload,
+    *,
+    elsewhere: HardwareProfile | None = None,
+    trace: ExpertTrace | None = None,
+) -> Plan:
+    """What would sit where, and how fast that should be; loads nothing. Raises as ``load``, and TraceError.
 
-    ``elsewhere`` is the profile of another machine to plan for.
+    ``elsewhere`` is the profile of another machine to plan for, ``trace`` a recorded routing of the model.
     """
     if elsewhere is not None:
         config = replace(config, device=elsewhere.device)
     prospect = open_prospect(model, config, context_tokens=workload.context_tokens)
     try:
         profile = elsewhere or load_profile(config.device)
-        return plan_for(prospect, config, workload, profile, elsewhere=elsewhere is not None)
+        return plan_for(prospect, config, workload, profile, elsewhere=elsewhere is not None, trace=trace)
     finally:
         prospect.source.close()

@@ -19,6 +19,9 @@ from tiers.block import BlockKey, KVBlockKey
 from tiers.errors import TierFullError
 from tiers.manager import LookupResult, TieredMemoryManager
 
+LOOKAHEAD_LAYERS = 6
+"""How many layers ahead blocks are brought, unless somebody says otherwise."""
+
 _MOST_NBYTES_AHEAD = 32 * 2**20
 
 
@@ -28,7 +31,12 @@ def blocks_ahead(num_slots: int, block_nbytes: int) -> int:
     Enough to keep a fast drive busy over some layers, at most half of the arena: what is on its way takes the place of
     what could stay.
     """
-    return max(1, min(num_slots // 2, _MOST_NBYTES_AHEAD // block_nbytes))
+    return max(1, min(num_slots // 2, most_blocks_ahead(block_nbytes)))
+
+
+def most_blocks_ahead(block_nbytes: int) -> int:
+    """The same of a device with any number of slots."""
+    return _MOST_NBYTES_AHEAD // block_nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class BlockStore:
         block_tokens: int,
         *,
         num_layers: int,
-        lookahead: int = 6,
+        lookahead: int = LOOKAHEAD_LAYERS,
         selector: KVSelector | None = None,
     ) -> None:
         self.manager = manager

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from offload.plan import Workload
+    from simulators.expert_trace import ExpertTrace
     from simulators.profile import HardwareProfile
 
 
@@ -29,6 +30,10 @@ def plan(
         str | None,
         typer.Option(help="Plan for another machine: a published profile, or a file of one.", metavar="NAME"),
     ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Expert trace of the model, to tell which experts its tokens reuse.", metavar="FILE"),
+    ] = None,
     settings: RunConfig,
     as_json: options.Json = False,
 ) -> None:
@@ -41,11 +46,15 @@ def plan(
         from offload.plan import Workload
 
         workload = Workload(batch=settings.batch, prompt_tokens=prompt_length, new_tokens=new_tokens)
-        answer.show(_planned(settings, path, workload, elsewhere), _tables)
+        answer.show(_planned(settings, path, workload, elsewhere, _trace(trace)), _tables)
 
 
 def _planned(
-    settings: RunConfig, path: Path, workload: "Workload", elsewhere: "HardwareProfile | None"
+    settings: RunConfig,
+    path: Path,
+    workload: "Workload",
+    elsewhere: "HardwareProfile | None",
+    trace: "ExpertTrace | None",
 ) -> dict[str, Any]:
     if settings.csd:
         if elsewhere is not None:
@@ -54,17 +63,23 @@ def _planned(
             )
         from offload.simulation.drive_plan import plan_with_drives
 
-        found = plan_with_drives(settings, path, workload)
-        return {"profile": None, "placement": found.plan.placement(), **found.as_json()}
+        found = plan_with_drives(settings, path, workload, trace=trace)
+        return {
+            "profile": None,
+            "placement": found.plan.placement(),
+            "experts": found.plan.expectation,
+            **found.as_json(),
+        }
     from offload.session import plan_model
 
-    result = plan_model(settings, path, workload, elsewhere=elsewhere)
+    result = plan_model(settings, path, workload, elsewhere=elsewhere, trace=trace)
     return {
         "profile": None if elsewhere is None else elsewhere.name,
         "placement": result.placement(),
         "predicted_tokens_per_s": result.predicted_tokens_per_s,
         "predicted_prefill_s": result.predicted_prefill_s,
         "bottleneck": result.bottleneck,
+        "experts": result.expectation,
     }
 
 
@@ -75,6 +90,14 @@ def _profile(name: str) -> "HardwareProfile":
         return load_profile(name)
     except InvalidOptionError as error:
         raise InvalidOptionError(f"--profile: {error}") from None
+
+
+def _trace(path: Path | None) -> "ExpertTrace | None":
+    if path is None:
+        return None
+    from simulators.expert_trace import ExpertTrace
+
+    return ExpertTrace.load(path)
 
 
 def _tables(data: Data) -> "Sequence[RenderableType]":

@@ -108,7 +108,12 @@ def plan_line(plan: "Plan") -> str:
     where = (
         f"{format_size(plan.device_bytes_used)} on the device, {format_size(plan.streamed_nbytes)} of weights streamed"
     )
-    return f"plan: {where}; predicted {plan.predicted_tokens_per_s:.1f} tokens/s, bound by {plan.bottleneck}"
+    speed = f"predicted {plan.predicted_tokens_per_s:.1f} tokens/s"
+    if plan.is_beside_drives:
+        speed += " without what the computational drives take, which 'offload plan' with the same options tries"
+    elif plan.expert_hit_ratio is not None:
+        speed += f" if {plan.expert_hit_ratio:.0%} of the visited experts are there"
+    return f"plan: {where}; {speed}, bound by {plan.bottleneck}"
 
 
 def status_line(status: "Status") -> str:

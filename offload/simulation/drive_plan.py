@@ -9,6 +9,7 @@ from offload.doctor import load_profile
 from offload.plan import Plan, Workload
 from offload.prospect import open_prospect, plan_for
 from offload.simulation.drive_speed import DriveSpeeds, drive_layers, measure_drives
+from simulators.expert_trace import ExpertTrace
 from simulators.flash.drive_file import load_drive
 from simulators.generation_shape import DriveCosts
 
@@ -67,11 +68,21 @@ class DrivePlan:
         return self.workload.batch / self.plan.predicted_tokens_per_s
 
 
-def plan_with_drives(config: RunConfig, model: Path, workload: Workload, drive: str = "instattention") -> DrivePlan:
-    """Plans, and tries the drives for a second or two; loads nothing. Raises as ``offload.load``."""
+def plan_with_drives(
+    config: RunConfig,
+    model: Path,
+    workload: Workload,
+    drive: str = "instattention",
+    *,
+    trace: ExpertTrace | None = None,
+) -> DrivePlan:
+    """Plans, and tries the drives for a second or two; loads nothing. Raises as ``offload.load``, and TraceError.
+
+    ``trace`` is a recorded routing of the model.
+    """
     prospect = open_prospect(model, config, context_tokens=workload.context_tokens)
     try:
-        plan = plan_for(prospect, config, workload, load_profile(config.device))
+        plan = plan_for(prospect, config, workload, load_profile(config.device), trace=trace)
         speeds = measure_drives(prospect, config, workload, load_drive(drive))
     finally:
         prospect.source.close()

@@ -15,7 +15,7 @@ from offload.kv.drives import KVDrives
 from offload.kv.new_tokens import NewTokens
 from offload.kv.open_drives import MakeTiming, drive_task, start_drives
 from offload.plan import Workload
-from offload.plan_costs import mean_context
+from offload.plan_kv import mean_context
 from offload.prospect import Prospect
 from simulators.flash.command_timing import CommandTiming
 from simulators.flash.drive import DriveParameters

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from offload.config import RunConfig
 from offload.kv.cache import layer_windows
 from offload.loader import nvme_blocks
-from offload.matrices import matrices_of
+from offload.matrices import activation_nbytes, matrices_of
 from offload.plan import Plan, Workload
 from offload.prospect import Prospect
 from simulators.generation_shape import (
@@ -19,7 +19,7 @@ from simulators.generation_shape import (
 )
 from tiers.block import ExpertKey, WeightGroupKey
 from tiers.tier import align_up
-from tiers.weight_tier import DTYPE_NBYTES, WeightGroup, WeightTier
+from tiers.weight_tier import WeightGroup, WeightTier
 
 
 def model_shape(prospect: Prospect, plan: Plan) -> ModelShape:
@@ -35,7 +35,7 @@ def model_shape(prospect: Prospect, plan: Plan) -> ModelShape:
             kv.heads, sizes.kv_nbytes_per_token_layer, sizes.attention_flops_per_pair / sizes.num_layers, window
         )
         shape = _group(source, group, streamed)
-        layers.append(LayerShape(shape, attention, experts.get(index, ()), _activation_nbytes(group)))
+        layers.append(LayerShape(shape, attention, experts.get(index, ()), activation_nbytes(group)))
     is_streamed = any(group.key.name in streamed for group in groups["embedding"])
     return ModelShape(
         dtype=sizes.dtype,
@@ -72,11 +72,6 @@ def placement_shape(
 def work_shape(workload: Workload) -> WorkShape:
     """What is asked."""
     return WorkShape(workload.prompt_tokens, workload.new_tokens, workload.batch)
-
-
-def _activation_nbytes(group: WeightGroup) -> int:
-    """Bytes of what the matrices of a group give for one token, in the type of each."""
-    return sum(spec.shape[0] * DTYPE_NBYTES[spec.dtype] for spec in group.tensors if len(spec.shape) == 2)
 
 
 def _group(source: WeightTier, group: WeightGroup, streamed: set[str]) -> GroupShape:

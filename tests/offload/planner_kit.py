@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from offload.plan import ModelSizes, Workload
 from offload.plan_choice import device_nbytes, everything
-from offload.plan_costs import Costs, kv_need
+from offload.plan_costs import Costs
+from offload.plan_kv import kv_need
 from simulators.profile import DEFAULT, HardwareProfile, LinkProfile
 
 PAGE = 4096

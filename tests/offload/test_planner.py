@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from offload.plan import Budgets, ModelSizes, Plan, Workload
 from offload.plan_choice import Choice, by_size, device_nbytes, fill, total_s
-from offload.plan_costs import Costs, kv_need, kv_room
+from offload.plan_costs import Costs, kv_room
+from offload.plan_kv import kv_need
 from offload.planner import make_plan, smallest_device_bytes
 from prefetch.block_store import blocks_ahead
 from simulators.profile import HardwareProfile
@@ -18,8 +19,8 @@ from tests.offload.planner_kit import MIB, PAGE, SMALL, full_nbytes, make_profil
 from tiers.errors import BudgetError
 from tiers.tier import align_up
 
-CLOSE = 1 + 1e-3
-"""The planner stops its search where two plans differ by less than this."""
+CLOSE = 1.02
+"""The planner's program cuts KV blocks; of the few of a small model, one more or less on a link is a per cent."""
 
 
 @st.composite
