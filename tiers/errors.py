@@ -62,6 +62,10 @@ class PolicyError(UsageError):
     """A policy that is not ours raised something, or broke the contract of EvictionPolicy; names it and the method."""
 
 
+class WorkloadWarning(UserWarning):
+    """A workload by which policies cannot be told from each other. No error: the command line says it on stderr."""
+
+
 class WorldError(OffloadError):
     """The request was fine; the machine could not carry it out."""
 
