@@ -84,10 +84,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         case WorldError():
             return str(error), FAILED
         case MemoryError():
-            return (
-                f"out of memory ({str(error) or 'of this machine'}); ask for less, or run it where there is more",
-                FAILED,
-            )
+            what = f": {error}".removesuffix(": ")
+            return f"out of memory{what}; ask for less, or run it where there is more", FAILED
         case typer.Abort():
             status, word = interrupts.status()
             return word, status

@@ -25,6 +25,7 @@ class SupervisedPolicy(EvictionPolicy[K]):
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
         self._keys: set[K] = set()
+        self._fault: PolicyError | None = None
         try:
             self._policy = self.theirs(capacity)
         except _THEIR_ERRORS as error:
@@ -137,7 +138,10 @@ class SupervisedPolicy(EvictionPolicy[K]):
             raise self._raised(method, error, "--debug shows the traceback") from error
 
     def _did(self, what: str) -> PolicyError:
-        return PolicyError(f"'{self.name}' is no eviction policy: {what}")
+        # Whoever cleans up behind the first fault meets others that come of it.
+        if self._fault is None:
+            self._fault = PolicyError(f"'{self.name}' is no eviction policy: {what}")
+        return self._fault
 
     def _raised(self, method: str, error: BaseException, cure: str) -> PolicyError:
         what = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

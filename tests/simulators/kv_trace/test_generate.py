@@ -62,7 +62,7 @@ def test_turns_of_a_conversation_share_what_was_said() -> None:
 def test_sizes_that_make_no_sense() -> None:
     with pytest.raises(InvalidOptionError, match="'num_documents' of a workload is 0; it must be above 0"):
         ZipfWorkload(num_documents=0)
-    with pytest.raises(InvalidOptionError, match="'output_tokens' .* it must be at most 1,000,000"):
+    with pytest.raises(InvalidOptionError, match=r"'output_tokens' .* it must be at most 1,000,000"):
         ChatWorkload(output_tokens=10**21)
     with pytest.raises(InvalidOptionError, match="'requests_per_s' of a workload is -1"):
         Workload(requests_per_s=-1)

@@ -144,6 +144,15 @@ def test_names_the_method_that_lost_a_key() -> None:
         assert 1 in watched(Denies)
 
 
+def test_what_comes_of_a_fault_is_told_as_the_fault() -> None:
+    policy = watched(Protected)
+    for _ in range(2):
+        with pytest.raises(PolicyError, match="evict chose a key that is protected"):
+            policy.evict(2, {2})
+    with pytest.raises(PolicyError, match="evict chose a key that is protected"):
+        assert 0 in policy
+
+
 def test_nothing_is_wrong_where_fewer_may_go() -> None:
     policy = watched(Theirs)
     assert policy.evict(3, {1}) == []
