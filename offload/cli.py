@@ -23,7 +23,7 @@ from offload.commands.trace import trace_app
 from offload.commands.train_predictor import train_predictor
 from offload.commands.tune import tune
 from offload.threads import wait_politely
-from tiers.errors import UsageError, WorldError
+from tiers.errors import UsageError, WorkloadWarning, WorldError
 
 OK: Final = 0
 FAILED: Final = 1
@@ -83,12 +83,19 @@ def _explain(error: Exception) -> tuple[str, int]:
             return error.format_message(), USAGE
         case WorldError():
             return str(error), FAILED
+        case MemoryError():
+            what = f": {error}".removesuffix(": ")
+            return f"out of memory{what}; ask for less, or run it where there is more", FAILED
         case typer.Abort():
             status, word = interrupts.status()
             return word, status
         case _:
             what = f"{type(error).__name__}: {error}".removesuffix(": ")
             return f"internal error: {what} (run with --debug for the traceback)", FAILED
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    _complain(f"warning: {message}")
 
 
 def _complain(message: str) -> None:
@@ -106,6 +113,8 @@ def _prepare_streams(is_debug: bool) -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", WorkloadWarning)
+        warnings.showwarning = _warn
         logging.disable(logging.ERROR)
 
 

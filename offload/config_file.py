@@ -3,8 +3,12 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tiers.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    import yaml
 
 
 def read_config_file(path: Path) -> Mapping[str, object]:
@@ -41,6 +45,8 @@ def _parse_yaml(path: Path, text: str) -> object:
     import yaml
 
     try:
+        root = yaml.compose(text, yaml.SafeLoader)
+        _refuse_repeats(path, root)
         settings: object = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -48,3 +54,26 @@ def _parse_yaml(path: Path, text: str) -> object:
     except yaml.YAMLError:
         raise InvalidOptionError(f"{path}: not valid YAML: it holds a character that YAML does not allow") from None
     return {} if settings is None else settings
+
+
+def _refuse_repeats(path: Path, root: "yaml.Node | None") -> None:
+    """YAML has each key once; its reader would take the last of them and say nothing."""
+    import yaml
+
+    seen: set[int] = set()  # what an alias names is there many times
+    rest = [root]
+    while rest:
+        node = rest.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            rest += node.value
+        if isinstance(node, yaml.MappingNode):
+            rest += [value for _, value in node.value]
+            keys: set[str] = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in keys:
+                    line = key.start_mark.line + 1
+                    raise InvalidOptionError(f"{path}: '{key.value}' is there again in line {line}; keep one of them")
+                keys.add(key.value)

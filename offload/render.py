@@ -186,9 +186,10 @@ def _figures(data: Mapping[str, Any]) -> Table:
 def plain_table(first: str, *others: str) -> Table:
     """A table with its headings; columns after the first are of numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first)
+    # Where the terminal is narrow a long name goes on in the next line: a figure that is cut off says nothing.
+    table.add_column(first, overflow="fold")
     for heading in others:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 

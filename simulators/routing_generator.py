@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulators.expert_trace import ExpertTrace
-from tiers.errors import InvalidOptionError
+from tiers.errors import InvalidOptionError, WorkloadWarning
 
 Matrix = NDArray[np.float32]
 
@@ -53,7 +53,8 @@ def generate_routing(
         raise InvalidOptionError(f"{top_k} of {num_experts} experts in {num_layers} layers cannot be chosen")
     shape = shape or RoutingShape()
     if shape.skew == shape.locality == shape.topic == 0.0:
-        warnings.warn("this routing is uniform: no cache policy can be told from another by it", stacklevel=2)
+        message = "this routing is uniform: no policy can be told from another by it; give it a skew or a locality"
+        warnings.warn(message, WorkloadWarning, stacklevel=2)
     random = np.random.default_rng(seed)
     # The last dimension of the state is constant, so that what the gates have there makes experts popular.
     gates = random.standard_normal((num_layers, num_experts, hidden), np.float32)

@@ -125,7 +125,7 @@ class Experiment:
             find_policy(name)  # before the work
         self._requests = requests = list(scenario.trace.requests)
         if not requests:
-            raise TraceError("the trace has no requests; name another one")
+            raise TraceError("workload: the trace has no requests; name another one")
         names = [name for name in LEVELS if name in scenario.tiers]
         self._levels = levels = {name: scenario.tiers[name] // scenario.block_nbytes for name in names}
         self._table = KeyTable()

@@ -5,7 +5,8 @@
     │   ├── InvalidOptionError      an option or a size that cannot be read            (ValueError)
     │   ├── ModelError              a model that is missing, incomplete or unsupported  (ValueError)
     │   ├── BudgetError             a budget in which the model cannot run             (ValueError)
-    │   └── TraceError              a trace that cannot be read or does not fit         (ValueError)
+    │   ├── TraceError              a trace that cannot be read or does not fit         (ValueError)
+    │   └── PolicyError             a policy of somebody else's does not do what policies do
     └── WorldError              the machine or its disks failed: exit status 1
         ├── TierError               something is wrong with one tier
         │   ├── TierFullError           no slot can be freed
@@ -55,6 +56,14 @@ class BudgetError(UsageError, ValueError):
 
 class TraceError(UsageError, ValueError):
     """A trace that is missing, damaged, of another format or of another model."""
+
+
+class PolicyError(UsageError):
+    """A policy that is not ours raised something, or broke the contract of EvictionPolicy; names it and the method."""
+
+
+class WorkloadWarning(UserWarning):
+    """A workload by which policies cannot be told from each other. No error: the command line says it on stderr."""
 
 
 class WorldError(OffloadError):

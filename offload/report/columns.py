@@ -9,6 +9,12 @@ _KNOWN = (
     *("batch", "speed", "bytes", "stall_s", "elapsed_s"),
 )
 _FOR_TABLES = ("prefix_hit_ratio", "tokens_per_s_without_stall", "recomputed", "queue_p90_s")
+_NAMED = {
+    "energy_j_per_token": ("Energy per token", "joules"),
+    "price_per_million_tokens": ("Price of a million tokens", "dollars"),
+    "queue_s": ("Time in the queue, median", "seconds"),
+    "queue_p99_s": ("Time in the queue, 99th percentile", "seconds"),
+}
 _UNITS = (("_per_s", "per second"), ("_s", "seconds"), ("_j", "joules"), ("_w", "watts"), ("_bytes", "bytes"))
 
 
@@ -25,5 +31,7 @@ def figures_to_plot(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
 
 
 def _named(key: str) -> tuple[str, str]:
+    if key in _NAMED:
+        return _NAMED[key]
     name = key.replace("_", " ")
     return name[:1].upper() + name[1:], next((unit for end, unit in _UNITS if key.endswith(end)), name)

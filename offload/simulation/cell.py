@@ -16,6 +16,7 @@ from simulators.kv_serving import Arrivals
 from simulators.kv_trace.formats import find_trace
 from simulators.scenario import BOUND, Scenario
 from tiers.eviction.registry import find_policy
+from tiers.eviction.third_party import classes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class CellMaker:
         """Of the modules of its class and of those that it inherits from."""
         if policy == BOUND:
             return []
-        modules = [sys.modules.get(one.__module__) for one in find_policy(policy).__mro__]
+        modules = [sys.modules.get(one.__module__) for one in classes_of(find_policy(policy))]
         files = [getattr(module, "__file__", None) for module in modules]
         return [self._file(Path(file)) for file in files if file]
 

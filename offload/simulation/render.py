@@ -59,14 +59,16 @@ def _figure(value: float | None) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = plain_table("policy", "hits", "near", "tokens/s", "queue", "TTFT", "p99", "moved", "stall", "gap")
+    is_queued = any(row["queue_p99_s"] for row in rows)  # never where arrivals are closed
+    queue = ["queue"] * is_queued
+    table = plain_table("policy", "hits", "near", "tokens/s", *queue, "TTFT", "p99", "moved", "stall", "gap")
     for row in rows:
         table.add_row(
             row["policy"],
             f"{row['hit_ratio']:.1%}",
             f"{row['device_hit_ratio']:.1%}",
             f"{row['tokens_per_s']:,.1f}",
-            f"{row['queue_s']:,.1f}",
+            *([f"{row['queue_s']:,.1f}"] * is_queued),
             f"{row['ttft_s']:,.2f}",
             f"{row['ttft_p99_s']:,.1f}",
             format_size(row["bytes"]),

@@ -60,9 +60,14 @@ def read_scenario(settings: Mapping[str, object], path: Path) -> Scenario:
 
 
 def find_scenario(path: Path) -> Path:
-    """The file, or the scenario of that name that comes with the package."""
+    """The file, or the scenario of that name that comes with the package; InvalidOptionError if there is neither."""
     shipped = SHIPPED / f"{path.name.removesuffix('.yaml')}.yaml"
-    return shipped if not path.exists() and path.name == str(path) and shipped.is_file() else path
+    if path.exists() or path.name != str(path):
+        return path
+    if shipped.is_file():
+        return shipped
+    names = sorted(each.stem for each in SHIPPED.glob("*.yaml"))
+    raise InvalidOptionError(f"{path}: is no file, and no scenario that ships; {suggest(shipped.stem, names)}")
 
 
 def _read(settings: Mapping[str, object], folder: Path) -> Scenario:

@@ -1,5 +1,6 @@
 """Which format a trace file has, and reading and writing it."""
 
+import difflib
 import gzip
 import json
 import os
@@ -36,14 +37,20 @@ def open_kv_trace(path: Path) -> KVTrace:
     """A trace in any of the formats, known by its first line; TraceError if it is none of them."""
     path = find_trace(path)
     probe = Lines(path)
+    if not path.exists() and path.name == str(path):
+        suffix = ".jsonl.gz"
+        samples = [sample.name.removesuffix(suffix) for sample in SAMPLES.glob(f"*{suffix}")]
+        near = difflib.get_close_matches(path.name, samples, 1)
+        if near:
+            raise TraceError(f"{path}: no such trace; did you mean '{near[0]}'?")
     first = next(iter(probe), None)
     if first is None:
         raise TraceError(f"{path}: is empty; name a trace")
     if first.split(",") == HEADER:
         return read_azure(Lines(path))
     record = probe.parse(first)
-    if isinstance(record, list):
-        record = {"events": record}
+    if isinstance(record, list) and len(record) > 1 and isinstance(record[0], int | float):
+        record = {"events": record[1]}  # as vLLM writes batches
     for is_one, read in _READERS:
         if isinstance(record, dict) and is_one(record):
             return read(Lines(path))

@@ -9,7 +9,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from simulators.kv_trace.base import KVTrace, Request
-from tiers.errors import InvalidOptionError
+from tiers.errors import InvalidOptionError, WorkloadWarning
+
+_MOST = {"seed": 2**63, "skew": 100, "turns": 1000, "num_requests": 10**7, "block_tokens": 2**20}
+_MOST_OF_ANY = 10**6
+"""What takes more is no experiment but a slip of the pen, and would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,9 @@ class Workload:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if value > _MOST.get(field.name, _MOST_OF_ANY):
+                most = _MOST.get(field.name, _MOST_OF_ANY)
+                raise InvalidOptionError(f"'{field.name}' of a workload is {value:g}; it must be at most {most:,}")
             if value < 0 or (value == 0 and field.name not in ("seed", "skew", "output_tokens", "own_blocks")):
                 raise InvalidOptionError(f"'{field.name}' of a workload is {value}; it must be above 0")
 
@@ -43,7 +50,8 @@ class ZipfWorkload(Workload):
     def trace(self) -> KVTrace:
         """Warns where the popularity is even: on that no policy can be told from another."""
         if self.skew == 0:
-            warnings.warn("all documents are equally popular: no policy can be told from another", stacklevel=2)
+            message = "all documents are equally popular: no policy can be told from another; give it a skew, such as 1"
+            warnings.warn(message, WorkloadWarning, stacklevel=2)
         return KVTrace("zipf", self.block_tokens, self._requests())
 
     def _requests(self) -> Iterator[Request]:

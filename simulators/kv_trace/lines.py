@@ -11,6 +11,9 @@ from tiers.errors import TraceError
 
 _GZIP = b"\x1f\x8b"
 _LONGEST_EXCERPT = 60
+_MOST = 2**53
+"""Numbers above are no lengths, and are not exact in seconds and bytes."""
+_MOST_ID = 2**63 - 1
 
 _Id = TypeVar("_Id")
 
@@ -50,6 +53,8 @@ class Lines:
         except ValueError as error:
             excerpt = text if len(text) <= _LONGEST_EXCERPT else f"{text[:_LONGEST_EXCERPT]}..."
             self.fail(f"is no JSON ({error}): {excerpt}")
+        except RecursionError:
+            self.fail("is JSON within JSON, too deep to be a record of a trace")
 
     def parse_object(self, text: str) -> dict[str, Any]:
         """The JSON object of a line."""
@@ -61,15 +66,15 @@ class Lines:
     def count(self, record: Mapping[str, Any], key: str, *, least: int = 0) -> int:
         """A whole number from ``least`` up."""
         value = self._get(record, key)
-        if type(value) is not int or value < least:
-            self.fail(f"'{key}' is {value!r}; it must be a whole number from {least} up")
+        if type(value) is not int or not least <= value <= _MOST:
+            self.fail(f"'{key}' is {_short(value)}; it must be a whole number from {least} up, at most {_MOST:,}")
         return value
 
     def number_of(self, record: Mapping[str, Any], key: str) -> float:
         """A finite number from 0 up."""
         value = self._get(record, key)
-        if type(value) not in (int, float) or not 0 <= value < float("inf"):
-            self.fail(f"'{key}' is {value!r}; it must be a number from 0 up")
+        if type(value) not in (int, float) or not 0 <= value <= _MOST:
+            self.fail(f"'{key}' is {_short(value)}; it must be a number from 0 up, at most {_MOST:,}")
         return float(value)
 
     def ids(self, record: Mapping[str, Any], key: str) -> list[int]:
@@ -77,6 +82,8 @@ class Lines:
         value = self._get(record, key)
         if not isinstance(value, list) or not set(map(type, value)) <= {int}:
             self.fail(f"'{key}' is no list of whole numbers")
+        if value and (max(value) > _MOST_ID or min(value) < -_MOST_ID):
+            self.fail(f"'{key}' has a number of more than 64 bits; number blocks in the order in which they appear")
         return self._each_once(value, key)
 
     def hashes(self, record: Mapping[str, Any], key: str) -> list[str | int]:
@@ -116,6 +123,11 @@ class Clock:
             self._lines.fail(f"came {self._last - elapsed:g} s before the line above; sort the trace by time")
         self._last = elapsed
         return elapsed
+
+
+def _short(value: object) -> str:
+    told = repr(value)
+    return told if len(told) <= _LONGEST_EXCERPT else f"{told[:_LONGEST_EXCERPT]}..."
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -18,7 +18,7 @@ _FIELDS = ("block_hashes", "parent_block_hash", "token_ids", "block_size")
 
 def is_vllm(record: object) -> bool:
     """Whether the first record of a file is one of these."""
-    return "events" in record if isinstance(record, dict) else isinstance(record, list)
+    return isinstance(record, dict) and isinstance(record.get("events"), list)
 
 
 def read_vllm(lines: Lines) -> KVTrace:

@@ -146,6 +146,8 @@ def test_a_slip_in_the_environment_is_refused_and_other_programs_names_are_not()
         ("run.yaml", "device: [", "run.yaml: not valid YAML"),
         ("run.yaml", "device: \x01", "run.yaml: not valid YAML"),
         ("run.yaml", "- device", "run.yaml: holds no settings"),
+        ("run.yaml", "device: cpu\nbatch: 1\ndevice: cuda", "run.yaml: 'device' is there again in line 3; keep one"),
+        ("run.yaml", "a: &a [x]\nb: {c: [*a, {d: 1, d: 2}]}", "run.yaml: 'd' is there again in line 2"),
         ("run.yaml", "1: cpu", "run.yaml: holds no settings"),
         ("run.yaml", "nvme_dir: null", "run.yaml: nvme_dir: None is not a directory"),
         ("run.json", "{}", "run.json: cannot tell the format from '.json'"),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.offload.test_cli import offload
-from tests.offload.zoo import save_model
+from tests.offload.zoo import save_model, smallest_budget
 
 POLICY = '''
 from collections import OrderedDict
@@ -16,6 +16,7 @@ class Patient:
 
     def __init__(self, capacity):
         self.keys = OrderedDict()
+        self.is_tried = capacity == 8
 
     def insert(self, key, cost=1.0):
         self.keys[key] = None
@@ -32,8 +33,9 @@ class Patient:
             return []
         for key in victims:
             del self.keys[key]
-        with Path("evicted.txt").open("a") as file:
-            print(*victims, sep="\\n", file=file)
+        if not self.is_tried:
+            with Path("evicted.txt").open("a") as file:
+                print(*victims, sep="\\n", file=file)
         return victims
 
     def __contains__(self, key):
@@ -52,7 +54,7 @@ policies: [fifo, "theirs:Patient"]
 
 
 def evicted(directory: Path) -> list[str]:
-    """What the policy left since this was asked last; it is tried with four keys before it is used."""
+    """What the policy left since this was asked last, but for the eight keys with which it is tried before."""
     mark = directory / "evicted.txt"
     lines = mark.read_text(encoding="utf-8").splitlines()
     mark.unlink()
@@ -77,7 +79,7 @@ def test_it_decides_in_both_clocks(tmp_path: Path) -> None:
     ran = offload(*arguments, "--policy", "theirs:Patient", "--device-memory", budget, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["token_ids"] == answer["token_ids"]
-    assert any("ExpertKey" in line for line in evicted(tmp_path)[16:])
+    assert any("ExpertKey" in line for line in evicted(tmp_path))
 
 
 def test_it_decides_which_kv_blocks_leave(tiny_llama: Path, tmp_path: Path) -> None:
@@ -87,9 +89,9 @@ def test_it_decides_which_kv_blocks_leave(tiny_llama: Path, tmp_path: Path) -> N
     plain = offload(*arguments, cwd=tmp_path)
     assert plain.returncode == 0, plain.stderr
     answer = json.loads(plain.stdout)
-    budget = str(answer["tiers"]["device"]["capacity_bytes"] * 3 // 4)
+    budget = str(int(1.1 * smallest_budget(tiny_llama, tmp_path / "scratch", prompt_tokens=600, new_tokens=6)))
     tight = ["--device-memory", budget, "--host-memory", "0", "--nvme-dir", "scratch"]
     ran = offload(*arguments, *tight, "--kv-policy", "theirs:Patient", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["token_ids"] == answer["token_ids"]
-    assert any("KVBlockKey" in line for line in evicted(tmp_path)[16:])
+    assert any("KVBlockKey" in line for line in evicted(tmp_path))

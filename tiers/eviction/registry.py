@@ -1,5 +1,6 @@
 """Policies by the names that configurations use. A new policy is one file, one test class and one line here."""
 
+import difflib
 from types import MappingProxyType
 from typing import Any
 
@@ -61,8 +62,10 @@ def find_policy(name: str) -> type[EvictionPolicy[Any]]:
         return load_policy(name)
     policy = POLICIES.get(name)
     if policy is None:
+        near = difflib.get_close_matches(name, POLICIES, 1)
+        known = f"did you mean '{near[0]}'? Others are" if near else "choose one of"
         raise InvalidOptionError(
-            f"eviction policy '{name}' is unknown; choose one of {', '.join(POLICIES)}, or write my_module:MyPolicy"
+            f"eviction policy '{name}' is unknown; {known} {', '.join(POLICIES)}, or write my_module:MyPolicy"
         )
     return policy
 

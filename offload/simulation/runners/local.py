@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -72,7 +73,8 @@ def _end(context: SpawnContext, others: list[Any]) -> None:
 
 
 def _begin() -> None:
-    """In each process: it ends with its parent, however that ends."""
+    """In each process: it ends with its parent, however that ends, and leaves warnings to it."""
+    warnings.simplefilter("ignore")
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

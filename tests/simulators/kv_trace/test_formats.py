@@ -102,6 +102,8 @@ def test_the_sample_is_found_by_its_name() -> None:
     assert find_trace(Path("mooncake_conversation")).parent == SAMPLES
     first = next(open_kv_trace(Path("mooncake_conversation")).requests)
     assert first == Request(0.0, 6758, 500, list(range(14)))
+    with pytest.raises(TraceError, match="no such trace; did you mean 'mooncake_conversation'"):
+        open_kv_trace(Path("moncake_conversation"))
     assert sum(file.stat().st_size for file in SAMPLES.iterdir()) < 300_000
 
 
@@ -118,6 +120,10 @@ GOOD = mooncake(5, [1])
         ([GOOD, mooncake(5, [1], hash_ids=[1, True])], ":2: 'hash_ids' is no list of whole numbers"),
         ([GOOD, mooncake(5, [7, 1, 7])], ":2: 'hash_ids' has 7 twice; give each block of a prompt an id of its own"),
         ([GOOD, mooncake(5, [1], output_length=-1)], ":2: 'output_length' is -1; it must be a whole number from 0 up"),
+        ([GOOD, mooncake(5, [1], output_length=10**400)], ":2: 'output_length' is 1000"),
+        ([GOOD, mooncake(5, [2**63])], ":2: 'hash_ids' has a number of more than 64 bits"),
+        ([GOOD, {**GOOD, "timestamp": 10**400}], ":2: 'timestamp' is 1000"),
+        ([[[9, 5], [1, 3]]], ":1: is of no known format"),
         ([GOOD, {**GOOD, "timestamp": None}], ":2: 'timestamp' is None; it must be a number from 0 up"),
         ([GOOD, {"hash_ids": [1]}], ":2: 'timestamp' is missing; the line has 'hash_ids'"),
         ([GOOD, [1]], ":2: is no JSON object"),
@@ -166,6 +172,7 @@ def test_rows_that_are_wrong(tmp_path: Path, row: str, message: str) -> None:
         (b"", "is empty; name a trace"),
         (b"\n\n", "is empty; name a trace"),
         (b"{nonsense", r":1: is no JSON \(.*\): \{nonsense"),
+        (b"[" * 100_000, ":1: is JSON within JSON, too deep"),
         (b'{"hash_ids": "\xff"}', ":1: is neither text in UTF-8 nor"),
         (gzip.compress(b'{"hash_ids": []}', mtime=0)[:-12], "is cut off or damaged"),
     ],

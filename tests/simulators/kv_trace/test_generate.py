@@ -6,7 +6,7 @@ import pytest
 from simulators.kv_trace.base import KVTrace
 from simulators.kv_trace.generate import ChatWorkload, SharedPrefixWorkload, Workload, ZipfWorkload
 from simulators.kv_trace.statistics import kv_trace_statistics
-from tiers.errors import InvalidOptionError
+from tiers.errors import InvalidOptionError, WorkloadWarning
 
 MAKERS: tuple[Callable[[int], KVTrace], ...] = (
     lambda seed: ZipfWorkload(num_requests=300, seed=seed).trace(),
@@ -52,7 +52,7 @@ def test_skew_makes_hits() -> None:
         trace = ZipfWorkload(num_requests=1000, num_documents=200, own_blocks=0, skew=skew).trace()
         return kv_trace_statistics(trace, slots=20 * 16).ideal_hit_ratio
 
-    with pytest.warns(UserWarning, match="equally popular"):
+    with pytest.warns(WorkloadWarning, match="equally popular"):
         even = ideal(0.0)
     assert even < ideal(0.8) < ideal(1.6)
 
@@ -68,5 +68,7 @@ def test_turns_of_a_conversation_share_what_was_said() -> None:
 def test_sizes_that_make_no_sense() -> None:
     with pytest.raises(InvalidOptionError, match="'num_documents' of a workload is 0; it must be above 0"):
         ZipfWorkload(num_documents=0)
+    with pytest.raises(InvalidOptionError, match=r"'output_tokens' .* it must be at most 1,000,000"):
+        ChatWorkload(output_tokens=10**21)
     with pytest.raises(InvalidOptionError, match="'requests_per_s' of a workload is -1"):
         Workload(requests_per_s=-1)

@@ -24,6 +24,11 @@ def test_names_what_may_be_chosen() -> None:
     )
 
 
+def test_names_the_nearest() -> None:
+    with pytest.raises(InvalidOptionError, match=r"'s3-fifo' is unknown; did you mean 's3fifo'. Others are"):
+        make_policy("s3-fifo", 8)
+
+
 def test_the_seam_stays_small() -> None:
     """A new need gets a protocol of its own, not one more method on every policy."""
     assert len(EvictionPolicy.__abstractmethods__) <= 7
