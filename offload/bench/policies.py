@@ -89,7 +89,7 @@ def _rows(replay: Replay, references: list[int], sizes: Sizes) -> Iterator[Row]:
         yield row | {"hit_ratio": timed[0][1].hit_ratio}
     for name in MOST_SECONDS:
         nbytes, of_policies = replay.nbytes_per_block(name)
-        row = _less(f"{name}, bookkeeping of a block", "bytes", nbytes, MOST_NBYTES)
+        row = _less(f"{name}, held for a block", "bytes", nbytes, MOST_NBYTES)
         yield row | {"note": f"{of_policies:.0f} of them are the policies'"}
     yield _less("offload simulate --help", "s", min(_start_s() for _ in range(sizes.repeats)), MOST_START_S)
 

@@ -40,7 +40,7 @@ def test_every_part_has_its_rows_and_aims(trace: Path, monkeypatch: pytest.Monke
     assert len(rows) == len(data["rows"]) == len(ticks) == ticks[-1][1]
     alone = [f"{name} alone" for name in kv_policies()]
     replays = [f"{name}, a replay" for name in ("lru", "arc", "s3fifo")]
-    blocks = [f"{name}, bookkeeping of a block" for name in ("lru", "arc", "s3fifo")]
+    blocks = [f"{name}, held for a block" for name in ("lru", "arc", "s3fifo")]
     assert list(rows) == [*alone, *replays, *blocks, "offload simulate --help"]
     assert all(row["ours"] > 0 for row in rows.values())
     assert rows["lru alone"]["ratio_to_aim"] == rows["lru alone"]["ours"] / 1e6
