@@ -101,16 +101,16 @@ class ARCPolicy(EvictionPolicy[K]):
         victims: list[K] = []
         passed_over: list[tuple[OrderedDict[K, None], K, None]] = []
         while n:
-            queue = recent if (size > target and recent) or not frequent else frequent
+            if (size > target and recent) or not frequent:
+                queue, ghosts = recent, self._recent_ghosts
+            else:
+                queue, ghosts = frequent, self._frequent_ghosts
             key, _ = queue.popitem(last=False)
-            if key in protected:
+            if protected and key in protected:
                 passed_over.append((queue, key, None))
                 continue
-            if queue is recent:
-                self._recent_ghosts[key] = None
-                size -= 1
-            else:
-                self._frequent_ghosts[key] = None
+            ghosts[key] = None
+            size -= queue is recent
             if strangers:
                 strangers -= 1
                 size += 1
