@@ -179,6 +179,21 @@ def csd(
         answer.show(result, _tables)
 
 
+@bench_app.command()
+def policies(
+    *,
+    trace: Annotated[Path | None, typer.Option(help="Requests; else the sample that ships.", metavar="FILE")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Speed and memory of eviction policies, and of the manager on a whole trace."""
+    with answering(as_json) as answer:
+        from offload.bench.policies import SAMPLE, bench_policies
+
+        with progress_bar("bench policies") as progress:
+            result = bench_policies(trace or SAMPLE, progress=progress)
+        answer.show(result, _tables)
+
+
 def _tables(data: Data) -> "Sequence[RenderableType]":
     from offload.render import bench_tables
 

@@ -2,10 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from itertools import groupby
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import append_all, pick, queues_can_spare
+from tiers.eviction.choose import append_all, can_spare, put_back
 
 
 class ARCPolicy(EvictionPolicy[K]):
@@ -31,11 +30,17 @@ class ARCPolicy(EvictionPolicy[K]):
         """Keys for which room was made and that were ghosts."""
 
     def insert(self, key: K, cost: float = 1.0) -> None:
-        if key in self:
+        recent, frequent = self._recent, self._frequent
+        if key in recent or key in frequent:
             raise KeyError(key)
-        is_known = key in self._recalled or self._recall(key) is not None
-        self._recalled.discard(key)
-        (self._frequent if is_known else self._recent)[key] = None
+        if key in self._recalled:
+            self._recalled.remove(key)
+            frequent[key] = None
+        elif key in self._recent_ghosts or key in self._frequent_ghosts:
+            self._recall(key)
+            frequent[key] = None
+        else:
+            recent[key] = None
         self._forget_old_ghosts()
 
     def insert_all(self, keys: Collection[K], cost: float = 1.0) -> None:
@@ -60,25 +65,28 @@ class ARCPolicy(EvictionPolicy[K]):
         self._announced = keys
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not queues_can_spare((self._recent, self._frequent), n, protected):
+        recent, frequent = self._recent, self._frequent
+        if not 0 <= n <= len(recent) + len(frequent) - len(protected) and not can_spare(n, protected, recent, frequent):
             return []
-        coming, self._announced, self._recalled = self._announced, (), set()
+        self._recalled.clear()
+        if not self._announced:
+            return self._replace(n, protected)
+        coming, self._announced = self._announced, ()
         seated = coming[: max(0, len(coming) - n)]  # these have slots
         for place in self._ghosts_among(seated):
             self._expect(seated[place])
-        num_recent = len(seated) - len(self._recalled)
+        newcomers = len(seated) - len(self._recalled)
         coming = coming[len(seated) :]
         victims: list[K] = []
         for place in self._ghosts_among(coming):
             strangers = place - len(victims)
-            victims += self._make_room(strangers, strangers, num_recent, protected)
-            num_recent += strangers
-            ghosts = self._expect(coming[place])
-            size = len(self._recent) + num_recent
-            is_tie = ghosts is self._frequent_ghosts and size == self.recent_target
-            victims += self._take(1, protected, is_recent=is_tie or size > self.recent_target)
-        strangers = len(coming) - len(victims)
-        return victims + self._make_room(n - len(victims), strangers, num_recent, protected)
+            victims += self._replace(strangers, protected, newcomers, strangers)
+            newcomers += strangers
+            was_frequent = coming[place] in self._frequent_ghosts
+            self._expect(coming[place])
+            is_tie = was_frequent and len(recent) + newcomers == self.recent_target
+            victims += self._replace(1, protected, newcomers + is_tie)
+        return victims + self._replace(n - len(victims), protected, newcomers, len(coming) - len(victims))
 
     def __contains__(self, key: object) -> bool:
         return key in self._recent or key in self._frequent
@@ -86,29 +94,30 @@ class ARCPolicy(EvictionPolicy[K]):
     def __len__(self) -> int:
         return len(self._recent) + len(self._frequent)
 
-    def _make_room(self, n: int, strangers: int, num_recent: int, protected: Collection[K]) -> list[K]:
-        """Evict ``n`` keys; for the first of them as many keys come that are no ghosts. ``num_recent`` came before."""
-        size = len(self._recent) + num_recent
-        choices = []
-        for place in range(n):
-            is_recent = size > self.recent_target
-            size += (place < strangers) - is_recent
-            choices.append(is_recent)
+    def _replace(self, n: int, protected: Collection[K], newcomers: int = 0, strangers: int = 0) -> list[K]:
+        """Evict ``n`` keys; for the first of them as many keys come that are no ghosts. ``newcomers`` came before."""
+        recent, frequent, target = self._recent, self._frequent, self.recent_target
+        size = len(recent) + newcomers
         victims: list[K] = []
-        for is_recent, alike in groupby(choices):
-            victims += self._take(sum(1 for _ in alike), protected, is_recent=is_recent)
-        return victims
-
-    def _take(self, n: int, protected: Collection[K], *, is_recent: bool) -> list[K]:
-        """Evict ``n`` keys of those used once, or of the others; where there are too few, of the others."""
-        sides = [(self._recent, self._recent_ghosts), (self._frequent, self._frequent_ghosts)]
-        victims: list[K] = []
-        for queue, ghosts in sides if is_recent else reversed(sides):
-            chosen = pick(queue, n - len(victims), protected) if n > len(victims) else []
-            for key in chosen:
-                del queue[key]
-                ghosts[key] = None
-            victims += chosen
+        passed_over: list[tuple[OrderedDict[K, None], K, None]] = []
+        while n:
+            if (size > target and recent) or not frequent:
+                queue, ghosts = recent, self._recent_ghosts
+            else:
+                queue, ghosts = frequent, self._frequent_ghosts
+            key, _ = queue.popitem(last=False)
+            if protected and key in protected:
+                passed_over.append((queue, key, None))
+                continue
+            ghosts[key] = None
+            size -= queue is recent
+            if strangers:
+                strangers -= 1
+                size += 1
+            victims.append(key)
+            n -= 1
+        if passed_over:
+            put_back(passed_over)
         return victims
 
     def _ghosts_among(self, keys: Collection[K]) -> list[int]:
@@ -118,28 +127,28 @@ class ARCPolicy(EvictionPolicy[K]):
             return []
         return [place for place, key in enumerate(keys) if key in recent or key in frequent]
 
-    def _expect(self, key: K) -> OrderedDict[K, None] | None:
+    def _expect(self, key: K) -> None:
         self._recalled.add(key)
-        return self._recall(key)
+        self._recall(key)
 
-    def _recall(self, key: K) -> OrderedDict[K, None] | None:
-        """The ghosts of which ``key`` was one. If so the target moves towards the list that should have kept it."""
-        num_recent, num_frequent = len(self._recent_ghosts), len(self._frequent_ghosts)
-        if key in self._recent_ghosts:
-            del self._recent_ghosts[key]
-            self.recent_target = min(self.recent_target + max(1.0, num_frequent / num_recent), float(self.capacity))
-            return self._recent_ghosts
-        if key in self._frequent_ghosts:
-            del self._frequent_ghosts[key]
-            self.recent_target = max(self.recent_target - max(1.0, num_recent / num_frequent), 0.0)
-            return self._frequent_ghosts
-        return None
+    def _recall(self, key: K) -> None:
+        """A ghost is back: the target moves towards the list that should have kept it."""
+        recent, frequent = self._recent_ghosts, self._frequent_ghosts
+        if key in recent:
+            self.recent_target = min(self.recent_target + max(1.0, len(frequent) / len(recent)), float(self.capacity))
+            del recent[key]
+        elif key in frequent:
+            self.recent_target = max(self.recent_target - max(1.0, len(recent) / len(frequent)), 0.0)
+            del frequent[key]
 
     def _forget_old_ghosts(self) -> None:
         """Hold T1 + B1 to the capacity and all four lists to twice of it."""
-        while self._recent_ghosts and len(self._recent) + len(self._recent_ghosts) > self.capacity:
-            self._recent_ghosts.popitem(last=False)
-        surplus = len(self) + len(self._recent_ghosts) + len(self._frequent_ghosts) - 2 * self.capacity
-        while self._frequent_ghosts and surplus > 0:
-            self._frequent_ghosts.popitem(last=False)
+        recent_ghosts, frequent_ghosts = self._recent_ghosts, self._frequent_ghosts
+        surplus = len(self._recent) + len(recent_ghosts) - self.capacity
+        while surplus > 0 and recent_ghosts:
+            recent_ghosts.popitem(last=False)
+            surplus -= 1
+        surplus += len(self._frequent) + len(frequent_ghosts) - self.capacity
+        while surplus > 0 and frequent_ghosts:
+            frequent_ghosts.popitem(last=False)
             surplus -= 1

@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heappush
 from typing import Protocol, runtime_checkable
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import pick, queues_can_spare
+from tiers.eviction.choose import can_spare, pick
 
 
 @runtime_checkable
@@ -73,7 +73,7 @@ class BatchPlanPolicy(EvictionPolicy[K]):
             del self._unplanned[key]
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not queues_can_spare((self._unplanned, self._next), n, protected):
+        if not can_spare(n, protected, self._unplanned, self._next):
             return []
         victims = pick(self._unplanned, n, protected)
         for key in victims:

@@ -1,5 +1,6 @@
 """What every policy does alike: walk past protected keys, and know beforehand whether enough others are there."""
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, filterfalse, islice
 from typing import TypeVar
@@ -16,6 +17,13 @@ def pick(candidates: Iterable[K], n: int, protected: Collection[K]) -> list[K]:
     return list(islice(filterfalse(protected.__contains__, candidates), n))
 
 
+def put_back(passed_over: list[tuple[OrderedDict[K, V], K, V]]) -> None:
+    """Give queues back what was taken from their fronts, one after the other, and has to stay."""
+    for queue, key, value in reversed(passed_over):
+        queue[key] = value
+        queue.move_to_end(key, last=False)
+
+
 def evict_first(policy: EvictionPolicy[K], order: Iterable[K], n: int, protected: Collection[K]) -> list[K]:
     """What ``evict`` does of a policy that has all of its keys in one order, the one to evict first at the start."""
     victims = pick(order, n, protected)
@@ -26,22 +34,14 @@ def evict_first(policy: EvictionPolicy[K], order: Iterable[K], n: int, protected
     return victims
 
 
-def can_spare(resident: Collection[K], n: int, protected: Collection[K]) -> bool:
-    """Whether at least ``n`` resident keys lie outside ``protected``.
+def can_spare(n: int, protected: Collection[K], *queues: Collection[K]) -> bool:
+    """Whether at least ``n`` resident keys lie outside ``protected``. Each is in one of ``queues``.
 
-    A policy whose search for a victim changes its own state asks first, so that a refusal leaves no trace.
+    A policy whose search for a victim changes its own state asks first, so that a refusal leaves no trace. Where one
+    eviction takes less than a microsecond it compares the numbers by itself, since a call takes a tenth of that.
     """
     # Counting costs a walk; it is needed only where protected keys are so many that they might be nearly all of us.
-    if 0 <= n <= len(resident) - len(protected):
-        return True
-    return len(pick(resident, n, protected)) == n
-
-
-def queues_can_spare(queues: Collection[Collection[K]], n: int, protected: Collection[K]) -> bool:
-    """As ``can_spare``, of keys that lie in several queues, each in one."""
-    room = -len(protected)
-    for queue in queues:
-        room += len(queue)
+    room = sum(map(len, queues)) - len(protected)
     return 0 <= n <= room or len(pick(chain.from_iterable(queues), n, protected)) == n
 
 

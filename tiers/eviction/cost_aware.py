@@ -68,7 +68,7 @@ class CostAwarePolicy(EvictionPolicy[K]):
             heapify(self._heap)
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not can_spare(self._records, n, protected):
+        if not can_spare(n, protected, self._records):
             return []
         heap = self._heap
         victims: list[K] = []

@@ -17,6 +17,10 @@ class _Kind(IntEnum):
     """Left, while others that were used before it are still there (non-resident HIR)."""
 
 
+_LOW, _HIGH, _GHOST = _Kind
+"""Looked up once, since that of a member takes as long as that of a key."""
+
+
 class LIRSPolicy(EvictionPolicy[K]):
     """Keeps the keys whose last two uses lay closest together; recency alone counts for a hundredth of the slots.
 
@@ -36,7 +40,7 @@ class LIRSPolicy(EvictionPolicy[K]):
         self._ghosts: OrderedDict[K, None] = OrderedDict()
 
     def insert(self, key: K, cost: float = 1.0) -> None:
-        if key in self:
+        if key in self._leaving or self._stack.get(key) is _LOW:
             raise KeyError(key)
         is_known = key in self._ghosts
         if is_known:
@@ -44,12 +48,12 @@ class LIRSPolicy(EvictionPolicy[K]):
         if is_known or self._num_low < self._low_slots:
             self._promote(key)
         else:
-            self._stack[key] = _Kind.HIGH
+            self._stack[key] = _HIGH
             self._leaving[key] = None
 
     def touch(self, key: K) -> None:
         if key not in self._leaving:
-            if self._stack.get(key) is not _Kind.LOW:
+            if self._stack.get(key) is not _LOW:
                 raise KeyError(key)
             self._stack.move_to_end(key)
             self._prune()
@@ -57,21 +61,21 @@ class LIRSPolicy(EvictionPolicy[K]):
             del self._leaving[key], self._stack[key]
             self._promote(key)
         else:
-            self._stack[key] = _Kind.HIGH
+            self._stack[key] = _HIGH
             self._leaving.move_to_end(key)
 
     def remove(self, key: K) -> None:
         if key in self._leaving:
             del self._leaving[key]
             self._stack.pop(key, None)
-        elif self._stack.get(key) is _Kind.LOW:
+        elif self._stack.get(key) is _LOW:
             self._drop_low(key)
         else:
             raise KeyError(key)
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
         victims = pick(self._leaving, n, protected)
-        low = pick(self._low(), n - len(victims), protected)
+        low = pick(self._low(), n - len(victims), protected) if len(victims) < n else []
         if len(victims) + len(low) < n:
             return []
         for key in victims:
@@ -81,17 +85,17 @@ class LIRSPolicy(EvictionPolicy[K]):
         return victims + low
 
     def __contains__(self, key: object) -> bool:
-        return key in self._leaving or self._stack.get(key) is _Kind.LOW  # type: ignore[arg-type]  # the seam says object
+        return key in self._leaving or self._stack.get(key) is _LOW  # type: ignore[arg-type]  # the seam says object
 
     def __len__(self) -> int:
         return self._num_low + len(self._leaving)
 
     def _low(self) -> Iterator[K]:
-        return (key for key, kind in self._stack.items() if kind is _Kind.LOW)
+        return (key for key, kind in self._stack.items() if kind is _LOW)
 
     def _promote(self, key: K) -> None:
         """Make a key that is not in the stack one of low distance; the oldest of these may have to make room."""
-        self._stack[key] = _Kind.LOW
+        self._stack[key] = _LOW
         self._num_low += 1
         self._prune()
         if self._num_low > self._low_slots:
@@ -104,7 +108,7 @@ class LIRSPolicy(EvictionPolicy[K]):
         del self._leaving[key]
         if key not in self._stack:
             return
-        self._stack[key] = _Kind.GHOST
+        self._stack[key] = _GHOST
         self._ghosts[key] = None
         if len(self._ghosts) > self.capacity // 2:
             oldest, _ = self._ghosts.popitem(last=False)
@@ -121,8 +125,8 @@ class LIRSPolicy(EvictionPolicy[K]):
         while stack:
             oldest = next(iter(stack))
             kind = stack[oldest]
-            if kind is _Kind.LOW:
+            if kind is _LOW:
                 return
             del stack[oldest]
-            if kind is _Kind.GHOST:
+            if kind is _GHOST:
                 del self._ghosts[oldest]

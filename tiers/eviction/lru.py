@@ -1,10 +1,9 @@
 """Least recently used."""
 
 from collections.abc import Collection
-from itertools import filterfalse
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import append_all, queues_can_spare
+from tiers.eviction.choose import append_all, can_spare
 
 
 class LRUPolicy(EvictionPolicy[K]):
@@ -45,26 +44,25 @@ class LRUPolicy(EvictionPolicy[K]):
             del self._old[key]
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not queues_can_spare((self._young, self._old), n, protected):
+        young, old, queue = self._young, self._old, self._queue
+        if not 0 <= n <= len(young) + len(old) - len(protected) and not can_spare(n, protected, young, old):
             return []
-        old, queue, take = self._old, self._queue, self._old.pop
         victims: list[K] = []
         passed_over: list[K] = []
         while n:
             if not queue:
-                queue += reversed(self._young)
-                old.update(self._young)
-                self._young = {}
-            next_ones = queue[: -n - 1 : -1]
-            del queue[-n:]
-            there = [key for key in next_ones if take(key, key) is None]
-            chosen = list(filterfalse(protected.__contains__, there))
-            if len(chosen) < len(there):
-                stay = list(filter(protected.__contains__, there))
-                old.update(dict.fromkeys(stay))
-                passed_over += stay
-            victims += chosen
-            n -= len(chosen)
+                queue += reversed(young)
+                old.update(young)
+                young = self._young = {}
+            key = queue.pop()
+            if key not in old:
+                continue
+            if key in protected:
+                passed_over.append(key)
+                continue
+            del old[key]
+            victims.append(key)
+            n -= 1
         if passed_over:
             queue += reversed(passed_over)
         return victims

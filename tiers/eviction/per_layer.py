@@ -54,7 +54,7 @@ class PerLayerPolicy(EvictionPolicy[K]):
         self._layers[self._layer_of(key)].remove(key)
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if n == 0 or not can_spare(self._resident, n, protected):
+        if n == 0 or not can_spare(n, protected, self._resident):
             return []
         turns = list(itertools.islice(self._turns(), n))
         counts = Counter(turns)

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import append_all, pick, queues_can_spare
+from tiers.eviction.choose import append_all, can_spare, put_back
 
 MAX_USES = 3
 """Two bits per key, as in the paper: more would only delay the eviction of what was popular once."""
@@ -26,6 +26,7 @@ class S3FIFOPolicy(EvictionPolicy[K]):
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
         self._small_slots = max(1, capacity // 10)
+        self._num_ghosts = capacity - self._small_slots
         self._small: OrderedDict[K, int] = OrderedDict()
         """How often each key was used since it came."""
         self._main: OrderedDict[K, int] = OrderedDict()
@@ -33,7 +34,7 @@ class S3FIFOPolicy(EvictionPolicy[K]):
         self._ghosts: OrderedDict[K, None] = OrderedDict()
 
     def insert(self, key: K, cost: float = 1.0) -> None:
-        if key in self:
+        if key in self._small or key in self._main:
             raise KeyError(key)
         if key in self._ghosts:
             del self._ghosts[key]
@@ -56,16 +57,33 @@ class S3FIFOPolicy(EvictionPolicy[K]):
         del self._queue_of(key)[key]
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not queues_can_spare((self._small, self._main), n, protected):
+        small, main, ghosts = self._small, self._main, self._ghosts
+        if not 0 <= n <= len(small) + len(main) - len(protected) and not can_spare(n, protected, small, main):
             return []
         victims: list[K] = []
-        while len(victims) < n:
-            # As many as leave the small queue before it is the main one's turn: each does, for here or there.
-            most = len(self._small) - self._small_slots + 1
-            first, then = (self._small, self._main) if most > 0 else (self._main, self._small)
-            wanted = n - len(victims)
-            oldest = pick(first, min(wanted, most) if most > 0 else wanted, protected)
-            victims += self._sift(first, oldest) if oldest else self._sift(then, pick(then, 1, protected))
+        passed_over: list[tuple[OrderedDict[K, int], K, int]] = []
+        surplus = len(small) - self._small_slots
+        while n:
+            queue = small if (surplus >= 0 and small) or not main else main
+            key, uses = queue.popitem(last=False)
+            if key in protected:
+                passed_over.append((queue, key, uses))
+                continue
+            if queue is small:
+                surplus -= 1
+                if uses > 1:
+                    main[key] = 0
+                    continue
+                ghosts[key] = None
+            elif uses:
+                main[key] = uses - 1
+                continue
+            victims.append(key)
+            n -= 1
+        while len(ghosts) > self._num_ghosts:
+            ghosts.popitem(last=False)
+        if passed_over:
+            put_back(passed_over)
         return victims
 
     def __contains__(self, key: object) -> bool:
@@ -76,20 +94,3 @@ class S3FIFOPolicy(EvictionPolicy[K]):
 
     def _queue_of(self, key: K) -> OrderedDict[K, int]:
         return self._small if key in self._small else self._main
-
-    def _sift(self, queue: OrderedDict[K, int], keys: Collection[K]) -> list[K]:
-        """Take keys out of a queue; those whose uses earn it get a place at the end of the main one, the others go."""
-        is_small = queue is self._small
-        gone: list[K] = []
-        for key in keys:
-            uses = queue.pop(key)
-            if uses > is_small:
-                self._main[key] = 0 if is_small else uses - 1
-            else:
-                gone.append(key)
-        if is_small:
-            for key in gone:
-                self._ghosts[key] = None
-            while len(self._ghosts) > self.capacity - self._small_slots:
-                self._ghosts.popitem(last=False)
-        return gone

@@ -76,7 +76,7 @@ class ScoredPolicy(EvictionPolicy[K]):
         self._take_out(key, is_evicted=False)
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if n == 0 or not can_spare(self._rows, n, protected):
+        if n == 0 or not can_spare(n, protected, self._rows):
             return []
         worth = self._worth()
         worth[self._free] = np.inf

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import queues_can_spare
+from tiers.eviction.choose import can_spare
 
 
 class SievePolicy(EvictionPolicy[K]):
@@ -38,13 +38,15 @@ class SievePolicy(EvictionPolicy[K]):
 
     def remove(self, key: K) -> None:
         del (self._ahead if key in self._ahead else self._passed)[key]
-        self._start_over_at_the_end()
+        if not self._ahead:
+            self._start_over()
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not queues_can_spare((self._ahead, self._passed), n, protected):
+        ahead, passed = self._ahead, self._passed
+        if not 0 <= n <= len(ahead) + len(passed) - len(protected) and not can_spare(n, protected, ahead, passed):
             return []
         victims: list[K] = []
-        while len(victims) < n:
+        while n:
             key, is_used = self._ahead.popitem(last=False)
             if key in protected:
                 self._passed[key] = is_used
@@ -52,7 +54,9 @@ class SievePolicy(EvictionPolicy[K]):
                 self._passed[key] = False
             else:
                 victims.append(key)
-            self._start_over_at_the_end()
+                n -= 1
+            if not self._ahead:
+                self._start_over()
         return victims
 
     def __contains__(self, key: object) -> bool:
@@ -61,7 +65,6 @@ class SievePolicy(EvictionPolicy[K]):
     def __len__(self) -> int:
         return len(self._ahead) + len(self._passed)
 
-    def _start_over_at_the_end(self) -> None:
+    def _start_over(self) -> None:
         """At once, so that what is inserted next is the last key that the hand comes to, and not the first."""
-        if not self._ahead:
-            self._ahead, self._passed = self._passed, self._ahead
+        self._ahead, self._passed = self._passed, self._ahead

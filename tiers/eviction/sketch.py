@@ -32,7 +32,8 @@ class FrequencySketch(Generic[K]):
         """Count one use."""
         table = self._table
         places = self._places(key)
-        least = min([table[place] for place in places])
+        first, second, third, fourth = places
+        least = min(table[first], table[second], table[third], table[fourth])
         if least < _MOST:
             for place in places:
                 if table[place] == least:
@@ -45,7 +46,8 @@ class FrequencySketch(Generic[K]):
     def count(self, key: K) -> int:
         """Uses since long ago count for less; at most 15."""
         table = self._table
-        return min([table[place] for place in self._places(key)])
+        first, second, third, fourth = self._places(key)
+        return min(table[first], table[second], table[third], table[fourth])
 
     def forget(self, key: K) -> None:
         """As if the key had not been used; one that shares its counters may lose some of its uses."""

@@ -2,10 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Collection
-from itertools import chain, filterfalse
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import queues_can_spare
+from tiers.eviction.choose import can_spare, put_back
 
 
 class TwoQueuePolicy(EvictionPolicy[K]):
@@ -25,7 +24,7 @@ class TwoQueuePolicy(EvictionPolicy[K]):
         self._ghosts: OrderedDict[K, None] = OrderedDict()
 
     def insert(self, key: K, cost: float = 1.0) -> None:
-        if key in self:
+        if key in self._in or key in self._main:
             raise KeyError(key)
         if key in self._ghosts:
             del self._ghosts[key]
@@ -43,33 +42,31 @@ class TwoQueuePolicy(EvictionPolicy[K]):
         del (self._in if key in self._in else self._main)[key]
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not queues_can_spare((self._in, self._main), n, protected):
+        incoming, main, ghosts = self._in, self._main, self._ghosts
+        if not 0 <= n <= len(incoming) + len(main) - len(protected) and not can_spare(n, protected, incoming, main):
             return []
-        from_in = filterfalse(protected.__contains__, self._in)
-        from_main = filterfalse(protected.__contains__, self._main)
-        # Chosen first and taken out then: an ordered dict must not change while one walks over it.
-        victims: dict[K, None] = {}
-        num_in = len(self._in)
-        while len(victims) < n:
-            first, then = (from_in, from_main) if num_in > self._in_slots else (from_main, from_in)
-            key = next(chain(first, then))
-            victims[key] = None
-            num_in -= key in self._in
-        for key in victims:
-            self._drop(key)
-        return list(victims)
+        victims: list[K] = []
+        passed_over: list[tuple[OrderedDict[K, None], K, None]] = []
+        surplus = len(incoming) - self._in_slots
+        while n:
+            queue = incoming if (surplus > 0 and incoming) or not main else main
+            key, _ = queue.popitem(last=False)
+            if key in protected:
+                passed_over.append((queue, key, None))
+                continue
+            if queue is incoming:
+                surplus -= 1
+                ghosts[key] = None
+            victims.append(key)
+            n -= 1
+        while len(ghosts) > self._num_ghosts:
+            ghosts.popitem(last=False)
+        if passed_over:
+            put_back(passed_over)
+        return victims
 
     def __contains__(self, key: object) -> bool:
         return key in self._in or key in self._main
 
     def __len__(self) -> int:
         return len(self._in) + len(self._main)
-
-    def _drop(self, key: K) -> None:
-        if key in self._main:
-            del self._main[key]
-            return
-        del self._in[key]
-        self._ghosts[key] = None
-        if len(self._ghosts) > self._num_ghosts:
-            self._ghosts.popitem(last=False)

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from itertools import chain, filterfalse
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import queues_can_spare
+from tiers.eviction.choose import can_spare
 from tiers.eviction.sketch import FrequencySketch
 
 
@@ -27,7 +27,7 @@ class WTinyLFUPolicy(EvictionPolicy[K]):
         self._uses: FrequencySketch[K] = FrequencySketch(capacity)
 
     def insert(self, key: K, cost: float = 1.0) -> None:
-        if key in self:
+        if key in self._probation or key in self._protected or key in self._window:
             raise KeyError(key)
         self._uses.add(key)
         self._window[key] = None
@@ -56,7 +56,7 @@ class WTinyLFUPolicy(EvictionPolicy[K]):
         self._uses.forget(key)
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
-        if not queues_can_spare(self._queues, n, protected):
+        if not can_spare(n, protected, self._window, self._probation, self._protected):
             return []
         newcomers = filterfalse(protected.__contains__, self._window)
         settled = filterfalse(protected.__contains__, chain(self._probation, self._protected))
@@ -83,12 +83,10 @@ class WTinyLFUPolicy(EvictionPolicy[K]):
     def __len__(self) -> int:
         return len(self._window) + len(self._probation) + len(self._protected)
 
-    @property
-    def _queues(self) -> tuple[OrderedDict[K, None], ...]:
-        return self._window, self._probation, self._protected
-
     def _queue_of(self, key: K) -> OrderedDict[K, None]:
-        return next((queue for queue in self._queues if key in queue), self._window)
+        if key in self._probation:
+            return self._probation
+        return self._protected if key in self._protected else self._window
 
     def _wins(self, newcomer: K, old: K) -> bool:
         return self._uses.count(newcomer) > self._uses.count(old)
