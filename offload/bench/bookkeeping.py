@@ -12,10 +12,11 @@ from simulators.kv_replay import KVReplayResult, replay_requests
 from simulators.kv_trace.base import KeyTable, KVTrace, Request
 from simulators.kv_trace.formats import open_kv_trace
 from simulators.link_costs import capacities_of, loads_of_decoding, routes_of
-from simulators.model_costs import RooflineCosts, read_model_shape
+from simulators.model_costs import read_model_shape
 from simulators.modelled_link import VirtualClock
 from simulators.modelled_mover import EmptyTier, ModelledMover
 from simulators.published import find_published, load_profile
+from simulators.roofline_costs import RooflineCosts
 from tiers.errors import TraceError
 from tiers.eviction import registry
 from tiers.eviction.registry import make_policy

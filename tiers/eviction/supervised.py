@@ -106,7 +106,7 @@ class SupervisedPolicy(EvictionPolicy[K]):
                 raise self._did(f"evict({n}) gave {key!r}, which is not resident; it must give keys that were inserted")
             if key in protected:
                 raise self._did("evict chose a key that is protected; it must choose another one")
-        if not victims and n and can_spare(self._keys, n, protected):
+        if not victims and n and can_spare(n, protected, self._keys):
             held = len(self._keys)
             raise self._did(f"evict({n}) of {held} keys gave none; it must give {n} where as many are not protected")
         return victims
