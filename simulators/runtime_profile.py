@@ -17,7 +17,8 @@ class RuntimeProfile:
     """All in seconds unless a name says otherwise; 0 is the default of what was not measured."""
 
     products: Mapping[str, Table] = field(default_factory=dict)
-    """By dtype: bytes per second at which a matrix of so many bytes is multiplied by one vector, out of memory."""
+    """By dtype: bytes per second at which a matrix of so many bytes is multiplied by one vector, out of memory, in a
+    pass of a whole model: a little slower than one matrix after the other."""
     vector_products: Mapping[str, Table] = field(default_factory=dict)
     """The same with the kernel that is chosen for experts and for the head."""
     cores: int = 1

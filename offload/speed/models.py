@@ -184,7 +184,7 @@ class _Measurement:
     def _mixture(self, visited: int, layers: int, hidden: int) -> Path:
         path = self._folder / f"mixture-{visited}-{hidden}"
         sizes: dict[str, Any] = {
-            **_common(hidden),
+            **decoder_sizes(hidden),
             "num_hidden_layers": layers,
             "num_experts": 8,
             "num_experts_per_tok": visited,
@@ -194,17 +194,18 @@ class _Measurement:
         if path.exists():
             return path
         model: Any = Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes))
-        return _save(model.to(torch.bfloat16), path)
+        return save_model(model.to(torch.bfloat16), path)
 
 
 def save_dense(folder: Path, layers: int, hidden: int) -> Path:
     """A dense model of random weights in float32."""
     path = folder / f"dense-{layers}"
-    config = LlamaConfig(**_common(hidden), num_hidden_layers=layers, max_position_embeddings=8192)
-    return path if path.exists() else _save(LlamaForCausalLM(config), path)
+    config = LlamaConfig(**decoder_sizes(hidden), num_hidden_layers=layers, max_position_embeddings=8192)
+    return path if path.exists() else save_model(LlamaForCausalLM(config), path)
 
 
-def _common(hidden: int) -> dict[str, Any]:
+def decoder_sizes(hidden: int) -> dict[str, Any]:
+    """What the configuration of a small decoder of this width says, whatever its architecture."""
     return {
         "vocab_size": 2048,
         "hidden_size": hidden,
@@ -216,7 +217,8 @@ def _common(hidden: int) -> dict[str, Any]:
     }
 
 
-def _save(model: Any, path: Path) -> Path:
+def save_model(model: Any, path: Path) -> Path:
+    """Write a transformers model without a word; returns ``path``."""
     with _no_bars():
         model.save_pretrained(path)
     return path

@@ -68,8 +68,8 @@ def attention_speed(seconds: float, pool_nbytes: int = POOL_NBYTES) -> tuple[flo
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            few_s = median_s(lambda: attend(rows[:short]), seconds)
-            many_s = median_s(lambda: attend(next(layers)), 2 * seconds)
+            few_s = median_s(lambda: attend(rows[:short]), 2 * seconds)
+            many_s = median_s(lambda: attend(next(layers)), 8 * seconds)
     finally:
         torch.set_num_threads(threads)
     with torch.inference_mode():
