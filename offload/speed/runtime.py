@@ -10,7 +10,6 @@ from offload.speed.contexts import ContextSizes, measure_contexts
 from offload.speed.models import Sizes, measure_models
 from offload.speed.products import POOL_NBYTES, attention_speed, product_tables, prompt_attention_flops_per_s, slice_s
 from offload.speed.transfers import measure_transfers
-from offload.speed.whole import WholeSizes, measure_whole
 from simulators.profile import HardwareProfile
 from simulators.runtime_profile import RuntimeProfile
 
@@ -22,7 +21,6 @@ class Effort:
     seconds: float = 0.05
     pool_nbytes: int = POOL_NBYTES
     models: Sizes = field(default_factory=Sizes)
-    whole: WholeSizes = field(default_factory=WholeSizes)
     contexts: ContextSizes = field(default_factory=ContextSizes)
 
 
@@ -55,5 +53,4 @@ def measure_runtime(profile: HardwareProfile, directory: Path | None, effort: Ef
             missed_expert_s=costs.missed_expert_s,
         )
     found = measure_models(found, directory, effort.models)
-    found = measure_whole(replace(profile, runtime=found), directory, effort.whole)
     return measure_contexts(replace(profile, runtime=found), directory, effort.contexts)
