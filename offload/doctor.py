@@ -1,4 +1,4 @@
-"""Finds and measures what this machine has: compute, memory, a drive, GPU-direct storage. Takes half a minute."""
+"""Finds and measures what this machine has: compute, memory, a drive, GPU-direct storage. Takes a minute and a half."""
 
 import os
 from collections.abc import Callable

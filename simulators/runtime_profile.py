@@ -17,9 +17,11 @@ class RuntimeProfile:
     """All in seconds unless a name says otherwise; 0 is the default of what was not measured."""
 
     products: Mapping[str, Table] = field(default_factory=dict)
-    """By dtype: bytes per second at which a matrix of so many bytes is multiplied by one vector, out of memory."""
+    """By dtype: bytes per second at which a matrix of so many bytes is multiplied by one vector, out of memory, in a
+    pass of a whole model: a little slower than one matrix after the other."""
     vector_products: Mapping[str, Table] = field(default_factory=dict)
-    """The same with the kernel that is chosen for experts and for the head."""
+    """The same with the kernel that is chosen for experts and for the head. Where it is another one, as in bfloat16, it
+    was timed one matrix after the other."""
     cores: int = 1
     """Threads that compute side by side."""
     attention_bytes_per_s: float = 0.0
@@ -53,7 +55,7 @@ class RuntimeProfile:
     kv_block_s: float = 0.0
     """Of a KV block that is looked up where blocks may be elsewhere."""
     kv_part_s: float = 0.0
-    """Of each run of blocks that attention visits, and of merging it with the others."""
+    """Of each run of blocks that attention visits, and of merging it with the others, after a layer's products."""
     kv_visit_s: float = 0.0
     """Of a sequence in a layer whose blocks may be elsewhere, however many they are."""
     kv_moved: Mapping[str, Table] = field(default_factory=dict)

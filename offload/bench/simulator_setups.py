@@ -9,6 +9,7 @@ from offload.plan import Plan, Workload
 from offload.planner import smallest_device_bytes
 from offload.prospect import Prospect, open_prospect, plan_for
 from simulators.profile import HardwareProfile
+from tiers.errors import InvalidOptionError
 
 MeasureBudget = Callable[[Prospect, Plan], int | None]
 """From a model and the plan with everything on the device to the device memory to give it."""
@@ -114,3 +115,20 @@ def setups(long: int = 8192, middle: int = 2048, new: int = 33) -> Sequence[Setu
         mixture("a quarter, arc", 0.25, "arc"),
         mixture("a quarter, expected_use, next_gate", 0.25, "expected_use", "next_gate"),
     )
+
+
+def setups_with(texts: Sequence[str]) -> Sequence[Setup]:
+    """Those of the table with one of ``texts`` in their name, all without any. Raises InvalidOptionError for no match.
+
+    Of a text that is a whole name only that one counts.
+    """
+    table = setups()
+    whole = {setup.name for setup in table} & set(texts)
+    chosen: set[str] = set(whole)
+    for text in texts:
+        found = {setup.name for setup in table if text in setup.name}
+        if not found:
+            names = "; ".join(setup.name for setup in table)
+            raise InvalidOptionError(f"--only '{text}': in the name of no setup; they are: {names}")
+        chosen |= set() if text in whole else found
+    return tuple(setup for setup in table if setup.name in chosen) if texts else table

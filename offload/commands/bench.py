@@ -121,6 +121,9 @@ def simulator(
     published: Annotated[
         bool, typer.Option("--published", help="Only published tables beside what is foretold; runs nothing.")
     ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Setups with this in their name; several times for more.", metavar="TEXT")
+    ] = None,
     nvme_dir: options.NvmeDir = None,
     as_json: options.Json = False,
 ) -> None:
@@ -134,12 +137,14 @@ def simulator(
 
             answer.show(bench_published(), simulator_tables)
             return
-        from offload.bench.simulator import bench_simulator
+        from offload.bench.simulator import Sizes, bench_simulator
+        from offload.bench.simulator_setups import setups_with
 
+        sizes = Sizes(setups=setups_with(only or ()))  # before the work
         path = runnable_model(model, notice=say)
         other = None if mixture is None else runnable_model(mixture, notice=say)
         with progress_bar("bench simulator") as progress:
-            result = bench_simulator(path, directory, mixture=other, progress=progress)
+            result = bench_simulator(path, directory, mixture=other, progress=progress, sizes=sizes)
         answer.show(result, simulator_tables)
 
 

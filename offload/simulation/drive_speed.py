@@ -2,21 +2,25 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from offload.config import RunConfig
+from offload.device import is_gpu
 from offload.kv.cache import layer_windows
 from offload.kv.drive_rows import InDrives
 from offload.kv.drives import KVDrives
 from offload.kv.new_tokens import NewTokens
 from offload.kv.open_drives import MakeTiming, drive_task, start_drives
+from offload.matrices import matrices_of
 from offload.plan import Workload
 from offload.plan_kv import mean_context
 from offload.prospect import Prospect
+from offload.speed.layer_products import LayerProducts
 from simulators.flash.command_timing import CommandTiming
 from simulators.flash.drive import DriveParameters
 from simulators.flash.drive_file import load_drive
@@ -27,8 +31,9 @@ from tiers.errors import InvalidOptionError
 
 _MOST_NBYTES = 96 * 2**20
 """Of keys and values to try with: as few layers as exceed what a processor's cache holds."""
-_ROUNDS = 3
+_ROUNDS = 5
 _FIRST_TOKENS = 16
+_NOTHING_S = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +51,10 @@ def measure_drives(
 
     Keys and values are random, so that an engine that chooses chooses at random. Modelled times are those of ``drive``,
     by default ``instattention``, for the pages that were touched. ``attend_s`` is that of the mean layer, where some
-    are read in full. Tokens go to the drives one by one, whatever ``write_back`` says. Takes a second or two, with
-    such layers twice that. Raises as ``open_drives``, and InvalidOptionError for an ``x_cache``.
+    are read in full; products between two commands keep the cores, the caches and the threads as busy as a model does,
+    and what they are slower for the drives counts as the drives'. Tokens go there one by one, whatever ``write_back``
+    says. Takes a second or two, with such layers twice that. Raises as ``open_drives``, and InvalidOptionError for an
+    ``x_cache``.
     """
     if config.x_cache:
         raise InvalidOptionError(
@@ -90,10 +97,16 @@ def _tried(
     task, geometry = drive_task(config, prospect, layers, workload)
     array = start_drives(config, geometry, timing_of(drive))
     try:
-        drives = KVDrives(array, task, InDrives())
-        return _Probe(drives, layers, tokens, workload.batch).speeds(attention.query // attention.kv.key_dim)
+        drives, between = KVDrives(array, task, InDrives()), _layer_products(prospect, config)
+        return _Probe(drives, layers, tokens, workload.batch, between).speeds(attention.query // attention.kv.key_dim)
     finally:
         array.close()
+
+
+def _layer_products(prospect: Prospect, config: RunConfig) -> LayerProducts:
+    """What a processor does between two commands; on a GPU nothing of it."""
+    first = next(group for group in prospect.source.groups if group.kind == "layer")
+    return LayerProducts(() if is_gpu(config.device) else matrices_of(first), getattr(torch, prospect.sizes.dtype))
 
 
 def timing_of(drive: DriveParameters) -> MakeTiming:
@@ -112,6 +125,7 @@ class _Probe:
     layers: int
     tokens: int
     batch: int
+    between: LayerProducts
 
     def speeds(self, heads: int) -> DriveSpeeds:
         drives, draw = self.drives, torch.Generator().manual_seed(0)
@@ -131,12 +145,6 @@ class _Probe:
 
         query, new = (torch.randn(self.batch, count, width, generator=draw) for count in (heads, kv_heads))
         token = NewTokens(new, new)
-
-        def attend(step: int) -> None:
-            starts = [self.tokens + step] * self.batch
-            for layer in range(self.layers):
-                drives.ask(layer, rows, starts, query, token).wait()
-
         # What a first command takes more than the next ones is not asked. It is not taken back: erasing takes time.
         few = min(_FIRST_TOKENS, self.tokens)
         other = drives.new_sequences(self.batch)
@@ -144,7 +152,7 @@ class _Probe:
             drives.write(0, row, 0, keys[:few], values[:few])
         drives.ask(0, other, [few] * self.batch, query, token).wait()
         written, back = self._timed(write), self._timed(read)
-        attended = [self._timed(partial(attend, step)) for step in range(_ROUNDS)]
+        attended = list(self._attended(rows, query, token))
         emulated, modelled = (
             DriveCosts(
                 write_s=written[which] / (self.layers * self.tokens),
@@ -154,6 +162,25 @@ class _Probe:
             for which in (0, 1)
         )
         return DriveSpeeds(emulated, modelled)
+
+    def _attended(self, rows: Sequence[int], query: Tensor, token: NewTokens) -> Iterator[tuple[float, float]]:
+        """Of all layers in turn, what products with commands between them take more than products alone."""
+
+        def multiply() -> None:
+            for _ in range(self.layers):
+                self.between()
+
+        def attend(step: int) -> None:
+            starts = [self.tokens + step] * self.batch
+            for layer in range(self.layers):
+                self.between()
+                self.drives.ask(layer, rows, starts, query, token).wait()
+
+        multiply()  # memory that nobody has read yet is slower
+        for step in range(_ROUNDS):
+            alone_s, _ = self._timed(multiply)
+            seconds, modelled_s = self._timed(partial(attend, step))
+            yield max(_NOTHING_S, seconds - alone_s), modelled_s
 
     def _timed(self, call: Callable[[], None]) -> tuple[float, float]:
         """Seconds here, and seconds that real drives would have taken."""

@@ -17,7 +17,7 @@ from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
 from offload.prospect import Prospect
 from offload.simulation.generation import model_shape, placement_shape
-from offload.speed.models import folder_in, save_dense
+from offload.speed.decoders import folder_in, save_dense
 from simulators.generation_replay import GenerationResult, replay_generation
 from simulators.generation_shape import ModelShape, PlacementShape, WorkShape
 from simulators.profile import HardwareProfile

@@ -6,25 +6,24 @@ Not tiny ones: Python runs slower where weights have passed through the caches, 
 """
 
 import statistics
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
-from transformers.utils import logging
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from offload.bench.generation import generate_timed, with_tiers
 from offload.config import RunConfig
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
 from offload.prospect import Prospect, open_prospect
+from offload.speed.decoders import decoder_sizes, folder_in, save_dense, save_half, save_model, save_wide
 from offload.speed.own_products import OwnProducts
 from offload.speed.transfers import streaming
+from offload.speed.whole import Round, slower, with_slower
 from simulators.runtime_profile import RuntimeProfile
 
 T = TypeVar("T")
@@ -39,13 +38,17 @@ _WIDER = 3
 class Sizes:
     """What is timed: ``layers`` of the dense models, few and many, and of the mixtures; decode steps of each run.
 
-    Of the mixtures' experts a token visits ``visited``, few and many.
+    Of the mixtures' experts a token visits ``visited``, few and many. ``whole_layers`` of a wide decoder in float32 and
+    of one in bfloat16, ``whole_hidden``, with so large a ``vocabulary`` are held against what all that comes to.
     """
 
     layers: tuple[int, int] = (2, 20)
     mixed_layers: int = 12
     visited: tuple[int, int] = (2, 6)
     hidden: int = 512
+    whole_layers: int = 8
+    whole_hidden: tuple[int, int] = (768, 1280)
+    vocabulary: int = 32768
     steps: int = 16
     repeats: int = 5
 
@@ -53,38 +56,11 @@ class Sizes:
 def measure_models(found: RuntimeProfile, directory: Path | None, sizes: Sizes) -> RuntimeProfile:
     """``found`` with what models take. Raises as ``offload.load``.
 
-    The models take about a gigabyte below ``directory``, or where temporary files go, until this returns.
+    The models take about two gigabytes below ``directory``, or where temporary files go, until this returns.
     """
     with folder_in(directory) as folder:
         measurement = _Measurement(folder, sizes)
         return measurement.of_mixtures(measurement.of_dense(found))
-
-
-@contextmanager
-def folder_in(directory: Path | None) -> Iterator[Path]:
-    """A folder that is gone afterwards, and so is ``directory`` if it was not there before."""
-    is_new = directory is not None and not directory.exists()
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(dir=directory, prefix="offload-doctor-") as folder:
-            yield Path(folder)
-    finally:
-        if is_new and directory is not None:
-            with suppress(OSError):
-                directory.rmdir()
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Nobody wants to see how far the writing of a model is that he knows nothing of."""
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
 
 
 class _Measurement:
@@ -96,8 +72,11 @@ class _Measurement:
         all there, and such as come from the drive."""
         few, many = self._sizes.layers
         small, large = self._dense(few), self._dense(many)
-        small_s, large_s = self._besides(small, large)
+        rounds = self._in_turn([small, large, *self._wholes()])
+        small_s, large_s = _medians([one.besides_s for one in models] for models in rounds)[:2]
         layer_s = max(0.0, (large_s - small_s) / (many - few))
+        for place, dtype in enumerate(("float32", "bfloat16"), 2):
+            found = with_slower(found, dtype, slower(rounds, (few, many), place, self._sizes.whole_layers))
         alone_s, reading_s = self._with(large, lambda model: self._beside_reads(model, large))
         busy_share = min(1.0, alone_s / reading_s)
         hooked_s = self._with(large, self._median_step_s, _streamed(many))
@@ -130,17 +109,25 @@ class _Measurement:
 
     def _besides(self, small: Path, large: Path) -> tuple[float, float]:
         """What a step of either model takes besides its products, each measured in turn with the other."""
+        first, second = _medians([one.besides_s for one in models] for models in self._in_turn([small, large]))
+        return first, second
 
-        def use_both(one: OffloadedModel, other: OffloadedModel) -> tuple[float, float]:
-            models = [(model, OwnProducts(model, partial(self._step_s, model))) for model in (one, other)]
-            rounds = [
-                [self._step_s(model) - products.seconds() for model, products in models]
+    def _in_turn(self, paths: Sequence[Path]) -> Sequence[Sequence[Round]]:
+        """Of each round what every model showed: whatever slows the machine for a while slows all of them."""
+
+        def use_all(models: Sequence[OffloadedModel]) -> Sequence[Sequence[Round]]:
+            products = [(model, OwnProducts(model, partial(self._step_s, model))) for model in models]
+            return [
+                [Round(self._step_s(model), own.seconds(), own.module_share) for model, own in products]
                 for _ in range(self._sizes.repeats)
             ]
-            first, second = (statistics.median(column) for column in zip(*rounds, strict=True))
-            return first, second
 
-        return self._with(small, lambda one: self._with(large, lambda other: use_both(one, other)))
+        def open_next(opened: tuple[OffloadedModel, ...]) -> Sequence[Sequence[Round]]:
+            if len(opened) == len(paths):
+                return use_all(opened)
+            return self._with(paths[len(opened)], lambda model: open_next((*opened, model)))
+
+        return open_next(())
 
     def _beside_reads(self, model: OffloadedModel, path: Path) -> tuple[float, float]:
         """Seconds of a step, and those while a drive is read."""
@@ -178,13 +165,20 @@ class _Measurement:
         answer, _ = with_tiers(model, RunConfig(), workload, use, change=change)
         return answer
 
+    def _wholes(self) -> Sequence[Path]:
+        sizes, (wide, half) = self._sizes, self._sizes.whole_hidden
+        return (
+            save_wide(self._folder, sizes.whole_layers, wide, sizes.vocabulary),
+            save_half(self._folder, sizes.whole_layers, half, sizes.vocabulary),
+        )
+
     def _dense(self, layers: int) -> Path:
         return save_dense(self._folder, layers, self._sizes.hidden)
 
     def _mixture(self, visited: int, layers: int, hidden: int) -> Path:
         path = self._folder / f"mixture-{visited}-{hidden}"
         sizes: dict[str, Any] = {
-            **_common(hidden),
+            **decoder_sizes(hidden),
             "num_hidden_layers": layers,
             "num_experts": 8,
             "num_experts_per_tok": visited,
@@ -194,32 +188,12 @@ class _Measurement:
         if path.exists():
             return path
         model: Any = Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes))
-        return _save(model.to(torch.bfloat16), path)
+        return save_model(model.to(torch.bfloat16), path)
 
 
-def save_dense(folder: Path, layers: int, hidden: int) -> Path:
-    """A dense model of random weights in float32."""
-    path = folder / f"dense-{layers}"
-    config = LlamaConfig(**_common(hidden), num_hidden_layers=layers, max_position_embeddings=8192)
-    return path if path.exists() else _save(LlamaForCausalLM(config), path)
-
-
-def _common(hidden: int) -> dict[str, Any]:
-    return {
-        "vocab_size": 2048,
-        "hidden_size": hidden,
-        "intermediate_size": hidden * 11 // 4,
-        "num_attention_heads": hidden // 64,
-        "num_key_value_heads": hidden // 128,
-        "eos_token_id": None,
-        "tie_word_embeddings": True,
-    }
-
-
-def _save(model: Any, path: Path) -> Path:
-    with _no_bars():
-        model.save_pretrained(path)
-    return path
+def _medians(rounds: Iterable[Sequence[float]]) -> list[float]:
+    """Of each column."""
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 
 def _inner(hidden: int) -> int:

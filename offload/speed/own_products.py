@@ -45,6 +45,9 @@ class OwnProducts:
                 step += layers[layer]
                 step += [product for expert in visited.get(layer, ()) for product in experts[layer][expert]]
             self.steps.append(step + [_product(linear, rows) for rows in head.resident_rows])
+        slow = [m.nbytes for how, _, m in self.steps[0] if how is functional.linear or m.dtype is not torch.bfloat16]
+        self.module_share = sum(slow) / max(1, sum(matrix.nbytes for _, _, matrix in self.steps[0]))
+        """By bytes, of what is multiplied by the kernel of modules; in bfloat16 the head and experts have another."""
 
     def seconds(self) -> float:
         """Of a step; the one in the middle."""

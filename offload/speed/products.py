@@ -4,6 +4,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import psutil
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from offload.attention.partial import PartialAttention, attend_all, attend_causal, merge
 from offload.linear import linear
+from offload.speed.layer_products import LayerProducts
 from simulators.runtime_profile import Table
 from tiers.copier import as_tensor
 from tiers.memory_tier import MemoryTier
@@ -22,6 +24,11 @@ POOL_NBYTES = 2**30
 """Of memory that matrices are taken out of, one after the other: more than the caches of a large processor hold, as the
 weights of a model are. Less where a quarter of what is free is less."""
 _PIECES = 8
+_LAYER = (2**20,) * 4 + (3 * 2**20,) * 3
+"""Bytes of the matrices of a small layer."""
+_PARTS = 4
+_LEAST = 3
+"""Times that anything is done."""
 _MOST_INPUTS = 960
 """Long rows are read faster than those of small models, and powers of two faster than most of their hidden sizes."""
 _OFFSET = 24
@@ -52,7 +59,7 @@ def product_tables(seconds: float, pool_nbytes: int = POOL_NBYTES) -> tuple[dict
 def attention_speed(seconds: float, pool_nbytes: int = POOL_NBYTES) -> tuple[float, float]:
     """Bytes of keys and values that one thread attends to in a second, and the seconds that each part takes besides.
 
-    A part is a run of blocks: one call of the kernel, and its share of the merge of eight.
+    A part is a run of blocks: one call of the kernel, and its share of a merge.
     """
     heads, dim, short, long = 4, 64, 64, 2048
     memory = MemoryTier("device", 1, _within_reason(pool_nbytes))
@@ -68,15 +75,22 @@ def attention_speed(seconds: float, pool_nbytes: int = POOL_NBYTES) -> tuple[flo
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            few_s = median_s(lambda: attend(rows[:short]), seconds)
-            many_s = median_s(lambda: attend(next(layers)), 2 * seconds)
+            few_s = median_s(lambda: attend(rows[:short]), 2 * seconds)
+            many_s = median_s(lambda: attend(next(layers)), 8 * seconds)
     finally:
         torch.set_num_threads(threads)
-    with torch.inference_mode():
-        # With all threads, since it is their hand-overs that a short part consists of.
-        parts_s = median_s(lambda: merge([attend(rows[:short]) for _ in range(8)]), seconds)
     rate = (long - short) * rows[0].nbytes / max(many_s - few_s, 1e-9)
-    return rate, max(0.0, parts_s / 8 - short * rows[0].nbytes / rate)
+    # With all threads, since it is their hand-overs that a short part consists of, and after products as in a model:
+    # these leave little of what a part needs in the caches.
+    products = LayerProducts(_LAYER, torch.float32)
+
+    def after_products(parts: int) -> None:
+        products()
+        merge([attend(rows[:short]) for _ in range(parts)])
+
+    with torch.inference_mode():
+        one_s, many_s = _in_turn(partial(after_products, 1), partial(after_products, 1 + _PARTS), 4 * seconds)
+    return rate, max(0.0, (many_s - one_s) / _PARTS - short * rows[0].nbytes / rate)
 
 
 def prompt_attention_flops_per_s(seconds: float, tokens: int = 1024) -> float:
@@ -129,7 +143,21 @@ def _cut(matrices: Sequence[Tensor], length: int) -> list[Sequence[Tensor]]:
     return [matrices[first : first + length] for first in range(0, len(matrices), length)]
 
 
-def median_s(work: Callable[[], object], seconds: float, *, least: int = 3) -> float:
+def _in_turn(one: Callable[[], object], other: Callable[[], object], seconds: float) -> tuple[float, float]:
+    """Median times of both, done in turn."""
+    times: list[tuple[float, float]] = []
+    deadline = time.perf_counter() + seconds
+    while len(times) < _LEAST or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        one()
+        middle = time.perf_counter()
+        other()
+        times.append((middle - start, time.perf_counter() - middle))
+    first, second = (statistics.median(column) for column in zip(*times, strict=True))
+    return first, second
+
+
+def median_s(work: Callable[[], object], seconds: float, *, least: int = _LEAST) -> float:
     """Median time of ``work``, after one call that warms up caches and kernels."""
     work()
     times: list[float] = []

@@ -1,4 +1,4 @@
-"""All that a hardware profile says of the runtime itself, measured. Takes about half a minute."""
+"""All that a hardware profile says of the runtime itself, measured. Takes about a minute."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -8,9 +8,10 @@ import pytest
 
 from offload.bench.published import published_cells, published_rows, published_summary
 from offload.bench.simulator import Sizes, bench_simulator
-from offload.bench.simulator_setups import Setup, everything, expert_share, share
+from offload.bench.simulator_setups import Setup, everything, expert_share, setups, setups_with, share
 from simulators.profile import DEFAULT, HardwareProfile
 from tests.offload.zoo import save_model
+from tiers.errors import InvalidOptionError
 
 CELLS = published_cells()
 CONFIG: dict[str, Any] = {"eos_token_id": None, "vocab_size": 256}
@@ -69,3 +70,21 @@ def test_every_row_says_what_was_foretold_and_what_was(dense: Path, mixture: Pat
     assert found["median_error"] == statistics.median(abs(row["error"]) for row in rows)
     assert found["median_error"] <= found["worst_error"]
     assert seen[-1] == (3, 3)
+
+
+def test_setups_are_chosen_by_their_names() -> None:
+    names = [setup.name for setup in setups()]
+    assert [setup.name for setup in setups_with(())] == names
+    assert [setup.name for setup in setups_with(["a half, l"])] == ["experts, a half, lru", "experts, a half, lfu"]
+    several = [setup.name for setup in setups_with(["KV of 8192", "nine tenths"])]
+    assert several == [name for name in names if "8192" in name or "nine" in name]
+
+
+def test_a_whole_name_is_that_setup_alone() -> None:
+    assert [setup.name for setup in setups_with(["all resident"])] == ["all resident"]
+    assert len(setups_with(["resident"])) == 3
+
+
+def test_what_no_setup_is_called_is_refused() -> None:
+    with pytest.raises(InvalidOptionError, match="--only 'tenth of': in the name of no setup; they are: all resident;"):
+        setups_with(["nine", "tenth of"])

@@ -27,7 +27,9 @@ SECONDS = 0.02
 EFFORT = Effort(
     seconds=0.001,
     pool_nbytes=2**24,
-    models=Sizes((1, 4), mixed_layers=1, hidden=128, steps=2, repeats=1),
+    models=Sizes(
+        (1, 4), mixed_layers=1, hidden=128, whole_layers=2, whole_hidden=(128, 128), vocabulary=256, steps=2, repeats=1
+    ),
     contexts=ContextSizes(2, 128, context=200, prompts=(32, 64), steps=2, repeats=1, block_tokens=(16, 32)),
 )
 
