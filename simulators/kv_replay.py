@@ -177,7 +177,7 @@ class PromptReplay:
         result.queue_s.append(clock.now_s - came_s)
         held = manager.held(keys)
         again = [] if self._gate is Gate.LOAD else self._again(keys, held)
-        loaded = _others(held, again)
+        loaded = _others(held, again) if again else held
         if loaded:
             manager.prepare_load(loaded)
         if again:
@@ -204,7 +204,8 @@ class PromptReplay:
         if again:
             manager.complete_store(again)
         manager.complete_store(new)
-        manager.release(loaded)
+        if loaded:
+            manager.release(loaded)
         result.ttft_s.append(clock.now_s - came_s)
         result.num_requests += 1
         result.accesses += len(keys)

@@ -71,7 +71,7 @@ class TieredMemoryManager:
             return LookupResult.HIT if is_done else LookupResult.PENDING
         if key in self.levels[0].slots:
             return LookupResult.HIT
-        return LookupResult.MISS if self._placement.is_new([key]) else LookupResult.BELOW
+        return LookupResult.MISS if self._placement.unknown([key]) else LookupResult.BELOW
 
     def held(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
         """The blocks that any level holds: what there is to load."""
@@ -102,12 +102,10 @@ class TieredMemoryManager:
         """
         placement, here = self._placement, self.levels[0].slots
         self._forget_failures(keys)
-        present = keys
         missing = dict.fromkeys(filterfalse(here.__contains__, keys))
-        if missing:
-            present = list(filter(here.__contains__, keys))
-            if len(present) + len(missing) < len(keys):  # named a second time, a block that is missing is on its way
-                present = without_first(keys, missing)
+        present = list(filter(here.__contains__, keys)) if missing else keys
+        if len(present) + len(missing) < len(keys):  # named a second time, a block that is missing is on its way
+            present = without_first(keys, missing)
         placement.pin(keys)
         if missing:
             try:
@@ -205,7 +203,7 @@ class TieredMemoryManager:
         placement, level = self._placement, self.levels[0]
         new = dict.fromkeys(keys, 1)
         assert len(new) == len(keys), "a block is stored once"
-        assert placement.is_new(keys), "a block is stored once"
+        assert placement.is_new(new.keys()), "a block is stored once"
         placement.has_stored = True
         slots = placement.allocate(0, keys, prefer)
         level.slots.update(zip(keys, slots, strict=True))
