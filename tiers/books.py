@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, S
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import filterfalse, repeat
+from itertools import filterfalse
 from typing import Any
 
 from tiers.block import BlockKey
@@ -55,16 +55,13 @@ class Books:
         for key in keys:
             pinned[key] = pinned.get(key, 0) + 1
 
-    def unpin(self, keys: Collection[BlockKey]) -> None:
+    def unpin(self, keys: Iterable[BlockKey]) -> None:
         pinned = self.pinned
-        pins = list(map(pinned.pop, keys, repeat(0)))
-        if pins.count(1) < len(pins):  # others have pinned some of them too, or a key is named twice
-            pinned.update((key, n) for key, n in zip(keys, pins, strict=True) if n)
-            for key in keys:
-                n = pinned.pop(key, 0)
-                assert n > 0, "released more often than loaded"
-                if n > 1:
-                    pinned[key] = n - 1
+        for key in keys:
+            pins = pinned.pop(key, 0)
+            assert pins > 0, "released more often than loaded"
+            if pins > 1:
+                pinned[key] = pins - 1
 
     def unclaim(self, key: BlockKey) -> None:
         """Drop the pin of a prefetch, if there is one."""

@@ -103,9 +103,8 @@ class TieredMemoryManager:
         placement, here = self._placement, self.levels[0].slots
         self._forget_failures(keys)
         missing = dict.fromkeys(filterfalse(here.__contains__, keys))
-        present = list(filter(here.__contains__, keys)) if missing else keys
-        if len(present) + len(missing) < len(keys):  # named a second time, a block that is missing is on its way
-            present = without_first(keys, missing)
+        # Named a second time, a block that is missing is on its way.
+        present = without_first(keys, missing) if missing else keys
         placement.pin(keys)
         if missing:
             try:
@@ -143,7 +142,7 @@ class TieredMemoryManager:
 
     def release(self, keys: Iterable[BlockKey]) -> None:
         """The caller is done with blocks that it loaded: they may be evicted."""
-        self._placement.unpin(list(keys))
+        self._placement.unpin(keys)
 
     def hold(self, keys: Iterable[BlockKey]) -> None:
         """One more pin for blocks on level 0, for whoever goes on using what it loaded or stored; counts as no use."""
