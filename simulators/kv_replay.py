@@ -125,7 +125,7 @@ def replay_requests(
     replayed more than once. Raises TraceError, and BudgetError where the device does not hold the prompt of a request.
     """
     costs = costs or FreeOfCost()
-    replay = PromptReplay(manager, mover, costs, trace.block_tokens, gate, table or KeyTable(), observer)
+    replay = PromptReplay(manager, mover, costs, trace.block_tokens, gate, table, observer)
     for request in trace.requests:
         replay.prefill(request, mover.clock.now_s)
         decode_s = costs.decode_s(request.output_tokens, request.input_tokens)
@@ -143,7 +143,7 @@ class PromptReplay:
         costs: ServingCosts,
         block_tokens: int,
         gate: Gate,
-        table: KeyTable,
+        table: KeyTable | None = None,
         observer: ReplayObserver | None = None,
     ) -> None:
         self.result = KVReplayResult()
@@ -152,7 +152,7 @@ class PromptReplay:
         self._costs = costs
         self._block_tokens = block_tokens
         self._gate = gate
-        self._table = table
+        self._table = KeyTable() if table is None else table
         self._observer = observer
         self._start_s, self._start_stall_s = mover.clock.now_s, mover.stall_s
         self._start_hits = manager.stats.hits
@@ -177,8 +177,9 @@ class PromptReplay:
         result.queue_s.append(clock.now_s - came_s)
         held = manager.held(keys)
         again = [] if self._gate is Gate.LOAD else self._again(keys, held)
-        loaded = _others(held, again)
-        manager.prepare_load(loaded)
+        loaded = _others(held, again) if again else held
+        if loaded:
+            manager.prepare_load(loaded)
         if again:
             # Making room for those may have dropped others, which nobody holds now.
             again = manager.held(again)
@@ -192,16 +193,19 @@ class PromptReplay:
             prefill_s = costs.prefill_s(tokens, keys.index(again[0]) * self._block_tokens)
             clock.advance(prefill_s)
             result.recomputed += len(again)
-        manager.complete_load(loaded)
+        if loaded:
+            manager.complete_load(loaded)
         manager.prepare_store(new)
         meanwhile()
         new_tokens = min(request.input_tokens, len(new) * self._block_tokens)
         rest_s = costs.prefill_s(new_tokens, request.input_tokens - new_tokens)
         clock.advance(rest_s)
         # All that was computed stays open until here: made, and not used besides.
-        manager.complete_store(again)
+        if again:
+            manager.complete_store(again)
         manager.complete_store(new)
-        manager.release(loaded)
+        if loaded:
+            manager.release(loaded)
         result.ttft_s.append(clock.now_s - came_s)
         result.num_requests += 1
         result.accesses += len(keys)

@@ -58,7 +58,7 @@ def serve_requests(
 ) -> KVReplayResult:
     """Replay a whole trace whose requests come ``speed`` times as fast as recorded; else as ``replay_requests``."""
     costs = costs or FreeOfCost()
-    prompts = PromptReplay(manager, mover, costs, trace.block_tokens, gate, table or KeyTable(), observer)
+    prompts = PromptReplay(manager, mover, costs, trace.block_tokens, gate, table, observer)
     return _Server(manager, mover, costs, prompts, batch, gate).serve(_hurried(trace, speed))
 
 

@@ -126,26 +126,24 @@ class LinkGroup:
 
     def _step(self, now: float) -> bool:
         """Work until the first transfer ends, or until now; False where nothing waits."""
-        heads = [link for link in self._links if link.first is not None]
-        if not heads:
+        moving = [link.first for link in self._links if link.first is not None]
+        if not moving:
             return False
-        if self._on_work is None:
-            self._work(heads, now)
-            return True
-        moving, start = _firsts(heads), self._until_s
-        self._work(heads, now)
-        for transfer in moving:
-            self._on_work(transfer, start, self._until_s)
+        start = self._until_s
+        self._work(moving, now)
+        if self._on_work is not None:
+            for transfer in moving:
+                self._on_work(transfer, start, self._until_s)
         return True
 
-    def _work(self, heads: "list[ModelledLink]", now: float) -> None:
+    def _work(self, moving: Sequence[ModelledTransfer], now: float) -> None:
+        """Each of these has its link."""
         available = now - self._until_s
-        moving = _firsts(heads)
-        if len(heads) == 1:
+        if len(moving) == 1:
             (transfer,) = moving
             if transfer.remaining_s <= available:
                 self._until_s += transfer.remaining_s
-                heads[0].end_first()
+                transfer.link.end_first()
             else:
                 transfer.remaining_s -= available
                 self._until_s = now
@@ -154,9 +152,9 @@ class LinkGroup:
         ends = [transfer.remaining_s / share for transfer, share in zip(moving, shares, strict=True)]
         soonest = min(ends)
         seconds = min(soonest, available)
-        for link, transfer, share, end_s in zip(heads, moving, shares, ends, strict=True):
+        for transfer, share, end_s in zip(moving, shares, ends, strict=True):
             if end_s == soonest and soonest <= available:
-                link.end_first()
+                transfer.link.end_first()
             else:
                 transfer.remaining_s = max(0.0, transfer.remaining_s - seconds * share)
         self._until_s = self._until_s + soonest if soonest <= available else now
@@ -180,7 +178,8 @@ class ModelledLink:
         """Queue a transfer behind those of its priority."""
         self.run()
         self._queues[transfer.priority].append(transfer)
-        self._choose()
+        if self.first is None or transfer.priority < self.first.priority:
+            self.first = transfer
         self.busy_s += transfer.remaining_s
 
     def run(self) -> None:
@@ -227,7 +226,3 @@ class ModelledLink:
                 self.first = queue[0]
                 return
         self.first = None
-
-
-def _firsts(links: Sequence[ModelledLink]) -> list[ModelledTransfer]:
-    return [link.first for link in links if link.first is not None]

@@ -83,12 +83,15 @@ class ModelledMover(VirtualMover[ModelledTransfer]):
         """Start a transfer at the present time."""
         name = f"{source.name}->{target.name}"
         route = self.routes[name]
-        nbytes = len(moves) * source.block_nbytes
-        seconds = route.seconds(len(moves), nbytes)
-        use = self.links.setdefault(name, LinkUse())
+        num_blocks = len(moves)
+        nbytes = num_blocks * source.block_nbytes
+        seconds = route.seconds(num_blocks, nbytes)
+        use = self.links.get(name)
+        if use is None:
+            use = self.links[name] = LinkUse()
         use.nbytes += nbytes
         use.busy_s += seconds
-        use.num_blocks += len(moves)
+        use.num_blocks += num_blocks
         wire = self._wires[route.wire]
         rates = {name: load * nbytes / seconds for name, load in route.loads.items()} if seconds else None
         transfer = ModelledTransfer(wire, nbytes, seconds, priority, name, rates)

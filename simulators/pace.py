@@ -14,5 +14,7 @@ def paces(rates: Sequence[Mapping[str, float]], capacities: Mapping[str, float])
     for taken in rates:
         for name, rate in taken.items():
             wanted[name] = wanted.get(name, 0.0) + rate
-    shares = {name: min(1.0, capacities[name] / rate) for name, rate in wanted.items() if rate > 0.0}
+    shares = {name: capacities[name] / rate for name, rate in wanted.items() if rate > 0.0 and rate > capacities[name]}
+    if not shares:
+        return [1.0] * len(rates)
     return [min((shares[name] for name in taken if name in shares), default=1.0) for taken in rates]

@@ -4,7 +4,7 @@ A block exists as long as there is a copy of it. Only few blocks are pinned, ope
 of these there is a dict or a set, and no object for a block.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,6 +43,12 @@ class Books:
     """The transfers that bring blocks to level 0."""
     # Level and slot that a transfer may still write to although nobody waits for it any more.
     _stranded: list[tuple[PendingTransfer, int, int]] = field(default_factory=list)
+    _copies: list[dict[BlockKey, int]] = field(init=False)
+    _views: list[KeysView[BlockKey]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._copies = [*[level.slots for level in self.levels], self.backed]
+        self._views = [slots.keys() for slots in self._copies]
 
     def pin(self, keys: Iterable[BlockKey]) -> None:
         pinned = self.pinned
@@ -65,18 +71,26 @@ class Books:
 
     def copies(self) -> list[dict[BlockKey, int]]:
         """The slots on every level, and on the backing tier."""
-        return [*[level.slots for level in self.levels], self.backed]
+        return self._copies
 
-    def held(self, keys: Sequence[BlockKey]) -> Sequence[BlockKey]:
-        """Those of which there is a copy."""
-        unknown = self.unknown(set(keys))
-        return list(filterfalse(unknown.__contains__, keys)) if unknown else keys
+    def held(self, keys: list[BlockKey]) -> list[BlockKey]:
+        """Those of which there is a copy; most often the first ones."""
+        unknown = self.unknown(keys)
+        num_held = len(keys) - len(unknown)
+        if keys[num_held:] == unknown:
+            return keys[:num_held]
+        return list(filterfalse(set(unknown).__contains__, keys))
 
-    def unknown(self, keys: set[BlockKey]) -> set[BlockKey]:
-        """Those of which there is none. A set, which need not hash its keys again to find them in a dict."""
-        for slots in self.copies():
-            keys = keys.difference(slots) if slots else keys
+    def unknown(self, keys: list[BlockKey]) -> list[BlockKey]:
+        """Those of which there is none."""
+        for slots in self._copies:
+            if slots and keys:
+                keys = list(filterfalse(slots.__contains__, keys))
         return keys
+
+    def is_new(self, keys: KeysView[BlockKey]) -> bool:
+        """Whether there is a copy of none of them. Of two views the shorter one is walked."""
+        return all(map(keys.isdisjoint, self._views))
 
     def sources_of(self, keys: Iterable[BlockKey]) -> list[int]:
         """The level below level 0 from which each block is best fetched. KeyError for one that none of them holds."""
@@ -135,16 +149,20 @@ class Books:
 
     def land_below(self, index: int, landing: Landing) -> None:
         """Wait for copies on their way down to a level, and let them count; those that failed are dropped."""
-        level = self.levels[index]
         try:
             self.mover.wait(landing.transfer)
-        except WorldError:
-            level.landings.remove(landing)
-            for key in landing.slots:
-                self.drop_copy(index, key, landing.transfer)
-            raise
+        finally:
+            if _has_ended(landing.transfer):
+                self._note_end(index, landing)
+
+    def _note_end(self, index: int, landing: Landing) -> None:
+        level = self.levels[index]
         level.landings.remove(landing)
-        level.pool.publish_all(landing.slots.values())
+        if landing.transfer.error is None:
+            level.pool.publish_all(landing.slots.values())
+            return
+        for key in landing.slots:
+            self.drop_copy(index, key, landing.transfer)
 
     def settle(self, keys: Collection[BlockKey], at: int | None = None) -> None:
         """Wait for whatever is under way for blocks, or only for what reads or fills their copies on level ``at``.
@@ -154,19 +172,21 @@ class Books:
         for key in filter(self.arrivals.__contains__, keys) if self.arrivals else ():
             with suppress(WorldError):
                 self.land([key])
-        for index, level in enumerate(self.levels):
-            landings = [one for one in level.landings if at is None or at in (index, one.source)]
-            for landing in landings:
-                if not landing.slots.keys().isdisjoint(keys):
-                    with suppress(WorldError):
-                        self.land_below(index, landing)
+        moving = [
+            (index, landing)
+            for index, level in enumerate(self.levels)
+            for landing in level.landings
+            if (at is None or at in (index, landing.source)) and not landing.slots.keys().isdisjoint(keys)
+        ]
+        for index, landing in moving:
+            with suppress(WorldError):
+                self.land_below(index, landing)
 
     def reclaim(self) -> None:
         """Take note of what has ended: copies below that have come, and slots that nobody writes to any more."""
         for index, level in enumerate(self.levels):
             while level.landings and _has_ended(level.landings[0].transfer):
-                with suppress(WorldError):
-                    self.land_below(index, level.landings[0])
+                self._note_end(index, level.landings[0])
         if self._stranded:
             stranded, self._stranded = self._stranded, []
             for transfer, index, slot in stranded:

@@ -71,17 +71,17 @@ class TieredMemoryManager:
             return LookupResult.HIT if is_done else LookupResult.PENDING
         if key in self.levels[0].slots:
             return LookupResult.HIT
-        return LookupResult.MISS if self._placement.unknown({key}) else LookupResult.BELOW
+        return LookupResult.MISS if self._placement.unknown([key]) else LookupResult.BELOW
 
     def held(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
         """The blocks that any level holds: what there is to load."""
-        return list(self._placement.held(list(keys)))
+        return self._placement.held(list(keys))
 
     def missing(self, keys: Iterable[BlockKey]) -> list[BlockKey]:
         """The blocks that a level below holds and that are not on their way to level 0: what there is to prefetch."""
         here, arrivals = self.levels[0].slots, self._placement.arrivals
         failed = [key for key, transfer in arrivals.items() if transfer.error is not None]
-        return list(self._placement.held([key for key in keys if key not in here or key in failed]))
+        return self._placement.held([key for key in keys if key not in here or key in failed])
 
     @property
     def room(self) -> int:
@@ -162,7 +162,7 @@ class TieredMemoryManager:
         here = self.levels[0].slots
         self._forget_failures(keys)
         wanted = [key for key in dict.fromkeys(keys) if key not in here]
-        for unknown in self._placement.unknown(set(wanted)):
+        for unknown in self._placement.unknown(wanted):
             raise KeyError(unknown)
         if len(wanted) > self.levels[0].pool.num_free:
             wanted = wanted[: self.room]
@@ -202,7 +202,7 @@ class TieredMemoryManager:
         placement, level = self._placement, self.levels[0]
         new = dict.fromkeys(keys, 1)
         assert len(new) == len(keys), "a block is stored once"
-        assert len(placement.unknown(set(new))) == len(keys), "a block is stored once"
+        assert placement.is_new(new.keys()), "a block is stored once"
         placement.has_stored = True
         slots = placement.allocate(0, keys, prefer)
         level.slots.update(zip(keys, slots, strict=True))
@@ -217,7 +217,7 @@ class TieredMemoryManager:
         The copies below stay. All or nothing; raises what ``prepare_store`` does.
         """
         assert self.levels[0].slots.keys().isdisjoint(keys), "a block that is there is not made again"
-        assert not self._placement.unknown(set(keys)), "a block that nobody holds is not made again"
+        assert not self._placement.unknown(list(keys)), "a block that nobody holds is not made again"
         return self._placement.make_again(keys)
 
     def sources(self, keys: Iterable[BlockKey]) -> list[int]:
@@ -230,10 +230,9 @@ class TieredMemoryManager:
         When level 0 runs short they are copied down at once, so that evicting them later costs nothing.
         """
         placement, level = self._placement, self.levels[0]
-        done = set(keys)
-        assert done <= placement.opened, "complete_store without prepare_store"
-        placement.opened -= done
-        level.pool.publish_all([level.slots[key] for key in keys])
+        assert placement.opened.issuperset(keys), "complete_store without prepare_store"
+        placement.opened.difference_update(keys)
+        level.pool.publish_all(list(map(level.slots.__getitem__, keys)))
         placement.unpin(keys)
         if len(self.levels) > 1 and level.pool.num_free < 2 * len(keys):
             with suppress(WorldError):  # nothing is lost: whoever needs the room will be told

@@ -8,7 +8,7 @@ time, as much as came at once before, and what has not been written when its slo
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import filterfalse
+from itertools import filterfalse, repeat
 from typing import Any
 
 from tiers.block import BlockKey
@@ -49,10 +49,12 @@ class Room(Books):
             return []
         source = self.levels[index]
         # In the order of their slots: neighbours stay neighbours, so that they come back in one request.
-        at = dict(zip(map(source.slots.__getitem__, keys), keys, strict=True))
-        order = sorted(at)
-        blocks = list(map(at.__getitem__, order))
-        parts = self._allocate_below(index, blocks)
+        there = list(map(source.slots.__getitem__, keys))
+        order = sorted(there)
+        if order != there:
+            at = dict(zip(there, keys, strict=True))
+            keys = list(map(at.__getitem__, order))
+        parts = self._allocate_below(index, keys)
         started: list[tuple[int, Landing]] = []
         first = 0
         while parts:
@@ -66,7 +68,7 @@ class Room(Books):
                 self._free_parts(parts)
                 raise
             del parts[0]
-            landing = Landing(transfer, index, dict(zip(blocks[first:stop], slots, strict=True)))
+            landing = Landing(transfer, index, dict(zip(keys[first:stop], slots, strict=True)))
             target.slots.update(landing.slots)
             target.landings.append(landing)
             target.policy.insert_all(landing.slots)
@@ -86,7 +88,8 @@ class Room(Books):
         be had without waiting. What is written ahead is of use until then."""
         for index in range(1, len(self.levels) - 1 if self.is_cache else 0):
             level = self.levels[index]
-            n = min(level.most_at_once, -(-level.pool.num_slots // 2)) - level.pool.num_free - len(level.leaving)
+            pool = level.pool
+            n = min(level.most_at_once, -(-pool.num_slots // 2)) - pool.num_free - len(level.leaving)
             if n <= 0:
                 continue
             # What is itself on its way to the level cannot go on yet.
@@ -146,8 +149,8 @@ class Room(Books):
     def _give_up(self, index: int, keys: Sequence[BlockKey]) -> None:
         """Free the slots of copies that have left their policy."""
         level = self.levels[index]
-        take = level.slots.pop
-        level.pool.free_all([slot for key in keys if (slot := take(key, None)) is not None])
+        # Those that failed to come are gone already.
+        level.pool.free_all([slot for slot in map(level.slots.pop, keys, repeat(None)) if slot is not None])
         self.stats.evictions += len(keys)
         if self.is_cache and self.shares:
             for key in self.last_copies(index, keys):
@@ -177,8 +180,7 @@ class Room(Books):
 
     def _write_back(self, index: int, victims: Sequence[BlockKey]) -> None:
         """See to it that each victim has a readable copy on another level than ``index``, unless it may be dropped."""
-        if self.arrivals or any(level.landings for level in self.levels):
-            self.settle(victims, index)
+        self.settle(victims, index)
         if self.is_cache and index > 0:
             return
         last_copies = self.last_copies(index, victims)

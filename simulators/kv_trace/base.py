@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tiers.block import BlockKey, KVBlockKey
+from tiers.block import PLACE_SHIFT, BlockKey, PrefixBlockKey
 
 
 class Request(NamedTuple):
@@ -31,7 +31,7 @@ class KVTrace:
 
 
 class KeyTable:
-    """The keys of blocks. One object for each: a dict finds an object that it holds without comparing its parts."""
+    """The keys of blocks. One object for each: a dict finds an object that it holds without comparing it."""
 
     def __init__(self) -> None:
         self._keys: dict[int, BlockKey] = {}
@@ -40,14 +40,15 @@ class KeyTable:
         return len(self._keys)
 
     def keys(self, blocks: list[int]) -> list[BlockKey]:
-        """One key a block; where it first stood in a prefix is its index. Blocks of all layers move together."""
+        """One key a block, numbered as they appear; where it first stood in a prompt is its place."""
         known = self._keys
-        keys = list(map(known.get, blocks))
-        if not all(keys):
-            for depth, key in enumerate(keys):
-                if key is None:
-                    known.setdefault(blocks[depth], KVBlockKey(blocks[depth], 0, depth))
-        return [known[block] for block in blocks]
+        try:
+            return [known[block] for block in blocks]
+        except KeyError:
+            for depth, block in enumerate(blocks):
+                if block not in known:
+                    known[block] = PrefixBlockKey(depth << PLACE_SHIFT | len(known))
+            return [known[block] for block in blocks]
 
 
 class Numbers:

@@ -97,6 +97,12 @@ def test_a_gap_in_a_prefix() -> None:
     assert (result.hits, result.prefix_hits) == (2, 0)
 
 
+def test_keys_are_kept_for_the_next_replay() -> None:
+    table = KeyTable()
+    replay_requests(requests_of([7, 8], [7, 9]), *make("lru", 3), table=table)
+    assert len(table) == 3
+
+
 @pytest.mark.parametrize("gate", Gate)
 def test_each_request_uses_a_block_once_whether_it_is_loaded_or_computed_again(gate: Gate) -> None:
     manager, mover = make("batch_plan", 2, 8)

@@ -3,7 +3,8 @@ from pathlib import Path
 from simulators.kv_trace.base import KeyTable, KVTrace, Request
 from simulators.kv_trace.formats import open_kv_trace
 from simulators.kv_trace.statistics import kv_trace_statistics
-from tiers.block import KVBlockKey
+from tiers.block import PLACE_SHIFT, PrefixBlockKey
+from tiers.eviction.prefix_depth import depth_of
 
 
 def test_the_sample() -> None:
@@ -23,8 +24,17 @@ def test_a_cache_of_some_slots_and_an_empty_trace() -> None:
 def test_a_block_has_one_key() -> None:
     table = KeyTable()
     first = table.keys([7, 8])
-    assert first == [KVBlockKey(7, 0, 0), KVBlockKey(8, 0, 1)]
     again = table.keys([7, 9])
     assert again[0] is first[0]
     assert len(table) == 3
-    assert table.keys([4, 5, 4])[2] == KVBlockKey(4, 0, 0), "where it stood first"
+    repeated = table.keys([4, 5, 4])
+    assert repeated[2] is repeated[0], "where it stood first"
+    keys = [*first, again[1], *repeated[:2]]
+    assert [depth_of(key) for key in keys] == [0, 1, 1, 0, 1]
+    assert len(set(keys)) == 5
+
+
+def test_a_key_has_what_policies_look_at() -> None:
+    key = PrefixBlockKey(3 << PLACE_SHIFT | 70_000)
+    assert (key.sequence, key.layer, key.block) == (70_000, 0, 3)
+    assert repr(key) == "PrefixBlockKey(3 << 32 | 70000)"
