@@ -153,10 +153,11 @@ class _Bench:
         return _row(setup, found, self._plan(setup, ran, profile), ran)
 
     def _plan(self, setup: Setup, ran: _Run, profile: HardwareProfile) -> float:
-        """Tokens a second that the planner predicts."""
+        """Tokens a second that the planner predicts, told what the gates choose: of that it knows nothing by itself."""
         prospect = open_prospect(self._model(setup), ran.config, context_tokens=setup.workload.context_tokens)
         prospect.source.close()
-        plan = plan_for(prospect, ran.config, setup.workload, profile)
+        trace = self._trace(setup) if setup.is_mixture else None
+        plan = plan_for(prospect, ran.config, setup.workload, profile, trace=trace)
         if ran.speeds is None:
             return plan.predicted_tokens_per_s
         with_drives = DrivePlan(plan, setup.workload, len(drive_layers(prospect)), "instattention", ran.speeds)

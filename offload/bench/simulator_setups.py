@@ -63,8 +63,8 @@ def share(part: float) -> MeasureBudget:
     return measure
 
 
-def kv_share(part: float) -> MeasureBudget:
-    """All weights, and this part of the KV cache."""
+def room_for_kv(part: float) -> MeasureBudget:
+    """What all weights and this part of the KV cache take: what moves, blocks or weights, is the planner's choice."""
     return lambda _, whole: round(whole.device_bytes_used - (1 - part) * whole.kv_device_blocks * whole.kv_block_nbytes)
 
 
@@ -102,9 +102,12 @@ def setups(long: int = 8192, middle: int = 2048, new: int = 33) -> Sequence[Setu
         dense("weights, nine tenths on the device", share(0.9)),
         dense("weights, half on the device", share(0.5)),
         dense("weights, a quarter on the device", share(0.25)),
-        dense(f"KV of {middle} tokens, half on the device, rest on the drive", kv_share(0.5), middle - new),
-        dense(f"KV of {middle} tokens, a quarter on the device, rest in the host", kv_share(0.25), middle - new, gib),
-        dense(f"KV of {long} tokens, half on the device, rest on the drive", kv_share(0.5), long - new),
+        dense(f"{middle} tokens, room for half of their KV", room_for_kv(0.5), middle - new),
+        dense(f"{middle} tokens, room for a quarter of their KV, and a host", room_for_kv(0.25), middle - new, gib),
+        dense(f"{long} tokens, room for half of their KV", room_for_kv(0.5), long - new),
+        # So little that KV blocks have to move, besides weights.
+        dense(f"weights and KV of {long} tokens, three tenths, rest on the drive", share(0.3), long - new),
+        dense(f"weights and KV of {long} tokens, three tenths, KV in the host", share(0.3), long - new, gib),
         Setup(f"KV of {middle} tokens in an emulated computational drive", everything, middle - new, new, csd=1),
         mixture("all resident", 1.0, "lru"),
         mixture("a half, lru", 0.5, "lru"),
