@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import offload
 from offload.simulation.facts import setting_facts
 from offload.simulation.scenario_file import read_scenario
+from offload.simulation.sources import sources_of
 from offload.simulation.values import near
 from simulators.kv_serving import Arrivals
 from simulators.kv_trace.formats import find_trace
@@ -78,12 +78,10 @@ class CellMaker:
         return [offload.__version__, repr(scenario.profile), repr(scenario.shape), *self.workload(settings)]
 
     def _sources(self, policy: str) -> list[str]:
-        """Of the modules of its class and of those that it inherits from."""
+        """Of the modules of its class and of those that it inherits from, and of what those import."""
         if policy == BOUND:
             return []
-        modules = [sys.modules.get(one.__module__) for one in classes_of(find_policy(policy))]
-        files = [getattr(module, "__file__", None) for module in modules]
-        return [self._file(Path(file)) for file in files if file]
+        return [self._file(file) for file in sources_of(classes_of(find_policy(policy)))]
 
     def _file(self, path: Path) -> str:
         if path not in self._digests:

@@ -274,3 +274,10 @@ def test_a_doctor_that_is_stopped_leaves_nothing(tmp_path: Path, number: int) ->
     assert ran.returncode == 128 + number
     assert b"Traceback" not in said
     assert not drive.exists()
+
+
+def test_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "offload", "--help"]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("Usage: offload ")

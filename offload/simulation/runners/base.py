@@ -1,7 +1,8 @@
 """What runs cells: it is given them one by one, and each becomes a future. Which ends first does not matter."""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,10 +52,11 @@ def explained(inner: Future[Answer], explain: Callable[[BaseException], BaseExce
             outer.cancel()
             return
         error = done.exception()
-        if error is None:
-            outer.set_result(done.result())
-        else:
-            outer.set_exception(explain(error))
+        with suppress(InvalidStateError):  # somebody gave it up meanwhile
+            if error is None:
+                outer.set_result(done.result())
+            else:
+                outer.set_exception(explain(error))
 
     inner.add_done_callback(pass_on)
     return outer

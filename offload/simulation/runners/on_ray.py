@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import Any
 
 from offload.simulation.cell import Cell
 from offload.simulation.runners.base import Answer, Refused, explained
-from offload.simulation.runners.ray_address import LOCAL, reachable
+from offload.simulation.runners.ray_address import LOCAL, Found, find_ray
+from offload.simulation.runners.ray_nodes import node_of, nodes_here
+from offload.simulation.runners.ray_watch import Watch, watching
 from offload.simulation.runners.shipment import shipment
 from offload.simulation.scenario_file import read_scenario
 from simulators.kv_trace.base import KVTrace, Request
@@ -30,18 +32,19 @@ _LONGEST_FOLDER = 30
 class RayRunner:
     """Cells of the scenario file at ``path``, whose files only this process can read: the rest gets what they say."""
 
-    def __init__(self, ray: Any, path: Path, requests: Any, workers: int) -> None:
+    def __init__(self, ray: Any, path: Path, requests: Any, workers: int, watch: Watch) -> None:
         """``requests`` is the reference of the workload's in Ray's store."""
         self._run = ray.remote(num_cpus=1, max_retries=_TRIES - 1)(run_cell)
         self._path = path
         self._requests = requests
+        self._watch = watch
         self.workers = workers
 
     def submit(self, cell: Cell) -> Future[Answer]:
         """See CellRunner. A lost worker's cell is run again by another one, three times at most."""
         setting = setting_of(cell, self._path)
         inner: Future[Answer] = self._run.remote(setting, self._requests, cell.head["policy"]).future()
-        return explained(inner, lambda error: explain(error, cell))
+        return self._watch.add(explained(inner, lambda error: explain(error, cell)))
 
 
 @contextmanager
@@ -49,21 +52,26 @@ def ray_runner(
     path: Path, settings: Mapping[str, Any], policies: Collection[str], *, address: str, most: int
 ) -> Iterator[RayRunner]:
     """See ``open_runner``. Cells that still run when the block is left are given up."""
-    ray = _import_ray()
+    found = find_ray(address)
+    ray = _import_ray(found)
     requests = list(read_scenario(settings, path).trace.requests)
-    found = reachable(address)
     with ExitStack() as stack:
         given: dict[str, Any] = {}
-        if found == LOCAL:
+        if found.address == LOCAL:
             given |= {"num_cpus": min(most, len(os.sched_getaffinity(0))), "include_dashboard": False}
             folder = stack.enter_context(TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
             # Ray's sockets will be in it, whose names the system allows about a hundred letters.
             given |= {"_temp_dir": folder} if len(folder) < _LONGEST_FOLDER else {}
         stack.callback(ray.shutdown)
         with shipment(policies) as code, _silent():
-            _connect(ray, address, found, code, given)
+            _connect(ray, address, found.address, code, given)
         workers = int(ray.cluster_resources().get("CPU", 1))
-        yield RayRunner(ray, path, ray.put(requests), max(1, min(most, workers)))
+        node = found.node or node_of(ray.get_runtime_context().gcs_address, nodes_here())
+        if node is None:
+            raise WorldError(f"--ray {address}: the cluster is gone; run the same command again")
+        watch = stack.enter_context(watching(node))
+        stack.enter_context(redirect_stdout(stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
+        yield RayRunner(ray, path, ray.put(requests), max(1, min(most, workers)), watch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +107,13 @@ def _with_requests(scenario: Scenario, requests: Iterator[Request]) -> Scenario:
     return replace(scenario, trace=KVTrace(scenario.trace.format, scenario.trace.block_tokens, requests))
 
 
-def _import_ray() -> ModuleType:
+def _import_ray(found: Found) -> ModuleType:
+    if found.node is not None and found.node.auth_mode:
+        # Given an address, Ray does not see that its cluster wants tokens, even if the user's lies ready.
+        os.environ.setdefault("RAY_AUTH_MODE", found.node.auth_mode)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # it would warn of what it will do one day
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it loses is said by us in one line
     try:
         import ray
     except ImportError:

@@ -5,8 +5,11 @@ import os
 import re
 import socket
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from offload.simulation.runners.ray_nodes import RayNode, node_of, nodes_here
 from tiers.errors import InvalidOptionError
 
 LOCAL = "local"
@@ -27,32 +30,55 @@ def check_ray_address(option: str, given: str) -> None:
         raise InvalidOptionError(message)
 
 
-def reachable(address: str) -> str:
-    """What to give to Ray for an address; InvalidOptionError where none is there, after a few seconds at most."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What to give to Ray for an address, and the node of that cluster here; None of one that is to be started."""
+
+    address: str
+    node: RayNode | None = None
+
+
+def find_ray(address: str) -> Found:
+    """The cluster at an address; InvalidOptionError where none is there, after a few seconds at most."""
     if address == LOCAL:
-        return LOCAL
-    found = _here() if address == AUTO else address
-    if not found:
-        raise InvalidOptionError("--ray auto: no Ray runs here; start one with 'ray start --head', or say --ray local")
-    if not _answers(found):
+        return Found(LOCAL)
+    nodes = nodes_here()
+    wanted = _here(nodes) if address == AUTO else address
+    node = node_of(wanted, nodes)
+    told = node.head if node else wanted
+    if not answers(told):
         raise InvalidOptionError(
-            f"--ray {address}: no Ray answers at {found}; name the HOST:PORT that 'ray start --head' printed"
+            f"--ray {address}: no Ray answers at {told}; name the HOST:PORT that 'ray start --head' printed"
         )
-    return found
+    if node is None:
+        raise InvalidOptionError(
+            f"--ray {address}: no node of the cluster at {told} runs on this machine; "
+            f"start one with 'ray start --address={told}'"
+        )
+    return Found(told, node)
 
 
-def _here() -> str:
-    """As Ray finds it: by the environment, else by what the last ``ray start`` on this machine left."""
+def _here(nodes: Sequence[RayNode]) -> str:
+    """As Ray finds it: by the environment, else what the last ``ray start`` on this machine left, else what runs."""
     if os.environ.get("RAY_ADDRESS"):
         return os.environ["RAY_ADDRESS"]
+    heads = list(dict.fromkeys(node.head for node in nodes))
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
     try:
-        return (Path(folder) / "ray" / "ray_current_cluster").read_text(encoding="utf-8").strip()
+        left = (Path(folder) / "ray" / "ray_current_cluster").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        return ""
+        left = ""
+    if left and (left in heads or not heads):
+        return left
+    if len(heads) > 1:
+        raise InvalidOptionError(f"--ray auto: {len(heads)} Ray clusters run here; name one of {', '.join(heads)}")
+    if not heads:
+        raise InvalidOptionError("--ray auto: no Ray runs here; start one with 'ray start --head', or say --ray local")
+    return heads[0]
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Whether something that speaks as Ray does listens at HOST:PORT."""
     match = _HOST_AND_PORT.fullmatch(address)
     if match is None:
         return False

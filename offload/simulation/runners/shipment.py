@@ -1,15 +1,14 @@
 """The code that a cell needs, for machines that may have none of it: our packages and the policies of others."""
 
 import shutil
-import site
 import sys
-import sysconfig
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import offload
+from offload.simulation.sources import installed, root_of
 from tiers.eviction.registry import find_policy
 
 _PACKAGES = ("tiers", "prefetch", "simulators", "offload")
@@ -29,7 +28,7 @@ def shipment(policies: Collection[str]) -> Iterator[Path]:
             find_policy(policy)
         for policy in policies:
             module, is_other, _ = policy.partition(":")
-            if is_other and (root := _root_of(module)):
+            if is_other and (root := root_of(module)):
                 _copy(_sources_below(root), root, folder)
         for package in _PACKAGES:
             _copy((ours / package).rglob("*.py"), ours, folder)
@@ -43,29 +42,14 @@ def _copy(sources: Collection[Path] | Iterator[Path], root: Path, folder: Path) 
         shutil.copyfile(source, copy)
 
 
-def _root_of(name: str) -> Path | None:
-    """The directory below which a loaded module is found by its name; None of one that is installed."""
-    file = getattr(sys.modules[name], "__file__", None)
-    if file is None or Path(file).suffix != ".py":
-        return None
-    path = Path(file).resolve()
-    depth = name.count(".") + (path.name == "__init__.py")
-    return None if any(path.is_relative_to(place) for place in _installed()) else path.parents[depth]
-
-
 def _sources_below(root: Path) -> list[Path]:
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     paths = {Path(file).resolve() for file in files if file}
-    installed = _installed()
+    places = installed()
     return [
         path
         for path in sorted(paths)
         if path.suffix == ".py"
         and path.is_relative_to(root)
-        and not any(path.is_relative_to(place) for place in installed)
+        and not any(path.is_relative_to(place) for place in places)
     ]
-
-
-def _installed() -> list[Path]:
-    places = [*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("stdlib", "platstdlib"))]
-    return [Path(place).resolve() for place in places]

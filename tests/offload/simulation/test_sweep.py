@@ -88,6 +88,31 @@ def test_what_is_there_is_not_run_again(tmp_path: Path) -> None:
     assert offload(*command, cwd=tmp_path).stdout == first.stdout
 
 
+def test_a_helper_of_a_policy_is_part_of_it(tmp_path: Path) -> None:
+    """Also one that a helper imports inside a function; what lies there and is not imported is not."""
+    (tmp_path / "deep.py").write_text("ROOM = 1\n")
+    (tmp_path / "helper.py").write_text("import helper\ndef room():\n    from deep import ROOM\n    return ROOM\n")
+    (tmp_path / "unused.py").write_text("")
+    mine = "from helper import room\nfrom tiers.eviction.lru import LRUPolicy\nclass Mine(LRUPolicy): room = room()\n"
+    (tmp_path / "mine.py").write_text(mine)
+    write(tmp_path, hardware="t4", policies=["mine:Mine"], tiers={"device": "400MiB", "host": ["200MiB"]})
+    command = ("simulate", "s.yaml", "--sweep", "--out", "out.json", "--json")
+    path = {"PYTHONPATH": f".:{Path(__file__).parents[3]}"}
+
+    def fingerprints() -> list[str]:
+        ran = offload(*command, cwd=tmp_path, **path)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        return [row["fingerprint"] for row in json.loads(ran.stdout)["rows"]]
+
+    first = fingerprints()
+    (tmp_path / "unused.py").write_text("# changed\n")
+    assert fingerprints() == first
+    (tmp_path / "deep.py").write_text("ROOM = 2\n")
+    mine_now, bound = fingerprints()
+    assert mine_now != first[0]
+    assert bound == first[1]
+
+
 def test_paths_through_the_host_are_swept_too(tmp_path: Path) -> None:
     change = {
         "hardware": "t4",
