@@ -15,6 +15,7 @@ from offload.experts.interface import register as register_experts
 from offload.kv.cache import layer_windows
 from offload.kv.shape import AttentionShape
 from offload.offloaded_model import OffloadedModel, give_cache
+from offload.old_transformers import check_long_positions
 from offload.rehearsal import rehearse
 from tiers.errors import ModelError
 
@@ -32,7 +33,7 @@ def read_architecture(path: Path) -> Architecture:
     """Raises ModelError where the architecture is unknown, or computes in a way that we do not follow."""
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{path}: config.json names no architecture that transformers knows: {reason}") from None
     config = config.get_text_config(decoder=True)
@@ -53,6 +54,7 @@ def _examine(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> At
     layer_windows(config)
     if not getattr(model_class, "_supports_attention_backend", False):
         raise ModelError(f"{model_class.__name__} does not use the attention interface of transformers")
+    check_long_positions(config, model_class)
     return rehearse(config, model_class)
 
 

@@ -8,12 +8,16 @@ from transformers import Cache, GenerationConfig, GenerationMixin, PreTrainedMod
 
 from offload.device import broken_device
 from offload.kv.cache import TieredCache
+from offload.old_transformers import pieces_after
 from offload.plan import Plan
 from offload.positions import check_pieces
 from offload.runtime import Runtime
 from offload.starvation import StarvedError, ToldOnce, give_back_cached_memory, smaller_pieces, starved
 from offload.weights.vocabulary import TieredEmbedding
 from tiers.errors import InvalidOptionError
+
+_DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+"""Options of ``generate`` by which others draft tokens and the model only checks them."""
 
 
 class OffloadedModel(PreTrainedModel, GenerationMixin):
@@ -29,6 +33,14 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
     def new_cache(self) -> TieredCache:
         """An empty KV cache for ``past_key_values``, for conversations that outlive a call of ``generate``."""
         return TieredCache(self.runtime.kv, self.config, self.runtime.drives)
+
+    def check_cache(self, cache: Cache) -> None:
+        """Raises InvalidOptionError for a cache of another kind or of another model."""
+        if not isinstance(cache, TieredCache) or cache.store is not self.runtime.kv:
+            raise InvalidOptionError(
+                f"past_key_values: {type(cache).__name__} is not a cache of this model; "
+                "pass model.new_cache() or nothing"
+            )
 
     def generate(
         self,
@@ -49,8 +61,17 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
             raise InvalidOptionError(
                 f"cache_implementation={implementation!r}: the KV cache of this model is in tiers; leave the option out"
             )
+        if past_key_values is not None:
+            self.check_cache(past_key_values)
+        held = 0 if past_key_values is None else past_key_values.get_seq_length()
+        drafts = [name for name in _DRAFTS if self._option(name, kwargs, generation_config)]
+        if held and drafts:
+            raise InvalidOptionError(
+                f"{drafts[0]}: transformers would add all of the prompt to the {held} tokens in past_key_values; leave "
+                "the option out or pass a new cache"
+            )
         uses_cache = self._option("use_cache", kwargs, generation_config) is not False
-        chunk = self._chunk_tokens(inputs, kwargs, generation_config) if uses_cache else None
+        chunk = self._chunk_tokens(inputs, kwargs, generation_config, held) if uses_cache else None
         if generation_config is not None:
             generation_config = copy.deepcopy(generation_config)
             generation_config.prefill_chunk_size = chunk
@@ -88,7 +109,9 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
             answer = self._generate(inputs, generation_config, *args, past_key_values=cache, **kwargs)
         except StarvedError:
             prompt, told = inputs if inputs is not None else kwargs.get("input_ids"), kwargs.get("streamer")
-            if prompt is None or args or cache.get_seq_length() > prompt.shape[1] or (told and told.has_tokens):
+            if prompt is None or args or kwargs.get("assistant_model") is not None:
+                raise
+            if cache.get_seq_length() > prompt.shape[1] or (told and told.has_tokens):
                 raise
             block_tokens = self.runtime.kv.layout.block_tokens
             smaller = smaller_pieces(self.config, prompt.shape[1], chunk, block_tokens)
@@ -124,9 +147,13 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
         return next((place[name] for place in places if place.get(name) is not None), None)
 
     def _chunk_tokens(
-        self, inputs: Tensor | None, kwargs: dict[str, Any], given: GenerationConfig | None
+        self, inputs: Tensor | None, kwargs: dict[str, Any], given: GenerationConfig | None, held: int
     ) -> int | None:
-        chosen: int | None = self._option("prefill_chunk_size", kwargs, given) or self.runtime.prefill_chunk_tokens
+        """In pieces of how many tokens to take the prompt, of which the cache holds ``held`` tokens already."""
+        chosen: int | None = self._option("prefill_chunk_size", kwargs, given)
+        # With an assistant transformers takes the prompt whole, and would have the assistant take pieces.
+        if kwargs.get("assistant_model") is None:
+            chosen = chosen or self.runtime.prefill_chunk_tokens
         embeddings = kwargs.get("inputs_embeds")
         if embeddings is not None and chosen is not None:
             if embeddings.shape[1] > chosen:
@@ -138,6 +165,10 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
         if prompt is not None:
             check_pieces(self.config, prompt.shape[1], chosen)
+        if prompt is not None and chosen is not None and held:
+            mask = kwargs.get("attention_mask")
+            is_whole = mask is None or mask.shape[1] == prompt.shape[1]
+            return pieces_after(held, prompt.shape[1] - held if is_whole else prompt.shape[1], chosen)
         return chosen
 
 
@@ -153,9 +184,6 @@ def give_cache(
         uses_cache = kwargs.get("use_cache")
         if model.config.use_cache if uses_cache is None else uses_cache:
             kwargs["past_key_values"] = model.new_cache()
-    elif not isinstance(caches[0], TieredCache) or caches[0].store is not model.runtime.kv:
-        raise InvalidOptionError(
-            f"past_key_values: {type(caches[0]).__name__} is not a cache of this model; "
-            "pass model.new_cache() or nothing"
-        )
+    else:
+        model.check_cache(caches[0])
     return args, kwargs

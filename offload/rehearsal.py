@@ -40,7 +40,7 @@ def rehearse(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> At
     """
     windows = layer_windows(config)
     AttentionInterface.register(_NAME, _attention)
-    AttentionMaskInterface.register(_NAME, padding_mask)
+    AttentionMaskInterface.register(_NAME, _mask)
     ALL_EXPERTS_FUNCTIONS.register(_NAME, _experts)
     cache = _RehearsedCache(windows)
     with torch.inference_mode():
@@ -66,6 +66,10 @@ def _on_meta(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Pr
     if any(getattr(module, "is_causal", True) is False for module in model.modules()):
         raise ModelError("it looks ahead (is_causal=False); only causal models can be offloaded")
     model.config.pad_token_id = None  # or else some look whether there is padding, in tensors without content
+    for module in model.modules():
+        if getattr(module, "rope_type", None) == "longrope":
+            # Or else some look how long the sequence is; the shapes are the same.
+            setattr(module, "rope_type", "default")  # noqa: B010 - torch types attributes as modules and tensors
     model.eval()
     return model
 
@@ -145,6 +149,11 @@ class _RehearsedCache(Cache):
                 f"layers with attention heads of different shapes are not supported (heads, widths: {kinds})"
             )
         return max(shapes, key=lambda shape: shape.activations)
+
+
+def _mask(*, kv_length: int, allow_is_causal_skip: bool = True, **_: object) -> None:
+    """Checks what our mask function would of what is asked; the mask itself has no content here."""
+    padding_mask(kv_length=kv_length, allow_is_causal_skip=allow_is_causal_skip)
 
 
 def _attention(

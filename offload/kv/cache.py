@@ -49,6 +49,7 @@ class TieredCache(Cache):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Roll all layers back or, where that raises InvalidOptionError, none; see TieredLayer."""
+        tokens_to_remove = int(tokens_to_remove)  # some versions of transformers hand over a tensor
         for layer in self._ours:
             layer.kept_by(tokens_to_remove)
         for layer in self._ours:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from offload.old_transformers import is_old
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
 from tiers.errors import ModelError
 
@@ -73,6 +74,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "nemotron": ("nemotron", {"head_dim": 16}),
     "apertus": ("apertus", {}),
     "minicpm3, latents": ("minicpm3", _LATENT),
+    "minicpm3, long positions": (
+        "minicpm3",
+        _LATENT
+        | {"rope_parameters": _LONG_ROPE | {"factor": 4.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}},
+    ),
     "youtu, latents": ("youtu", _LATENT | {"head_dim": 8}),
     "deepseek_v3, latents": (
         "deepseek_v3",
@@ -116,13 +122,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "gemma2": ({"head_dim": 16}, r"soft-capped scores \(attn_logit_softcapping=50.0\) is not supported"),
     "bert": ({}, r"it looks ahead \(is_causal=False\)"),
     "diffllama": ({"attention_dropout": 0.0}, "DiffLlamaAttention changes keys or values on their way from the cache"),
-    "doge": ({}, "bidirectional, packed and block-wise attention masks"),
+    "doge": ({}, "bidirectional, packed and block-wise attention masks|attention masks of queries x keys"),
     "moshi": ({"sliding_window": 16, "head_dim": 16, "ffn_dim": 96}, "window of None where config.json says 16"),
     "gemma4_text": (
         {"head_dim": 16, "global_head_dim": 32, "layer_types": _MIXED, "vocab_size_per_layer_input": 50},
         "attention heads of different shapes are not supported",
     ),
 }
+
+
+if is_old():
+    REFUSED["phi3"] = (FAMILIES.pop("phi3")[1], "upgrade transformers")
 
 
 @pytest.mark.parametrize("model_type", REFUSED)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from offload.kv.cache import TieredCache
 from offload.offloaded_model import OffloadedModel
+from offload.old_transformers import is_old
 from tests.offload.zoo import VOCABULARY, generate, loaded, make_inputs, plain_model, save_model, smallest_budget
 from tiers.errors import InvalidOptionError, ModelError, TierFullError
 
@@ -93,6 +95,16 @@ def test_assisted_generation(plain: PreTrainedModel, model: OffloadedModel) -> N
     both(plain, model, make_inputs(50), 20, assistant_model=other)
 
 
+def test_drafts_after_a_used_cache_are_refused(plain: PreTrainedModel, model: OffloadedModel) -> None:
+    """transformers itself answers with other tokens then."""
+    drafts: list[dict[str, Any]] = [{"assistant_model": plain}, {"prompt_lookup_num_tokens": 3}]
+    with model.new_cache() as cache:
+        generate(model, make_inputs(20), past_key_values=cache)
+        for options in drafts:
+            with pytest.raises(InvalidOptionError, match="pass a new cache"):
+                generate(model, make_inputs(60), past_key_values=cache, **options)
+
+
 def test_as_an_assistant(plain: PreTrainedModel, model: OffloadedModel) -> None:
     inputs = make_inputs(50)
     assert generate(plain, inputs, 20, assistant_model=model) == generate(plain, inputs, 20)
@@ -127,12 +139,15 @@ def test_embeddings_as_input(plain: PreTrainedModel, model: OffloadedModel, toke
             assert torch.equal(model.generate(inputs_embeds=embeddings, **options), expected)
 
 
-def test_a_conversation_in_one_cache(plain: PreTrainedModel, model: OffloadedModel) -> None:
-    """Two turns, the second prompt much shorter and then longer than a piece of the first."""
-    with model.new_cache() as cache:
+@pytest.mark.parametrize("longer", [30, PROMPT])
+def test_a_conversation_in_one_cache(plain: PreTrainedModel, model: OffloadedModel, longer: int) -> None:
+    """Turns that are shorter than a piece of the prompt, and longer, which takes a transformers that can do that."""
+    has_pieces = longer > (model.runtime.prefill_chunk_tokens or longer)
+    refused = pytest.raises(InvalidOptionError, match="upgrade transformers") if has_pieces and is_old() else None
+    with refused or nullcontext(), model.new_cache() as cache:
         plain_cache = DynamicCache(config=plain.config)
         inputs = make_inputs(40, (0, 9))
-        for turn in (PROMPT, 5):
+        for turn in (longer, 5):
             said = generate(model, inputs, 6, past_key_values=cache)
             assert said == generate(plain, inputs, 6, past_key_values=plain_cache)
             more = make_inputs(turn, (0, 0))["input_ids"]

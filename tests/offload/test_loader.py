@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import offload
 from offload.config import RunConfig
 from offload.loader import load_model
+from offload.old_transformers import is_old
 from offload.pack import pack
 from offload.plan import Plan, Workload
 from offload.prospect import open_prospect, plan_for
@@ -211,6 +212,7 @@ def test_no_budget_error_without_a_cure(path: Path, tmp_path: Path) -> None:
     fails(path, BudgetError, r"the smallest that works is \d+MiB", device_memory="64KiB", nvme_dir=tmp_path / "nvme")
 
 
+@pytest.mark.skipif(is_old(), reason="Phi-3 with long RoPE is refused on transformers before 5.21")
 def test_positions_that_depend_on_the_whole_prompt(tmp_path: Path) -> None:
     """Long RoPE: a prompt beyond the original context must not be cut, or its first piece gets other positions."""
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [3.0] * 8}
