@@ -128,9 +128,14 @@ def replay_requests(
     replay = PromptReplay(manager, mover, costs, trace.block_tokens, gate, table, observer)
     for request in trace.requests:
         replay.prefill(request, mover.clock.now_s)
-        decode_s = costs.decode_s(request.output_tokens, request.input_tokens)
+        decode_s = costs.decode_s(tokens_to_decode(request), request.input_tokens)
         replay.result.compute_s += mover.decode(decode_s)
     return replay.finish()
+
+
+def tokens_to_decode(request: Request) -> int:
+    """Of its answer; the first token comes out of the prompt."""
+    return max(0, request.output_tokens - 1)
 
 
 class PromptReplay:
@@ -176,7 +181,7 @@ class PromptReplay:
         keys = self.keys(request)
         result.queue_s.append(clock.now_s - came_s)
         held = manager.held(keys)
-        again = [] if self._gate is Gate.LOAD else self._again(keys, held)
+        again = [] if self._gate is Gate.LOAD else self._again(request, keys, held)
         loaded = _others(held, again) if again else held
         if loaded:
             manager.prepare_load(loaded)
@@ -189,7 +194,7 @@ class PromptReplay:
         if again:
             # While the others are on their way.
             manager.prepare_again(again)
-            tokens = len(again) * self._block_tokens
+            tokens = self._num_tokens(request, keys, again)
             prefill_s = costs.prefill_s(tokens, keys.index(again[0]) * self._block_tokens)
             clock.advance(prefill_s)
             result.recomputed += len(again)
@@ -197,7 +202,10 @@ class PromptReplay:
             manager.complete_load(loaded)
         manager.prepare_store(new)
         meanwhile()
-        new_tokens = min(request.input_tokens, len(new) * self._block_tokens)
+        new_tokens = request.input_tokens - self._num_tokens(request, keys, held)
+        if not new_tokens and not (again and again[-1] == keys[-1]):
+            # Its blocks say nothing of what comes after a prompt: for that its last token is computed again.
+            new_tokens = min(1, request.input_tokens)
         rest_s = costs.prefill_s(new_tokens, request.input_tokens - new_tokens)
         clock.advance(rest_s)
         # All that was computed stays open until here: made, and not used besides.
@@ -228,13 +236,20 @@ class PromptReplay:
         result.link_nbytes = {name: use.nbytes for name, use in self._mover.links.items()}
         return result
 
-    def _again(self, keys: list[BlockKey], held: list[BlockKey]) -> list[BlockKey]:
+    def _num_tokens(self, request: Request, keys: list[BlockKey], some: list[BlockKey]) -> int:
+        """Of some blocks of a prompt, in its order. The last one of the prompt may be short; what follows has none."""
+        tokens = len(some) * self._block_tokens
+        if some and some[-1] == keys[-1]:
+            tokens -= max(0, len(keys) * self._block_tokens - request.input_tokens)
+        return min(max(0, tokens), request.input_tokens)
+
+    def _again(self, request: Request, keys: list[BlockKey], held: list[BlockKey]) -> list[BlockKey]:
         """The blocks below the device that are to be computed rather than loaded."""
-        manager, block_tokens = self._manager, self._block_tokens
+        manager = self._manager
         below = manager.missing(held)
         if not below or self._gate is Gate.RECOMPUTE:
             return below
-        context = keys.index(below[0]) * block_tokens
+        context = keys.index(below[0]) * self._block_tokens
         names = [level.tier.name for level in manager.levels]
         sources = manager.sources(below)
         nbytes = manager.levels[0].tier.block_nbytes
@@ -244,8 +259,10 @@ class PromptReplay:
             seconds = (self._mover.seconds(names[source], names[0], n, n * nbytes) for source, n in counts.items())
             return max(seconds, default=0.0)
 
-        n = blocks_to_recompute(len(below), lambda n: self._costs.prefill_s(n * block_tokens, context), load_s)
-        return below[:n]
+        def compute_s(n: int) -> float:
+            return self._costs.prefill_s(self._num_tokens(request, keys, below[:n]), context)
+
+        return below[: blocks_to_recompute(len(below), compute_s, load_s)]
 
 
 def _others(keys: list[BlockKey], held: list[BlockKey]) -> list[BlockKey]:

@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 from prefetch.load_gate import Gate
-from simulators.kv_replay import FreeOfCost, KVReplayResult, PromptReplay, ReplayObserver, ServingCosts
+from simulators.kv_replay import (
+    FreeOfCost,
+    KVReplayResult,
+    PromptReplay,
+    ReplayObserver,
+    ServingCosts,
+    tokens_to_decode,
+)
 from simulators.kv_trace.base import KeyTable, KVTrace, Request
 from simulators.modelled_mover import ModelledMover
 from tiers.block import BlockKey
@@ -118,7 +125,7 @@ class _Server:
     def _begin(self, request: Request) -> None:
         keys = self._prompts.prefill(request, self._came_s(request), self._look_ahead)
         self._manager.hold(keys)
-        self._answers.append(_Answer(keys, request.input_tokens, request.output_tokens))
+        self._answers.append(_Answer(keys, request.input_tokens, tokens_to_decode(request)))
         self._end_answers()
 
     def _look_ahead(self) -> None:

@@ -1,5 +1,7 @@
 """How long transfers take: latency and bandwidth of a link, and a drive by the depth of its queue and their size."""
 
+import numpy as np
+
 from simulators.host_path import HOST_MEMORY, HostPaths, HostWork
 from simulators.modelled_mover import Route
 from simulators.modelled_queue import DRIVEN
@@ -15,22 +17,36 @@ def drive_s(
     A request takes as long as it does alone, and waits for those of the others that want the same part of the drive:
     its dies are a closed network of queues, of which the IOPS are the limit, and the pace is what balanced job bounds
     (Zahorjan, Sevcik, Eager and Galler, CACM 25(2), 1982) guarantee with ``depth`` jobs. Of all dies together no more
-    bytes come in a second than the drive moves. Requests follow each other at that rate.
+    bytes come in a second than the drive moves. Requests follow each other at that rate; the last one may be short.
     """
     if not nbytes:
         return 0.0
     num_requests = -(-nbytes // request_nbytes)
     depth = min(depth, num_requests)
     iops = drive.read_iops if is_read else drive.write_iops
-    request_s = max(drive.latency_s + (depth - 1) / iops, depth * min(request_nbytes, nbytes) / bytes_per_s)
+    requests_s = num_requests / depth * (drive.latency_s + (depth - 1) / iops)
     # The last one ends a latency after the others have made room for it.
-    return max(num_requests / depth * request_s, drive.latency_s + nbytes / bytes_per_s)
+    return max(requests_s, drive.latency_s + nbytes / bytes_per_s)
 
 
-def link_s(link: LinkProfile, nbytes: int, *, is_read: bool) -> float:
-    """Seconds for one transfer that has the link for itself."""
-    rate = link.read_bytes_per_s if is_read else link.write_bytes_per_s
-    return link.latency_s + nbytes / rate if nbytes else 0.0
+def link_rate(link: LinkProfile, nbytes: int, *, is_read: bool) -> float:
+    """Bytes a second, in requests of ``nbytes``.
+
+    Where that was measured by size a request between two sizes takes as long as lies between them; a smaller or larger
+    one moves at the rate of the smallest or largest.
+    """
+    if not link.by_size:
+        return link.read_bytes_per_s if is_read else link.write_bytes_per_s
+    sizes = [size for size, _ in link.by_size]
+    size = min(max(nbytes, sizes[0]), sizes[-1])
+    return size / float(np.interp(size, sizes, [size / rate for size, rate in link.by_size]))
+
+
+def link_s(link: LinkProfile, nbytes: int, *, is_read: bool, request_nbytes: int | None = None) -> float:
+    """Seconds for one transfer that has the link for itself; in one request where there is no size of them."""
+    if not nbytes:
+        return 0.0
+    return link.latency_s + nbytes / link_rate(link, min(nbytes, request_nbytes or nbytes), is_read=is_read)
 
 
 def staged_s(link: LinkProfile, nbytes: int, copy_bytes_per_s: float, staging_nbytes: float, *, is_read: bool) -> float:
@@ -96,12 +112,12 @@ def _route(paths: HostPaths, source: str, target: str, request_nbytes: int, dept
             return max(copied, nbytes / most)
 
         return Route(over_link, name, loads, lambda _blocks, nbytes: work.cpu_s(nbytes, 0))
-    rate = min(link.read_bytes_per_s if is_read else link.write_bytes_per_s, most)
+    rate = min(link_rate(link, request_nbytes, is_read=is_read), most)
     drive = profile.drive
 
     def to_drive(_blocks: int, nbytes: int) -> float:
         if drive is None:
-            return max(link_s(link, nbytes, is_read=is_read), nbytes / most)
+            return max(link_s(link, nbytes, is_read=is_read, request_nbytes=request_nbytes), nbytes / most)
         return drive_s(drive, rate, nbytes, request_nbytes, depth, is_read=is_read)
 
     return Route(to_drive, "nvme", loads, lambda _blocks, nbytes: work.cpu_s(nbytes, -(-nbytes // request_nbytes)))

@@ -1,15 +1,20 @@
 """What a transformer's forward pass takes on a machine: the roofline of arithmetic and of memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import ClassVar
 
 from simulators.model_costs import ModelShape
 from simulators.profile import HardwareProfile
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RooflineCosts:
-    """ServingCosts of a model whose weights stay on the device. ``batch`` requests are decoded side by side."""
+    """ServingCosts of a model whose weights stay on the device. ``batch`` requests are decoded side by side.
+
+    Without slots, since what is the same for every request is worked out once.
+    """
 
     shape: ModelShape
     profile: HardwareProfile
@@ -23,11 +28,10 @@ class RooflineCosts:
         """
         if not new_tokens:
             return 0.0
-        shape = self.shape
-        flops = 2.0 * ((shape.active_weights - shape.head_weights) * new_tokens + shape.head_weights)
-        flops += shape.attention_flops(new_tokens, context_tokens)
-        nbytes = shape.nbytes_read(new_tokens) + context_tokens * shape.kv_nbytes_per_token
-        return max(self._compute_s(flops), self._read_s(nbytes))
+        flops = 2.0 * ((self._active_weights - self._head_weights) * new_tokens + self._head_weights)
+        flops += self.shape.attention_flops(new_tokens, context_tokens)
+        nbytes = self._nbytes_read(new_tokens) + context_tokens * self._kv_nbytes_per_token
+        return max(flops / self._flops_per_s, nbytes / self._bytes_per_s)
 
     def decode_s(self, tokens: int, context_tokens: int) -> float:
         """See ServingCosts: in a batch whose other requests are like this one."""
@@ -35,12 +39,31 @@ class RooflineCosts:
 
     def step_s(self, num_requests: int, context_tokens: float) -> float:
         """See ServingCosts: the weights are read once, and the keys and values of each request."""
-        kv_nbytes = num_requests * context_tokens * self.shape.kv_nbytes_per_token
-        flops = num_requests * (2.0 * self.shape.active_weights + self.shape.attention_flops(1, int(context_tokens)))
-        return max(self._compute_s(flops), self._read_s(self.shape.nbytes_read(num_requests) + kv_nbytes))
+        nbytes = self._nbytes_read(num_requests) + num_requests * context_tokens * self._kv_nbytes_per_token
+        flops = num_requests * (2.0 * self._active_weights + self.shape.attention_flops(1, int(context_tokens)))
+        return max(flops / self._flops_per_s, nbytes / self._bytes_per_s)
 
-    def _compute_s(self, flops: float) -> float:
-        return flops / (self.profile.flops_per_s(self.shape.dtype) * self.profile.flops_share)
+    @cached_property
+    def _flops_per_s(self) -> float:
+        return self.profile.flops_per_s(self.shape.dtype) * self.profile.flops_share
 
-    def _read_s(self, nbytes: float) -> float:
-        return nbytes / (self.profile.memory_bytes_per_s * self.profile.memory_share)
+    @cached_property
+    def _bytes_per_s(self) -> float:
+        return self.profile.memory_bytes_per_s * self.profile.memory_share
+
+    @cached_property
+    def _active_weights(self) -> float:
+        return self.shape.active_weights
+
+    @cached_property
+    def _head_weights(self) -> int:
+        return self.shape.head_weights
+
+    @cached_property
+    def _kv_nbytes_per_token(self) -> int:
+        return self.shape.kv_nbytes_per_token
+
+    @cached_property
+    def _nbytes_read(self) -> Callable[[int], float]:
+        """As ``ModelShape.nbytes_read``; many passes have as many tokens as others."""
+        return cache(self.shape.nbytes_read)

@@ -42,13 +42,11 @@ class KeyTable:
     def keys(self, blocks: list[int]) -> list[BlockKey]:
         """One key a block, numbered as they appear; where it first stood in a prompt is its place."""
         known = self._keys
-        try:
-            return [known[block] for block in blocks]
-        except KeyError:
+        if not all(map(known.__contains__, blocks)):
             for depth, block in enumerate(blocks):
                 if block not in known:
                     known[block] = PrefixBlockKey(depth << PLACE_SHIFT | len(known))
-            return [known[block] for block in blocks]
+        return list(map(known.__getitem__, blocks))
 
 
 class Numbers:

@@ -33,6 +33,16 @@ def test_a_drive_by_depth_and_size() -> None:
     assert drive_s(DRIVE, 7e9, 4096, 2**20, 16, is_read=True) == pytest.approx(50e-6 + 4096 / 7e9)
 
 
+def test_a_short_last_request_takes_as_long_as_its_bytes() -> None:
+    """No more than a request of its own costs a drive that has no more to do."""
+    half = 512 * 1024
+    one, more, two = (drive_s(DRIVE, 7e9, nbytes, half, 16, is_read=True) for nbytes in (half, half + 1024, 2 * half))
+    assert more - one == pytest.approx(1024 / 7e9)
+    assert two - one == pytest.approx(half / 7e9)
+    slow = drive_s(DRIVE, 7e9, half + 1024, half, 1, is_read=True)
+    assert slow == pytest.approx(50e-6 + (half + 1024) / 7e9)
+
+
 def test_equal_parts_are_as_fast_as_their_mean_values_say() -> None:
     """Exact mean value analysis of 50 equal queues: depth x 50 / (latency x (depth + 49)), half the limit at 50."""
     for depth in (1, 8, 50, 512):
@@ -88,6 +98,24 @@ def test_a_link() -> None:
     assert link_s(link, 20, is_read=True) == 3.0
     assert link_s(link, 20, is_read=False) == 5.0
     assert link_s(link, 0, is_read=True) == 0.0
+
+
+def test_a_drive_that_was_measured_by_size_moves_requests_as_fast_as_those_of_their_size() -> None:
+    """The runtime's are of 512 KiB. 64 KiB take 64 us, 1 MiB 524 us; whatever the link says of large ones."""
+    table = ((2**16, 1.024e9), (2**20, 2.0e9))
+    link = LinkProfile(read_bytes_per_s=9e9, write_bytes_per_s=9e9, latency_s=1e-3, by_size=table)
+    profile = replace(DEFAULT, links={**DEFAULT.links, "nvme->device": link})
+    half_s = 64e-6 + (2**19 - 2**16) / (2**20 - 2**16) * (2**20 / 2e9 - 64e-6)
+    routes = routes_of(profile, ("device", "host", "nvme"))
+    for name in ("nvme->device", "nvme->host"):
+        assert routes[name].seconds(1, 2**30) == pytest.approx(1e-3 + 2**11 * half_s)
+        assert routes[name].seconds(1, 2**15) == pytest.approx(1e-3 + 32e-6), "as fast as the smallest"
+    large = routes_of(profile, ("device", "nvme"), request_nbytes=2**22)["nvme->device"]
+    assert large.seconds(1, 2**30) == pytest.approx(1e-3 + 2**30 / 2e9), "as fast as the largest"
+    drive = DriveProfile(50e-6, 1e6, 1e6)
+    routes = routes_of(replace(profile, drive=drive), ("device", "nvme"))
+    assert routes["nvme->device"].seconds(1, 2**30) == pytest.approx(50e-6 + 2**11 * half_s)
+    assert routes["device->nvme"].seconds(1, 3 * 10**8) == pytest.approx(1.0, rel=1e-3), "not measured by size"
 
 
 def test_routes_share_what_they_share() -> None:

@@ -57,14 +57,31 @@ class OneSecondAToken:
         return 1.0
 
 
+class Noted(OneSecondAToken):
+    """Keeps what was asked of it: tokens, and their context."""
+
+    def __init__(self) -> None:
+        self.prefilled: list[tuple[int, int]] = []
+        self.decoded: list[tuple[int, int]] = []
+
+    def prefill_s(self, new_tokens: int, context_tokens: int) -> float:
+        self.prefilled.append((new_tokens, context_tokens))
+        return super().prefill_s(new_tokens, context_tokens)
+
+    def decode_s(self, tokens: int, context_tokens: int) -> float:
+        self.decoded.append((tokens, context_tokens))
+        return super().decode_s(tokens, context_tokens)
+
+
 def test_three_requests() -> None:
     """The device holds three blocks, the host two. Of the first request's three one is forgotten."""
     manager, mover = make("lru", 3, 2)
     result = replay_requests(requests_of([1, 2, 3], [1, 2, 3], [1, 2, 4]), manager, mover, OneSecondAToken())
     # The blocks of the second request are all on the device; 4 of the third one takes the place of 3.
     assert (result.accesses, result.hits, result.device_hits, result.prefix_hits) == (9, 5, 5, 5)
-    assert result.ttft_s == [3.0, 0.0, 1.0 + result.stall_s]
-    assert result.compute_s == 3 + 10 + 0 + 10 + 1 + 10
+    # The first token of an answer comes out of its prompt, of which the last token at least is computed.
+    assert result.ttft_s == [3.0, 1.0, 1.0 + result.stall_s]
+    assert result.compute_s == 3 + 9 + 1 + 9 + 1 + 9
     assert result.elapsed_s == result.compute_s + result.stall_s
     assert result.tokens_per_s == 30 / result.elapsed_s
     manager.check()
@@ -76,8 +93,40 @@ def test_loads_from_below_take_time() -> None:
     assert (result.hits, result.device_hits) == (2, 0)
     assert result.link_nbytes == {"device->host": 4, "host->device": 2}
     # Both were copied to the host while the device was computing; to bring them back takes two seconds.
-    assert result.ttft_s == [2.0, 2.0, 2.0]
+    assert result.ttft_s == [2.0, 2.0, 2.0 + 1.0]
     assert result.stall_s == 2.0
+
+
+@pytest.mark.parametrize(
+    ("tokens", "blocks", "prefilled"),
+    [
+        (12, [1, 2, 3], (4, 8)),
+        (9, [1, 2, 3], (1, 8)),  # the last block is short
+        (15, [1, 2, 3], (7, 8)),  # what comes behind the last block belongs to none
+        (9, [3, 4, 2], (8, 1)),  # a short one is held, behind full ones that are not
+        (8, [1, 2], (1, 7)),  # all of it is held: the last token is computed again
+        (11, [1, 2], (3, 8)),
+        (5, [], (5, 0)),
+        (0, [], (0, 0)),
+    ],
+)
+def test_what_no_block_brings_is_computed(tokens: int, blocks: list[int], prefilled: tuple[int, int]) -> None:
+    """Blocks of four tokens, of which 1 and 2 are held."""
+    manager, mover = make("lru", 9)
+    costs = Noted()
+    prompts = iter([Request(0.0, 8, 1, [1, 2]), Request(0.0, tokens, 3, blocks), Request(0.0, 0, 0, [])])
+    replay_requests(KVTrace("test", 4, prompts), manager, mover, costs)
+    assert costs.prefilled == [(8, 0), prefilled, (0, 0)]
+    assert costs.decoded == [(0, 8), (2, tokens), (0, 0)]
+
+
+def test_a_short_block_that_is_computed_again_is_short() -> None:
+    """And its prompt needs no other token to be computed."""
+    manager, mover = make("lru", 2, 8)
+    costs = Noted()
+    prompts = iter([Request(0.0, 6, 1, [1, 2]), Request(0.0, 8, 1, [3, 4]), Request(0.0, 6, 1, [1, 2])])
+    replay_requests(KVTrace("test", 4, prompts), manager, mover, costs, gate=Gate.RECOMPUTE)
+    assert costs.prefilled == [(6, 0), (8, 0), (6, 0), (0, 6)]
 
 
 @pytest.mark.parametrize("policy", ["lru", "arc", "s3fifo"])

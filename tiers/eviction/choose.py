@@ -48,8 +48,10 @@ def can_spare(n: int, protected: Collection[K], *queues: Collection[K]) -> bool:
 def append_all(keys: Collection[K], queue: dict[K, V], value: V, *others: Mapping[K, object]) -> None:
     """Put new keys at the end of a queue; KeyError if one of them is there twice, or in another queue already."""
     num_after = len(queue) + len(keys)
-    if all(each.keys().isdisjoint(keys) for each in (queue, *others)):  # a refused call leaves no trace
-        for key in keys:
-            queue[key] = value
+    for each in (queue, *others):
+        if not each.keys().isdisjoint(keys):  # a refused call leaves no trace
+            raise KeyError("a key was there already")
+    for key in keys:
+        queue[key] = value
     if len(queue) < num_after:
-        raise KeyError("a key was there already")
+        raise KeyError("a key is there twice")
