@@ -143,11 +143,13 @@ class ARCPolicy(EvictionPolicy[K]):
 
     def _forget_old_ghosts(self) -> None:
         """Hold T1 + B1 to the capacity and all four lists to twice of it."""
-        recent_ghosts, frequent_ghosts = self._recent_ghosts, self._frequent_ghosts
-        surplus = len(self._recent) + len(recent_ghosts) - self.capacity
-        if surplus > 0:
-            recent_ghosts.drop_oldest(surplus)
-            surplus = len(self._recent) + len(recent_ghosts) - self.capacity
-        surplus += len(self._frequent) + len(frequent_ghosts) - self.capacity
-        if surplus > 0:
-            frequent_ghosts.drop_oldest(surplus)
+        ghosts = self._recent_ghosts
+        surplus = len(self._recent) + len(ghosts) - self.capacity
+        while surplus > 0 and ghosts:
+            ghosts.pop_oldest()
+            surplus -= 1
+        ghosts = self._frequent_ghosts
+        surplus += len(self._frequent) + len(ghosts) - self.capacity
+        while surplus > 0 and ghosts:
+            ghosts.pop_oldest()
+            surplus -= 1
