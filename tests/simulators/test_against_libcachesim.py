@@ -41,12 +41,14 @@ class WellInformedS3FIFO(S3FIFOPolicy[int]):
     def announce(self, keys: Sequence[int]) -> None:
         (key,) = keys
         self.is_recalled = key in self._ghosts
-        self._ghosts.pop(key, None)
+        if self.is_recalled:
+            self._ghosts.remove(key)
 
     def insert(self, key: int, cost: float = 1.0) -> None:
         super().insert(key, cost)
         if self.is_recalled or (not self.has_evicted and len(self._small) > self._small_slots):
-            self._main[key] = self._small.pop(key)
+            self._small.remove(key)
+            self._main[key] = 0
 
     def evict(self, n: int, protected: Iterable[int] = ()) -> list[int]:
         self.has_evicted = True

@@ -1,10 +1,10 @@
 """Adaptive replacement cache (Megiddo and Modha, FAST 2003)."""
 
-from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import append_all, can_spare, put_back
+from tiers.eviction.choose import append_all, can_spare
+from tiers.eviction.key_queue import KeyQueue, put_back
 
 
 class ARCPolicy(EvictionPolicy[K]):
@@ -21,10 +21,10 @@ class ARCPolicy(EvictionPolicy[K]):
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
         self.recent_target = 0.0
-        self._recent: OrderedDict[K, None] = OrderedDict()
-        self._frequent: OrderedDict[K, None] = OrderedDict()
-        self._recent_ghosts: OrderedDict[K, None] = OrderedDict()
-        self._frequent_ghosts: OrderedDict[K, None] = OrderedDict()
+        self._recent: KeyQueue[K, None] = KeyQueue()
+        self._frequent: KeyQueue[K, None] = KeyQueue()
+        self._recent_ghosts: KeyQueue[K, None] = KeyQueue()
+        self._frequent_ghosts: KeyQueue[K, None] = KeyQueue()
         self._announced: Sequence[K] = ()
         self._recalled: set[K] = set()
         """Keys for which room was made and that were ghosts."""
@@ -52,13 +52,13 @@ class ARCPolicy(EvictionPolicy[K]):
 
     def touch(self, key: K) -> None:
         if key in self._frequent:
-            self._frequent.move_to_end(key)
+            self._frequent.remove(key)
         else:
-            del self._recent[key]
-            self._frequent[key] = None
+            self._recent.remove(key)
+        self._frequent[key] = None
 
     def remove(self, key: K) -> None:
-        del (self._recent if key in self._recent else self._frequent)[key]
+        (self._recent if key in self._recent else self._frequent).remove(key)
 
     def announce(self, keys: Sequence[K]) -> None:
         """See EvictionPolicy."""
@@ -99,13 +99,13 @@ class ARCPolicy(EvictionPolicy[K]):
         recent, frequent, target = self._recent, self._frequent, self.recent_target
         size = len(recent) + newcomers
         victims: list[K] = []
-        passed_over: list[tuple[OrderedDict[K, None], K, None]] = []
+        passed_over: list[tuple[KeyQueue[K, None], K, None]] = []
         while n:
             if (size > target and recent) or not frequent:
                 queue, ghosts = recent, self._recent_ghosts
             else:
                 queue, ghosts = frequent, self._frequent_ghosts
-            key, _ = queue.popitem(last=False)
+            key = queue.pop_oldest()
             if protected and key in protected:
                 passed_over.append((queue, key, None))
                 continue
@@ -136,19 +136,20 @@ class ARCPolicy(EvictionPolicy[K]):
         recent, frequent = self._recent_ghosts, self._frequent_ghosts
         if key in recent:
             self.recent_target = min(self.recent_target + max(1.0, len(frequent) / len(recent)), float(self.capacity))
-            del recent[key]
+            recent.remove(key)
         elif key in frequent:
             self.recent_target = max(self.recent_target - max(1.0, len(recent) / len(frequent)), 0.0)
-            del frequent[key]
+            frequent.remove(key)
 
     def _forget_old_ghosts(self) -> None:
         """Hold T1 + B1 to the capacity and all four lists to twice of it."""
-        recent_ghosts, frequent_ghosts = self._recent_ghosts, self._frequent_ghosts
-        surplus = len(self._recent) + len(recent_ghosts) - self.capacity
-        while surplus > 0 and recent_ghosts:
-            recent_ghosts.popitem(last=False)
+        ghosts = self._recent_ghosts
+        surplus = len(self._recent) + len(ghosts) - self.capacity
+        while surplus > 0 and ghosts:
+            ghosts.pop_oldest()
             surplus -= 1
-        surplus += len(self._frequent) + len(frequent_ghosts) - self.capacity
-        while surplus > 0 and frequent_ghosts:
-            frequent_ghosts.popitem(last=False)
+        ghosts = self._frequent_ghosts
+        surplus += len(self._frequent) + len(ghosts) - self.capacity
+        while surplus > 0 and ghosts:
+            ghosts.pop_oldest()
             surplus -= 1

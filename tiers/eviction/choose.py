@@ -1,6 +1,5 @@
 """What every policy does alike: walk past protected keys, and know beforehand whether enough others are there."""
 
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from itertools import chain, filterfalse, islice
 from typing import TypeVar
@@ -15,13 +14,6 @@ def pick(candidates: Iterable[K], n: int, protected: Collection[K]) -> list[K]:
     if n < 0:
         raise ValueError(f"cannot evict {n} keys; n must be at least 0")
     return list(islice(filterfalse(protected.__contains__, candidates), n))
-
-
-def put_back(passed_over: list[tuple[OrderedDict[K, V], K, V]]) -> None:
-    """Give queues back what was taken from their fronts, one after the other, and has to stay."""
-    for queue, key, value in reversed(passed_over):
-        queue[key] = value
-        queue.move_to_end(key, last=False)
 
 
 def evict_first(policy: EvictionPolicy[K], order: Iterable[K], n: int, protected: Collection[K]) -> list[K]:

@@ -1,10 +1,10 @@
 """S3-FIFO: three queues and no reordering on a hit (Yang et al., SOSP 2023)."""
 
-from collections import OrderedDict
 from collections.abc import Collection
 
 from tiers.eviction.base import EvictionPolicy, K
-from tiers.eviction.choose import append_all, can_spare, put_back
+from tiers.eviction.choose import append_all, can_spare
+from tiers.eviction.key_queue import KeyQueue, put_back
 
 MAX_USES = 3
 """Two bits per key, as in the paper: more would only delay the eviction of what was popular once."""
@@ -27,17 +27,17 @@ class S3FIFOPolicy(EvictionPolicy[K]):
         super().__init__(capacity)
         self._small_slots = max(1, capacity // 10)
         self._num_ghosts = capacity - self._small_slots
-        self._small: OrderedDict[K, int] = OrderedDict()
+        self._small: KeyQueue[K, int] = KeyQueue()
         """How often each key was used since it came."""
-        self._main: OrderedDict[K, int] = OrderedDict()
+        self._main: KeyQueue[K, int] = KeyQueue()
         """How many more rounds its uses are worth."""
-        self._ghosts: OrderedDict[K, None] = OrderedDict()
+        self._ghosts: KeyQueue[K, None] = KeyQueue()
 
     def insert(self, key: K, cost: float = 1.0) -> None:
         if key in self._small or key in self._main:
             raise KeyError(key)
         if key in self._ghosts:
-            del self._ghosts[key]
+            self._ghosts.remove(key)
             self._main[key] = 0
         else:
             self._small[key] = 0
@@ -54,18 +54,18 @@ class S3FIFOPolicy(EvictionPolicy[K]):
             queue[key] += 1
 
     def remove(self, key: K) -> None:
-        del self._queue_of(key)[key]
+        self._queue_of(key).remove(key)
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
         small, main, ghosts = self._small, self._main, self._ghosts
         if not 0 <= n <= len(small) + len(main) - len(protected) and not can_spare(n, protected, small, main):
             return []
         victims: list[K] = []
-        passed_over: list[tuple[OrderedDict[K, int], K, int]] = []
+        passed_over: list[tuple[KeyQueue[K, int], K, int]] = []
         surplus = len(small) - self._small_slots
         while n:
             queue = small if (surplus >= 0 and small) or not main else main
-            key, uses = queue.popitem(last=False)
+            key, uses = queue.pop_oldest_item()
             if key in protected:
                 passed_over.append((queue, key, uses))
                 continue
@@ -80,8 +80,7 @@ class S3FIFOPolicy(EvictionPolicy[K]):
                 continue
             victims.append(key)
             n -= 1
-        while len(ghosts) > self._num_ghosts:
-            ghosts.popitem(last=False)
+        ghosts.drop_oldest(len(ghosts) - self._num_ghosts)
         if passed_over:
             put_back(passed_over)
         return victims
@@ -92,5 +91,5 @@ class S3FIFOPolicy(EvictionPolicy[K]):
     def __len__(self) -> int:
         return len(self._small) + len(self._main)
 
-    def _queue_of(self, key: K) -> OrderedDict[K, int]:
+    def _queue_of(self, key: K) -> KeyQueue[K, int]:
         return self._small if key in self._small else self._main
