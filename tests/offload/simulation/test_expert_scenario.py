@@ -1,6 +1,7 @@
 """``offload simulate`` with the experts of a mixture, and one file whose classes also decide in a real run."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from offload.report.write import write_report
 from offload.simulation.expert_rows import simulate_experts
 from offload.simulation.simulate import simulate_one, simulate_sweep
 from simulators.routing_generator import generate_routing
+from tests.offload.simulation.test_scenario_docs import PAGE
 from tests.offload.test_cli import complaint, offload
 from tests.offload.zoo import save_model
 from tiers.errors import InvalidOptionError, OffloadError
@@ -46,23 +48,20 @@ class Mine(LRUPolicy):
     pass
 
 
-class Again:
-    """Expects of a layer what the last token chose there, and leaves a mark of how much it said."""
+class First:
+    """Expects the first experts of the next layer, and leaves a mark of what it said."""
 
     def __init__(self, keys, top_k):
-        self.keys, self.last = keys, [[] for _ in keys]
-
-    def observe(self, routing):
-        self.last[routing.layer] = [self.keys[routing.layer][i] for i in routing.experts[-1]]
+        self.keys, self.top_k = keys, top_k
 
     def predict(self, step):
-        ahead = self.last[step + 1] if step + 1 < len(self.last) else []
+        ahead = self.keys[step + 1][: self.top_k] if step + 1 < len(self.keys) else []
         with Path("predicted.txt").open("a") as file:
             print(*ahead, file=file)
         return [Prediction(ahead, 1.0, 1)] if ahead else []
 
 
-class Bad(Again):
+class Bad(First):
     def predict(self, step):
         return [Prediction([step], 0.8, 1)]
 '''
@@ -181,16 +180,16 @@ def test_a_trace_of_another_model(folder: Path) -> None:
 
 
 def test_classes_of_ones_own_decide_in_both_clocks(folder: Path) -> None:
-    own = SCENARIO.replace("[lru, expected_use]", '[lru, "mine:Mine"]').replace("next_gate", '"mine:Again"')
+    own = SCENARIO.replace("[lru, expected_use]", '[lru, "mine:Mine"]').replace("next_gate", '"mine:First"')
     (folder / "s.yaml").write_text(own, encoding="utf-8")
     ran = offload("simulate", "s.yaml", "--json", cwd=folder)
     assert (ran.returncode, ran.stderr) == (0, "")
     rows = {row["policy"]: row for row in json.loads(ran.stdout)["rows"]}
-    for suffix in ("", " + popularity", " + mine:Again"):
+    for suffix in ("", " + popularity", " + mine:First"):
         ours, theirs = rows[f"lru{suffix}"], rows[f"mine:Mine{suffix}"]
         unlike = dict.fromkeys(("policy", "eviction", "fingerprint"))
         assert {**ours, **unlike} == {**theirs, **unlike}
-    assert rows["lru + mine:Again"]["prefetched_ratio"] > 0
+    assert rows["lru + mine:First"]["prefetched_ratio"] > 0
     mark = folder / "predicted.txt"
     assert "ExpertKey" in mark.read_text(encoding="utf-8")
     mark.unlink()
@@ -201,7 +200,7 @@ def test_classes_of_ones_own_decide_in_both_clocks(folder: Path) -> None:
     assert plain.returncode == 0, plain.stderr
     answer = json.loads(plain.stdout)
     tight = ["--device-memory", str(answer["tiers"]["device"]["capacity_bytes"] * 3 // 4)]
-    ran = offload(*arguments, *tight, "--policy", "mine:Mine", "--predictor", "mine:Again", cwd=folder)
+    ran = offload(*arguments, *tight, "--policy", "mine:Mine", "--predictor", "mine:First", cwd=folder)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["token_ids"] == answer["token_ids"]
     assert "ExpertKey" in mark.read_text(encoding="utf-8")
@@ -210,10 +209,19 @@ def test_classes_of_ones_own_decide_in_both_clocks(folder: Path) -> None:
     said = "'mine:Bad' is no predictor of experts: predict(0) gave 0, which is no expert of this model"
     assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
     assert said in bad.stderr
-    (folder / "s.yaml").write_text(own.replace("Again", "Bad"), encoding="utf-8")
+    (folder / "s.yaml").write_text(own.replace("First", "Bad"), encoding="utf-8")
     bad = offload("simulate", "s.yaml", cwd=folder)
     assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
     assert said in bad.stderr
+
+
+def test_the_example_of_the_page_is_a_predictor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert example is not None
+    (folder / "mine.py").write_text(example[1], encoding="utf-8")
+    monkeypatch.chdir(folder)
+    rows = rows_of(folder, SCENARIO.replace("next_gate", '"mine:MyPredictor"'))
+    assert "lru + mine:MyPredictor" in {row["policy"] for row in rows}
 
 
 def test_uniform_routing_is_warned_of_and_all_is_shown(folder: Path) -> None:
