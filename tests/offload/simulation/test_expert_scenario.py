@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from offload.config_file import read_config_file
 from offload.report.write import write_report
 from offload.simulation.expert_rows import simulate_experts
+from offload.simulation.expert_scenario import ExpertCases
+from offload.simulation.scenario_file import SHIPPED
 from offload.simulation.simulate import simulate_one, simulate_sweep
 from simulators.routing_generator import generate_routing
 from tests.offload.simulation.test_scenario_docs import PAGE
@@ -213,6 +216,13 @@ def test_classes_of_ones_own_decide_in_both_clocks(folder: Path) -> None:
     bad = offload("simulate", "s.yaml", cwd=folder)
     assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
     assert said in bad.stderr
+
+
+def test_the_scenario_that_ships_can_be_read() -> None:
+    path = SHIPPED / "experts_mixtral.yaml"
+    case = ExpertCases(path).read(read_config_file(path))
+    assert case.setting.slots == {"device": 48, "host": 97}
+    assert (len(case.policies), len(case.predictors)) == (3, 3)
 
 
 def test_the_example_of_the_page_is_a_predictor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
