@@ -13,8 +13,8 @@ from offload.sizes import format_size
 _LEGEND = (
     "Of the steps of decoding. hits: experts that were on the device or on their way; ahead: of all, those that were "
     "fetched ahead of their use; late: those still on their way. wasted: fetched ahead and not used. belady: no policy "
-    "hits more without fetching ahead; perfect prefetch: as few bytes, over whichever link is free, while something is "
-    "computed. Times are those of links and of a roofline; software costs nothing."
+    "hits more without fetching ahead; perfect prefetch: as few bytes, while something is computed. Times are those of "
+    "links and of a roofline; software costs nothing."
 )
 
 

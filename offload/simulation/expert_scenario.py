@@ -11,7 +11,8 @@ from offload.simulation.values import check_keys, mapping, near, number, read_ti
 from prefetch.expert_predictor import ExpertPredictor
 from prefetch.third_party import find_predictor, is_third_party
 from simulators.expert_costs import ExpertCosts
-from simulators.expert_experiment import ExpertSetting, check_trace
+from simulators.expert_experiment import check_trace
+from simulators.expert_setting import ExpertSetting
 from simulators.expert_trace import ExpertTrace
 from simulators.expert_visits import keys_of
 from simulators.model_costs import ModelShape, read_model_shape

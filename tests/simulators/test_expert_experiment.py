@@ -11,7 +11,8 @@ from prefetch.base import Prediction
 from prefetch.expert_predictor import ExpertPredictor
 from prefetch.next_gate import NextGatePredictor
 from prefetch.oracle import OraclePredictor
-from simulators.expert_experiment import ExpertExperiment, ExpertSetting
+from simulators.expert_experiment import ExpertExperiment
+from simulators.expert_setting import ExpertSetting
 from simulators.expert_trace import ExpertTrace
 from simulators.expert_visits import keys_of, passes_of
 from simulators.model_costs import ModelShape
