@@ -100,8 +100,14 @@ def _read_predictor(value: object) -> str:
         name = os.fspath(value)
         if name in PREDICTORS or Path(name).suffix == ".npz":
             return name
+        if ":" in name:
+            from prefetch.third_party import find_predictor  # which brings numpy
+
+            find_predictor(name)
+            return name
     raise InvalidOptionError(
-        f"{value!r} is no predictor; write one of {', '.join(PREDICTORS)}, or the .npz file of a trained one"
+        f"{value!r} is no predictor; write one of {', '.join(PREDICTORS)}, the .npz file of a trained one, or "
+        "my_module:MyPredictor"
     )
 
 

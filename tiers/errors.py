@@ -6,7 +6,7 @@
     │   ├── ModelError              a model that is missing, incomplete or unsupported  (ValueError)
     │   ├── BudgetError             a budget in which the model cannot run             (ValueError)
     │   ├── TraceError              a trace that cannot be read or does not fit         (ValueError)
-    │   └── PolicyError             a policy of somebody else's does not do what policies do
+    │   └── PolicyError             a policy or predictor of somebody else's does not do what they do
     └── WorldError              the machine or its disks failed: exit status 1
         ├── TierError               something is wrong with one tier
         │   ├── TierFullError           no slot can be freed
@@ -59,7 +59,7 @@ class TraceError(UsageError, ValueError):
 
 
 class PolicyError(UsageError):
-    """A policy that is not ours raised something, or broke the contract of EvictionPolicy; names it and the method."""
+    """A policy or predictor that is not ours raised something, or broke its contract; names it and the method."""
 
 
 class WorkloadWarning(UserWarning):

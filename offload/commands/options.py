@@ -56,7 +56,9 @@ _SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
         "experts": _setting("--experts", "PRECISION", "auto, or what experts must be kept in, such as int4."),
         "policy": _setting("--policy", "NAME", "Which expert has to leave the device: a name or my_module:MyPolicy."),
         "kv_policy": _setting("--kv-policy", "NAME", "Which KV block has to leave a tier, likewise."),
-        "predictor": _setting("--predictor", "NAME", "Who says which experts come next: a name or a file."),
+        "predictor": _setting(
+            "--predictor", "NAME", "Who says which experts come next: a name, a file or my_module:MyPredictor."
+        ),
         "miss_precision": _setting(
             "--miss-precision",
             "NAME",

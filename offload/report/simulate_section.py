@@ -5,6 +5,7 @@ from typing import Any
 
 from offload.report.columns import other_figures
 from offload.report.drive_section import drive_section
+from offload.report.expert_section import expert_section
 from offload.report.facts import facts_of
 from offload.report.gap_plots import gap_tables
 from offload.report.lanes import lanes_table
@@ -22,6 +23,8 @@ def simulate_section(result: Result) -> Section:
     """Of one file."""
     if "drive" in result.data:
         return drive_section(result)
+    if "experts" in result.data:
+        return expert_section(result)
     rows = result.rows
     axes = varying(rows)
     facts = facts_of(result, ("scenario", "command", "seed", "workload", "hardware", "model", "tiers", *_SETTINGS))

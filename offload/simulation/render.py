@@ -9,6 +9,7 @@ from rich.text import Text
 from offload.render import plain_table
 from offload.report.sweep_plots import axis_text
 from offload.simulation.drive_render import drive_tables
+from offload.simulation.expert_render import expert_tables
 from offload.sizes import format_size
 
 _LEGEND = (
@@ -25,6 +26,8 @@ def simulation_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     """
     if "drive" in data:
         return drive_tables(data)
+    if "experts" in data:
+        return expert_tables(data)
     axes = list(data.get("axes", ()))
     settings: dict[str, list[Mapping[str, Any]]] = {}
     for row in data["rows"]:

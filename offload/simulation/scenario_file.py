@@ -82,7 +82,7 @@ def _read(settings: Mapping[str, object], folder: Path) -> Scenario:
         profile=load_profile(near(folder, text("hardware", settings["hardware"]))),
         shape=read_model_shape(find_published("models", near(folder, text("model", settings["model"])))),
         tiers=read_tiers(mapping("tiers", settings["tiers"])),
-        policies=_read_policies(settings),
+        policies=read_policies(settings),
         gate=_read_choice("gate", settings.get("gate", Gate.LOAD.value), Gate),
         batch=int(number("batch", settings.get("batch", 1), is_whole=True)),
         arrivals=_read_choice("arrivals", settings.get("arrivals", Arrivals.CLOSED.value), Arrivals),
@@ -91,7 +91,7 @@ def _read(settings: Mapping[str, object], folder: Path) -> Scenario:
         host_memory=_read_choice("host_memory", settings["host_memory"], HostMemory)
         if "host_memory" in settings
         else None,
-        price=_read_price(settings.get("price", {})),
+        price=read_price(settings.get("price", {})),
     )
 
 
@@ -118,7 +118,8 @@ def _workload_number(make: type[Workload], key: str, value: object) -> Any:
     return int(found) if isinstance(default, int) else found
 
 
-def _read_policies(settings: Mapping[str, object]) -> list[str]:
+def read_policies(settings: Mapping[str, object]) -> list[str]:
+    """Names, each once; whether there are such policies is for whoever makes them."""
     value = settings.get("policies", settings.get("policy", ["lru"]))
     names = value if isinstance(value, list) else [value]
     if not names or not all(isinstance(name, str) for name in names):
@@ -133,7 +134,8 @@ def _read_choice(key: str, value: object, kind: type[_Choice]) -> _Choice:
     return kind(value)
 
 
-def _read_price(value: object) -> PriceTerms:
+def read_price(value: object) -> PriceTerms:
+    """Of the key ``price``; InvalidOptionError for a number that cannot be."""
     given = mapping("price", value)
     check_keys("price.", given, PRICE_KEYS)
     terms = {key: number(f"price.{key}", one, is_whole=False, least=0) for key, one in given.items()}

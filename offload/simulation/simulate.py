@@ -9,6 +9,8 @@ from offload.commands.output import json_text
 from offload.config_file import read_config_file
 from offload.simulation.drive_rows import simulate_drives
 from offload.simulation.drive_scenario import is_drive_scenario
+from offload.simulation.expert_rows import simulate_experts
+from offload.simulation.expert_scenario import is_expert_scenario
 from offload.simulation.facts import scenario_facts, setting_facts
 from offload.simulation.scenario_file import find_scenario, load_scenario
 from offload.simulation.sweep import read_sweep
@@ -27,6 +29,8 @@ def simulate_one(path: Path, progress: ProgressCallback) -> dict[str, Any]:
     """The answer of a scenario without lists; raises what ``load_scenario`` and ``run_scenario`` do."""
     if _has_drive(path):
         return simulate_drives(path, progress)
+    if _has_experts(path):
+        return simulate_experts(path, progress)
     scenario = load_scenario(path)
     settings = read_config_file(find_scenario(path))
     facts = {**scenario_facts(path, settings), **setting_facts(settings, scenario), "hardware": scenario.profile.name}
@@ -45,6 +49,10 @@ def simulate_sweep(
         if ray is not None:
             raise InvalidOptionError(f"--ray: {path} is of drives, whose cells take seconds; leave --ray out")
         return simulate_drives(path, progress, is_sweep=True, out=out)
+    if _has_experts(path):
+        if ray is not None:
+            raise InvalidOptionError(f"--ray: {path} is of experts, whose cells take seconds; leave --ray out")
+        return simulate_experts(path, progress, is_sweep=True, out=out)
     sweep = read_sweep(path)
     rows: Rows = finished_rows(out, sweep) if out else {}
     saved_s = time.monotonic()
@@ -65,6 +73,10 @@ def simulate_sweep(
         if rows:
             save()
     return sweep_answer(sweep, rows)
+
+
+def _has_experts(path: Path) -> bool:
+    return is_expert_scenario(read_config_file(find_scenario(path)))
 
 
 def _has_drive(path: Path) -> bool:

@@ -1,15 +1,11 @@
 """A policy of somebody else's, watched at every call: what it does wrong is said at once, and by whose method."""
 
-import traceback
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
-from tiers.errors import PolicyError
 from tiers.eviction.base import EvictionPolicy, Expected, K
 from tiers.eviction.choose import can_spare
-
-_THEIR_ERRORS = (Exception, SystemExit)
+from tiers.supervision import Supervision
 
 
 class SupervisedPolicy(EvictionPolicy[K]):
@@ -25,53 +21,50 @@ class SupervisedPolicy(EvictionPolicy[K]):
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
         self._keys: set[K] = set()
-        self._fault: PolicyError | None = None
-        try:
-            self._policy = self.theirs(capacity)
-        except _THEIR_ERRORS as error:
-            raise self._raised("__init__", error, "it must be made with the number of slots alone") from error
+        cure = "it must be made with the number of slots alone"
+        self._watch = Supervision(self.theirs, self.name, "eviction policy", cure, capacity)
 
     def insert(self, key: K, cost: float = 1.0) -> None:
         self._expect_new(key)
-        self._ask("insert", key, cost)
+        self._watch.ask("insert", key, cost)
         self._count("insert", {key})
 
     def insert_all(self, keys: Collection[K], cost: float = 1.0) -> None:
-        if not hasattr(self._policy, "insert_all"):
+        if not self._watch.has("insert_all"):
             super().insert_all(keys, cost)
             return
         for key in keys:
             self._expect_new(key)
         if len(set(keys)) < len(keys):
             raise KeyError("a key is named twice")
-        self._ask("insert_all", keys, cost)
+        self._watch.ask("insert_all", keys, cost)
         self._count("insert_all", keys)
 
     def insert_ahead(self, key: K, cost: float = 1.0) -> None:
-        if not hasattr(self._policy, "insert_ahead"):
+        if not self._watch.has("insert_ahead"):
             self.insert(key, cost)
             return
         self._expect_new(key)
-        self._ask("insert_ahead", key, cost)
+        self._watch.ask("insert_ahead", key, cost)
         self._count("insert_ahead", {key})
 
     def touch(self, key: K) -> None:
         self._expect_resident(key)
-        self._ask("touch", key)
+        self._watch.ask("touch", key)
 
     def remove(self, key: K) -> None:
         self._expect_resident(key)
-        self._ask("remove", key)
+        self._watch.ask("remove", key)
         self._keys.discard(key)
         self._check_held("remove")
 
     def announce(self, keys: Sequence[K]) -> None:
-        if hasattr(self._policy, "announce"):
-            self._ask("announce", keys)
+        if self._watch.has("announce"):
+            self._watch.ask("announce", keys)
 
     def forecast(self, step: int, expected: Iterable[tuple[K, Expected]]) -> None:
-        if hasattr(self._policy, "forecast"):
-            self._ask("forecast", step, expected)
+        if self._watch.has("forecast"):
+            self._watch.ask("forecast", step, expected)
 
     def evict(self, n: int, protected: Collection[K] = ()) -> list[K]:
         if n < 0:
@@ -83,32 +76,36 @@ class SupervisedPolicy(EvictionPolicy[K]):
 
     def __contains__(self, key: object) -> bool:
         is_held = key in self._keys
-        if bool(self._ask("__contains__", key)) is not is_held:
-            raise self._did(f"__contains__ says {not is_held} of {key!r}; it must say {is_held}")
+        if bool(self._watch.ask("__contains__", key)) is not is_held:
+            raise self._watch.did(f"__contains__ says {not is_held} of {key!r}; it must say {is_held}")
         return is_held
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def _victims(self, n: int, protected: Collection[K]) -> list[K]:
-        given = self._ask("evict", n, protected)
+        given = self._watch.ask("evict", n, protected)
         try:
             victims = list(given)
             chosen = set(victims)
         except TypeError:
-            raise self._did(f"evict({n}) gave {given!r}; it must give a list of keys") from None
+            raise self._watch.did(f"evict({n}) gave {given!r}; it must give a list of keys") from None
         if len(victims) not in (0, n):
-            raise self._did(f"evict({n}) gave {len(victims)} keys; it must give {n}, or none where fewer may go")
+            raise self._watch.did(f"evict({n}) gave {len(victims)} keys; it must give {n}, or none where fewer may go")
         if len(chosen) < len(victims):
-            raise self._did(f"evict({n}) gave a key twice; it must give each once")
+            raise self._watch.did(f"evict({n}) gave a key twice; it must give each once")
         for key in victims:
             if key not in self._keys:
-                raise self._did(f"evict({n}) gave {key!r}, which is not resident; it must give keys that were inserted")
+                raise self._watch.did(
+                    f"evict({n}) gave {key!r}, which is not resident; it must give keys that were inserted"
+                )
             if key in protected:
-                raise self._did("evict chose a key that is protected; it must choose another one")
+                raise self._watch.did("evict chose a key that is protected; it must choose another one")
         if not victims and n and can_spare(n, protected, self._keys):
             held = len(self._keys)
-            raise self._did(f"evict({n}) of {held} keys gave none; it must give {n} where as many are not protected")
+            raise self._watch.did(
+                f"evict({n}) of {held} keys gave none; it must give {n} where as many are not protected"
+            )
         return victims
 
     def _expect_new(self, key: K) -> None:
@@ -124,30 +121,12 @@ class SupervisedPolicy(EvictionPolicy[K]):
         self._check_held(method)
 
     def _check_held(self, method: str) -> None:
-        held = self._ask("__len__")
+        held = self._watch.ask("__len__")
         if held != len(self._keys):
-            raise self._did(
+            raise self._watch.did(
                 f"{method} left it with {held!r} keys where there are {len(self._keys)}; insert must add its keys, "
                 "evict and remove must take theirs away, and __len__ must count them"
             )
-
-    def _ask(self, method: str, *arguments: object) -> Any:
-        try:
-            return getattr(self._policy, method)(*arguments)
-        except _THEIR_ERRORS as error:
-            raise self._raised(method, error, "--debug shows the traceback") from error
-
-    def _did(self, what: str) -> PolicyError:
-        # Whoever cleans up behind the first fault meets others that come of it.
-        if self._fault is None:
-            self._fault = PolicyError(f"'{self.name}' is no eviction policy: {what}")
-        return self._fault
-
-    def _raised(self, method: str, error: BaseException, cure: str) -> PolicyError:
-        what = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-        frames = traceback.extract_tb(error.__traceback__)[1:]
-        where = f" in {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-        return self._did(f"{method} raised {what}{where}; {cure}")
 
 
 class SupervisedPlanner(SupervisedPolicy[K]):
@@ -155,4 +134,4 @@ class SupervisedPlanner(SupervisedPolicy[K]):
 
     def plan(self, uses: Iterable[object]) -> None:
         """See SupportsPlan."""
-        self._ask("plan", uses)
+        self._watch.ask("plan", uses)

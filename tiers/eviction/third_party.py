@@ -1,18 +1,13 @@
 """Policies of others: a class in a module of its own, named ``my_module:MyPolicy`` wherever a policy has a name."""
 
-import difflib
-import importlib
-import importlib.util
-import sys
 from collections.abc import Hashable, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tiers.block import ExpertKey, KVBlockKey
 from tiers.errors import InvalidOptionError, PolicyError
 from tiers.eviction.base import EvictionPolicy
 from tiers.eviction.supervised import SupervisedPlanner, SupervisedPolicy
+from tiers.supervision import find_class, missing_methods
 
 _EXPERTS = [ExpertKey(layer, layer, "stored") for layer in range(8)]
 _KV_BLOCKS = [KVBlockKey(0, 0, block) for block in range(8)]
@@ -27,22 +22,14 @@ def load_policy(name: str) -> type[EvictionPolicy[Any]]:
     ours is given back as a SupervisedPolicy. Raises InvalidOptionError, which says what is missing, or what it did
     wrong when it was tried.
     """
-    module_name, _, class_name = name.partition(":")
-    if not module_name or not class_name.isidentifier():
-        raise InvalidOptionError(f"{name!r} names no policy; write my_module:MyPolicy")
-    module = _import(module_name, name)
-    policy = getattr(module, class_name, None)
-    if not isinstance(policy, type):
-        raise InvalidOptionError(f"'{name}': the module has no class '{class_name}'{_nearest(class_name, module)}")
-    missing = [method for method in _INTERFACE if not callable(getattr(policy, method, None))]
-    if getattr(policy, "__abstractmethods__", None):
-        missing = sorted(policy.__abstractmethods__)  # type: ignore[attr-defined]  # which ABCs have
+    policy = find_class(name, "policy", "my_module:MyPolicy")
+    missing = missing_methods(policy, _INTERFACE)
     if missing:
         raise InvalidOptionError(f"'{name}' is no eviction policy: it has no {', '.join(missing)}")
     if policy.__module__.startswith(_OURS):
         return policy
     kind = SupervisedPlanner if callable(getattr(policy, "plan", None)) else SupervisedPolicy
-    supervised: type[EvictionPolicy[Any]] = type(class_name, (kind,), {"theirs": policy, "name": name})
+    supervised: type[EvictionPolicy[Any]] = type(policy.__name__, (kind,), {"theirs": policy, "name": name})
     # It may be made for one kind of blocks alone.
     faults = [_fault(supervised, keys) for keys in (_EXPERTS, _KV_BLOCKS)]
     if all(faults):
@@ -81,31 +68,3 @@ def _trial(policy: EvictionPolicy[Any], keys: Sequence[Hashable]) -> list[Hashab
     policy.touch(keys[0])
     policy.remove(keys[1])
     return gone + policy.evict(2)
-
-
-def _nearest(name: str, module: ModuleType) -> str:
-    near = difflib.get_close_matches(name, [known for known, it in vars(module).items() if isinstance(it, type)], 1)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
-def _import(module_name: str, name: str) -> ModuleType:
-    """A module of the path, else ``module_name.py`` in the current directory, where the command line does not look."""
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        path = Path.cwd().joinpath(*module_name.split(".")).with_suffix(".py")
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}.") or not path.is_file():
-            raise InvalidOptionError(f"'{name}': {error}; write the module's file into this directory") from None
-    except Exception as error:
-        raise InvalidOptionError(f"'{name}': the module fails: {type(error).__name__}: {error}") from error
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[module_name]
-        raise InvalidOptionError(f"{path}: the module fails: {type(error).__name__}: {error}") from error
-    return module

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from offload.simulation import drive_scenario, drive_sweep, scenario_file
+from offload.simulation import drive_scenario, drive_sweep, expert_scenario, scenario_file
 from offload.simulation.axes import SWEPT
 from offload.simulation.scenario_file import load_scenario
 from offload.tuning import task
@@ -26,19 +26,25 @@ def keys() -> set[str]:
         *workloads,
         *scenario_file.WORKLOADS,
         *drives,
+        *expert_scenario.KEYS,
+        *expert_scenario.EXPERT_KEYS,
         *task.OWN_KEYS,
     }
 
 
 @pytest.mark.parametrize("key", sorted(keys()))
 def test_every_key_is_told_of(key: str) -> None:
-    assert re.search(rf"`(drive\.)?{re.escape(key)}`", TEXT), f"docs/scenarios.md does not name '{key}'"
+    assert re.search(rf"`((drive|experts)\.)?{re.escape(key)}`", TEXT), f"docs/scenarios.md does not name '{key}'"
 
 
 def test_what_ships_and_what_is_swept_is_named() -> None:
     shipped = {name for kind in ("profiles", "models", "drives") for name in published_names(kind)}
     shipped |= {path.stem for path in scenario_file.SHIPPED.glob("*.yaml")}
-    assert {name for name in shipped | {*SWEPT, *drive_sweep.DRIVE_SWEPT} if f"`{name}`" not in TEXT} == set()
+    assert {
+        name
+        for name in shipped | {*SWEPT, *drive_sweep.DRIVE_SWEPT, *expert_scenario.EXPERT_SWEPT}
+        if f"`{name}`" not in TEXT
+    } == set()
 
 
 def test_the_example_can_be_read(tmp_path: Path) -> None:

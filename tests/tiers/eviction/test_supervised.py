@@ -109,7 +109,7 @@ def watched(theirs: type[object], capacity: int = 4) -> SupervisedPolicy[Hashabl
     kind: type[SupervisedPolicy[Hashable]] = type("Watched", (SupervisedPolicy,), {"theirs": theirs, "name": "m:P"})
     policy = kind(capacity)
     policy.insert_all([0, 1, 2])
-    policy._policy.is_bad = True
+    policy._watch._object.is_bad = True
     return policy
 
 
