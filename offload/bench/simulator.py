@@ -46,7 +46,7 @@ class Sizes:
     """
 
     setups: Sequence[Setup] = field(default_factory=setups)
-    turn: int = 3
+    turn: int = 5
     repeats: int = 3
     mixture_layers: int = 6
     timeout_s: float = 600.0
