@@ -109,7 +109,9 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
             answer = self._generate(inputs, generation_config, *args, past_key_values=cache, **kwargs)
         except StarvedError:
             prompt, told = inputs if inputs is not None else kwargs.get("input_ids"), kwargs.get("streamer")
-            if prompt is None or args or kwargs.get("assistant_model") is not None:
+            # Whoever drafts has the prompt taken whole, whatever the size of pieces.
+            drafts = any(self._option(name, kwargs, generation_config) for name in _DRAFTS)
+            if prompt is None or args or drafts:
                 raise
             if cache.get_seq_length() > prompt.shape[1] or (told and told.has_tokens):
                 raise

@@ -184,6 +184,7 @@ class Costs:
         compute_s = self.compute_step_s + self.lost_share * far + self._kv_step_work_s(missed)
         drive = far + HAND_OVER[slots] * missed.kv_nvme_moves * self.kv_move_s("nvme->device")
         host = HAND_OVER[slots] * near + missed.kv_host_moves * self.kv_move_s("host->device")
+        dense = max(drive, host)
         if missed.experts:
             expert_nbytes = round(missed.experts.misses * self.sizes.expert_nbytes)
             near, far = self.weights_s(expert_nbytes, missed.expert_host_share)
@@ -191,7 +192,7 @@ class Costs:
             drive, host = drive + HAND_OVER[slots] * far, host + HAND_OVER[slots] * near
         parts: dict[Bottleneck, float] = {"compute": self.compute_step_s, "nvme->device": drive, "host->device": host}
         rows = self.embedding_rows_s(1) if missed.embedding else 0.0
-        return _together(compute_s, drive, host, slots) + rows, max(parts, key=parts.__getitem__)
+        return _together(compute_s, drive, host, slots, dense) + rows, max(parts, key=parts.__getitem__)
 
     def prefill_s(self, slots: int, chunk_tokens: int, missed: Missed) -> float:
         """The prompt: weights that miss are read once a chunk, KV blocks that miss are written and read again.
@@ -209,9 +210,11 @@ class Costs:
             compute_s += missed.kv_host_blocks * self.kv_prefill_work_s("host", chunks)
         drive = far + HAND_OVER[slots] * missed.kv_nvme_blocks * self.kv_prefill_s("nvme", chunks)
         host = HAND_OVER[slots] * near + missed.kv_host_blocks * self.kv_prefill_s("host", chunks)
+        dense = max(drive, host)
         near, far = self.weights_s(missed.expert_prefill_nbytes, missed.expert_host_share)
         rows = self.embedding_rows_s(self.workload.prompt_tokens) if missed.embedding else 0.0
-        return _together(compute_s + max(experts_s, near, far), drive + far, host + near, slots) + rows
+        compute_s += max(experts_s, near, far)
+        return _together(compute_s, drive + far, host + near, slots, dense) + rows
 
     def weights_s(self, nbytes: int, host_share: float) -> tuple[float, float]:
         """Seconds for so many bytes of weights: what the host's copies take, and what the drive takes."""
@@ -230,6 +233,7 @@ class Costs:
         return missing_s(self.sizes, self.parts, use, one_expert_s(self.sizes, self.parts, tokens), byte_s)
 
 
-def _together(compute: float, drive: float, host: float, slots: int) -> float:
-    longest = compute + max(drive, host) if slots == 1 else max(compute, drive, host)
+def _together(compute: float, drive: float, host: float, slots: int, dense: float) -> float:
+    """With one slot the ``dense`` transfers wait for computing, which has waited for those of experts already."""
+    longest = max(compute + dense, drive, host) if slots == 1 else max(compute, drive, host)
     return longest + OVERLAP_LOSS * (drive + host)

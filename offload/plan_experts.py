@@ -81,16 +81,24 @@ def recorded_use(sizes: ModelSizes, workload: Workload, trace: ExpertTrace, poli
             f"{sizes.num_sparse_layers} of {experts}, {sizes.experts_per_layer_and_token} a token; record one of this "
             "model with 'offload trace record'"
         )
+    if (found := len(set(trace.requests.tolist()))) < workload.batch:
+        raise TraceError(
+            f"the trace has {found} requests, fewer than --batch {workload.batch}; record it with --requests "
+            f"{workload.batch} or more"
+        )
     passes = passes_of(trace)
     if any(one.is_decode and one.num_requests != workload.batch for one in passes):
         trace = side_by_side(trace, workload.batch)
         passes = passes_of(trace)
+    visited = [len(visit) for one in passes if one.is_decode for visit in one.visits]
     steps = sum(one.is_decode for one in passes)
     if not steps:
         raise TraceError("nothing was generated in this trace; record it with --max-new-tokens of 2 or more")
     bare = replace(trace, gate_inputs=trace.gate_inputs[..., :0])
 
     def foresee(slots: int) -> ExpertUse:
+        if slots < max(visited):  # such a visit takes several goes, and hardly anything stays
+            return ExpertUse(sum(visited) / steps, sum(visited) / steps, "recorded")
         counts = replay(bare, make_policy(policy, slots), passes=passes).counts()
         return ExpertUse(counts.accesses / steps, counts.misses / steps, "recorded")
 

@@ -46,7 +46,9 @@ class ExpertExperiment:
         _check_room(setting, max(len(visit) for place in decode for visit in self._passes[place].visits))
         _check_memory(setting, self._passes)
         misses = belady_misses(self._passes, setting.slots["device"])
-        self._misses = sum(misses[place] for place in decode)
+        # Where all fit, all are there before the first prompt.
+        all_fit = setting.slots["device"] >= setting.costs.num_experts
+        self._misses = 0 if all_fit else sum(misses[place] for place in decode)
         self._accesses = sum(len(visit) for place in decode for visit in self._passes[place].visits)
         self._compute_s = sum(self._seconds(self._passes[place]) for place in decode)
 
@@ -69,7 +71,8 @@ class ExpertExperiment:
         ways = {name: keys for name, keys in self._ways().items() if keys}
         seconds = {name: routes[name].seconds(1, nbytes) for name in ways}
         slots = setting.slots["device"]
-        fewest = {name: fewest_fetches(self._passes, slots, self._decode, keys) for name, keys in ways.items()}
+        alone = {name: fewest_fetches(self._passes, slots, self._decode, keys) for name, keys in ways.items()}
+        fewest = {name: min(count, self._misses) for name, count in alone.items()}
         counts = soonest(self._misses, fewest, seconds)
         links = {name: LinkUse(count * nbytes, count * seconds[name], count) for name, count in counts.items()}
         moving_s = max(use.busy_s for use in links.values())

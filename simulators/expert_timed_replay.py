@@ -58,7 +58,7 @@ class ExpertReplay:
                 total = total + spent
                 total.tokens += one.num_requests
             else:
-                prompt_s += spent.elapsed_s
+                prompt_s += one.num_requests * spent.elapsed_s  # each of them waits for all of it
             requests.update(self._setting.trace.requests[one.tokens].tolist())
         self.prompts_s = prompt_s / len(requests)
         return total

@@ -29,6 +29,10 @@ class PrefixBlockKey(int):
 
     __slots__ = ()
 
+    def __bool__(self) -> bool:
+        """A key is there, also the first one, which is 0."""
+        return True
+
     @property
     def sequence(self) -> int:
         """Its number: prompts that share their first blocks are no sequences of their own."""

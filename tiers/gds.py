@@ -21,7 +21,7 @@ try:
     with kvikio.CuFile(sys.argv[1], "r") as file:
         file.pread(numpy.empty(int(sys.argv[2]), numpy.uint8), int(sys.argv[2])).get()
 except BaseException as error:
-    print(f"{type(error).__name__}: {error}")
+    print(f"\\n@{type(error).__name__}: {error}")
     sys.exit(1)
 """
 """A read into memory of the host: it starts all that kvikio and its driver start, and takes no memory of a GPU."""
@@ -82,10 +82,14 @@ def _try_apart(path: str) -> str | None:
             with suppress(subprocess.TimeoutExpired):  # what hangs inside the kernel does not even die
                 child.wait(1)
             return f"no answer for {_PROBE_S:g} s"
+        except BaseException:
+            child.kill()
+            raise
         if status == 0:
             return None
         said.seek(0)
-        why = _first_line(said.read().decode(errors="replace"))
+        # Behind what the driver itself may have printed.
+        why = _first_line(said.read().decode(errors="replace").rpartition("\n@")[2])
     return f"its process died of signal {-status}" if status < 0 else why
 
 

@@ -72,7 +72,7 @@ def bench_simulator(
     Every run is a process of its own. Before and after some of them ``offload doctor`` measures the machine, and right
     before and after each the drive is timed on the files of its model: a prediction counts with the nearer doctor and
     the drive as it was then. Of the runs of a setup the one with the error in the middle is its row. ``plan`` is what
-    the planner predicts, which knows of a mixture's routing nothing. Experts are replayed from the routing that is
+    the planner predicts, told the routing of a mixture. Experts are replayed from the routing that is
     recorded here, for the same prompt. Raises as ``offload.load``, and WorldError where a run fails.
     """
     sizes = sizes or Sizes()

@@ -1,7 +1,6 @@
 """Rows of a scenario of experts: every policy with every predictor, and two bounds; alone, or every combination."""
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from offload.simulation.drive_rows import kept_rows
 from offload.simulation.expert_scenario import EXPERT_SWEPT, ExpertCase, ExpertCases
 from offload.simulation.facts import simulate_command
 from offload.simulation.scenario_file import find_scenario
+from offload.simulation.sources import sources_of
 from offload.simulation.values import mapping
 from offload.whole_file import write_whole
 from prefetch.third_party import find_predictor, is_third_party
@@ -112,25 +112,26 @@ def _figures(cell: _Cell, experiment: ExpertExperiment) -> Row:
 def _fingerprint(cell: _Cell, traces: dict[int, str]) -> str:
     """Of everything that the row depends on, but the code of this version."""
     setting = cell.case.setting
-    trace = traces.setdefault(id(setting.trace), _trace_digest(setting.trace))
-    inputs = [repr(setting.profile), repr(setting.shape), repr(setting.price), trace]
+    if id(setting.trace) not in traces:
+        traces[id(setting.trace)] = _trace_digest(setting.trace)
+    inputs = [repr(setting.profile), repr(setting.shape), repr(setting.price), traces[id(setting.trace)]]
     return digest(offload.__version__, cell.head, inputs, [_digest_of(file) for file in _sources(cell)])
 
 
 def _sources(cell: _Cell) -> list[Path]:
-    """Files of somebody else's classes, and of those that they inherit from, and that of a trained predictor."""
+    """Files of somebody else's classes, of what those inherit from and import, and that of a trained predictor."""
     classes: tuple[type, ...] = ()
     if ":" in cell.policy:
         classes += classes_of(find_policy(cell.policy))
     if is_third_party(cell.predictor):
         classes += find_predictor(cell.predictor).__mro__
-    files = [getattr(sys.modules.get(one.__module__), "__file__", None) for one in classes]
-    trained = [cell.predictor] if Path(cell.predictor).is_file() else []
-    return [Path(file) for file in (*files, *trained) if file]
+    trained = [Path(cell.predictor)] if Path(cell.predictor).is_file() else []
+    return [*sources_of(classes), *trained]
 
 
 def _trace_digest(trace: ExpertTrace) -> str:
-    arrays = (trace.tokens, trace.requests, trace.passes, trace.experts, trace.weights, trace.gate_inputs, trace.gates)
+    routing = (trace.layers, trace.tokens, trace.requests, trace.passes, trace.experts, trace.weights)
+    arrays = (*routing, trace.gate_inputs, trace.gates)
     return digest(trace.model, *(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays))
 
 

@@ -14,11 +14,11 @@ _MOST_NBYTES = 256 * 2**20
 class LayerProducts:
     """Calling it multiplies one token by ``matrices``, of so many bytes each, in other memory than those of last time.
 
-    As many layers are kept as hold 256 MiB, and two at least.
+    As many layers are kept as hold 256 MiB at least: more than caches do.
     """
 
     def __init__(self, matrices: Sequence[int], dtype: torch.dtype) -> None:
-        kept = max(2, _MOST_NBYTES // max(1, sum(matrices))) if matrices else 1
+        kept = max(1, -(-_MOST_NBYTES // max(1, sum(matrices)))) if matrices else 1
         self.layers = [[_product(nbytes, dtype) for nbytes in matrices] for _ in range(kept)]
         """Of each its tokens [1, inputs] and matrices [outputs, inputs]."""
         self._turns = itertools.cycle(self.layers)

@@ -60,6 +60,17 @@ def test_sequences_side_by_side_visit_more() -> None:
     assert typical_use(SIZES, Workload(4, 8, 8))(16).visits == 32
 
 
+def test_slots_for_less_than_a_visit_keep_nothing() -> None:
+    trace = generate_routing([(8, 8)] * 4, 4, 8, 2)
+    use = recorded_use(SIZES, Workload(4, 8, 8), trace, "lru")(2)
+    assert use.misses == use.visits > 8
+
+
+def test_a_trace_of_fewer_requests_than_side_by_side_is_refused() -> None:
+    with pytest.raises(TraceError, match="2 requests, fewer than --batch 4; record it with --requests 4 or more"):
+        recorded_use(SIZES, Workload(4, 8, 8), generate_routing([(8, 8)] * 2, 4, 8, 2), "lru")
+
+
 def test_a_trace_of_something_else_is_refused() -> None:
     with pytest.raises(TraceError, match="of 4 layers of 16 experts, 2 a token; the model has 4 of 8, 2 a token"):
         recorded_use(SIZES, WORK, generate_routing([(8, 8)], 4, 16, 2), "lru")

@@ -144,6 +144,14 @@ def test_bounds_hold_and_the_same_comes_out_again(routing: ExpertTrace) -> None:
     assert best["tokens_per_s"] <= perfect["tokens_per_s"]
 
 
+def test_where_all_fit_nobody_misses(routing: ExpertTrace) -> None:
+    trial = experiment(routing, 48, shape=WIDE)
+    row, best, perfect = trial.row("lru"), trial.belady(), trial.perfect()
+    assert row["hit_ratio"] == best["hit_ratio"] == 1.0
+    assert row["belady_gap"] == 0.0
+    assert row["bytes"] == perfect["bytes"] == 0
+
+
 def predictors(trace: ExpertTrace) -> Sequence[ExpertPredictor]:
     visits = [one.visits for one in passes_of(trace)]
     return [NextGatePredictor(list(trace.gates), keys_of(trace), 2), OraclePredictor(visits, range(6))]

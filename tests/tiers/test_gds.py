@@ -25,7 +25,9 @@ class Future:
     def get(self): return self.nbytes
 """
 NO_DRIVER = """
-def CuFile(path, flags): raise RuntimeError("libcuda.so.1: cannot open shared object file\\nand more")
+def CuFile(path, flags):
+    print("cufile: no such device")
+    raise RuntimeError("libcuda.so.1: cannot open shared object file\\nand more")
 """
 HANGS = """
 import ctypes
