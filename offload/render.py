@@ -185,6 +185,11 @@ def _figures(data: Mapping[str, Any]) -> Table:
     return table
 
 
+def figure(value: float | None) -> str:
+    """Three digits; a dash where it is not known."""
+    return "-" if value is None else f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+
+
 def plain_table(first: str, *others: str) -> Table:
     """A table with its headings; columns after the first are of numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

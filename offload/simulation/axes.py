@@ -34,6 +34,12 @@ def axes_of(settings: Mapping[str, object], path: Path, keys: Sequence[str] | No
     return axes
 
 
+def refuse_axes(axes: Axes, path: Path) -> None:
+    """InvalidOptionError for a list where one value is asked for."""
+    if axes:
+        raise InvalidOptionError(f"{path}: {next(iter(axes))}: is a list; --sweep runs every combination")
+
+
 def combinations(settings: Mapping[str, object], axes: Axes) -> Iterator[dict[str, object]]:
     """The settings of each combination: those given, with one value for each of the axes."""
     for values in itertools.product(*axes.values()):

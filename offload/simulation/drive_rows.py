@@ -7,7 +7,7 @@ from typing import Any
 
 from offload.commands.output import json_text
 from offload.config_file import read_config_file
-from offload.simulation.axes import axes_of, combinations
+from offload.simulation.axes import axes_of, combinations, refuse_axes
 from offload.simulation.drive_scenario import DriveCase, read_cases
 from offload.simulation.drive_sweep import DRIVE_SWEPT, fingerprint
 from offload.simulation.facts import simulate_command
@@ -30,8 +30,8 @@ def simulate_drives(
     file = find_scenario(path)
     settings = read_config_file(file)
     axes = axes_of(settings, file, DRIVE_SWEPT)
-    if axes and not is_sweep:
-        raise InvalidOptionError(f"{file}: {next(iter(axes))}: is a list; --sweep runs every combination")
+    if not is_sweep:
+        refuse_axes(axes, file)
     cases = [case for one in combinations(settings, axes) for case in read_cases(one, file)]
     # Dense attention is the same at every compression.
     prints = {fingerprint(case): case for case in cases}

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from offload.render import plain_table
+from offload.render import figure, plain_table
 from offload.report.sweep_plots import axis_text
 from offload.sizes import format_size
 
@@ -51,11 +51,7 @@ def _costs(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             row["policy"],
             *(format_size(row["links"].get(name, 0)) for name in links),
-            _figure(row["energy_j_per_token"]),
-            _figure(row["price_per_million_tokens"]),
+            figure(row["energy_j_per_token"]),
+            figure(row["price_per_million_tokens"]),
         )
     return table
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.3g}" if value < 100 else f"{value:,.0f}"

@@ -9,7 +9,7 @@ from typing import Any
 import offload
 from offload.commands.output import json_text
 from offload.config_file import read_config_file
-from offload.simulation.axes import axes_of, combinations
+from offload.simulation.axes import axes_of, combinations, refuse_axes
 from offload.simulation.cell import digest
 from offload.simulation.drive_rows import kept_rows
 from offload.simulation.expert_scenario import EXPERT_SWEPT, ExpertCase, ExpertCases
@@ -21,7 +21,6 @@ from offload.whole_file import write_whole
 from prefetch.third_party import find_predictor, is_third_party
 from simulators.expert_experiment import BELADY, PERFECT, ExpertExperiment
 from simulators.expert_trace import ExpertTrace
-from tiers.errors import InvalidOptionError
 from tiers.eviction.registry import find_policy
 from tiers.eviction.third_party import classes_of
 
@@ -58,8 +57,8 @@ def simulate_experts(
     file = find_scenario(path)
     settings = read_config_file(file)
     axes = axes_of(settings, file, EXPERT_SWEPT)
-    if axes and not is_sweep:
-        raise InvalidOptionError(f"{file}: {next(iter(axes))}: is a list; --sweep runs every combination")
+    if not is_sweep:
+        refuse_axes(axes, file)
     reader = ExpertCases(file)
     cells = [cell for one in combinations(settings, axes) for cell in _cells(reader.read(one))]
     traces: dict[int, str] = {}

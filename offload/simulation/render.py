@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from offload.render import plain_table
+from offload.render import figure, plain_table
 from offload.report.sweep_plots import axis_text
 from offload.simulation.drive_render import drive_tables
 from offload.simulation.expert_render import expert_tables
@@ -49,16 +49,11 @@ def _running_costs(rows: Sequence[Mapping[str, Any]]) -> Table:
         total = max(1e-12, sum(joules.values()))
         table.add_row(
             row["policy"],
-            _figure(row["energy_j_per_token"]),
+            figure(row["energy_j_per_token"]),
             *(f"{joules.get(part, 0.0) / total:.1%}" for part in parts),
-            _figure(row["price_per_million_tokens"]),
+            figure(row["price_per_million_tokens"]),
         )
     return table
-
-
-def _figure(value: float | None) -> str:
-    """Three digits; a dash where it is not known."""
-    return "-" if value is None else f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:

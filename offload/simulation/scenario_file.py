@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from offload.config_file import read_config_file
-from offload.simulation.axes import axes_of
+from offload.simulation.axes import axes_of, refuse_axes
 from offload.simulation.values import check_keys, mapping, near, number, read_tiers, suggest, text
 from prefetch.load_gate import Gate
 from simulators import scenario as simulated
@@ -45,9 +45,7 @@ def load_scenario(path: Path) -> Scenario:
     """Raises InvalidOptionError or TraceError; both name the file at fault."""
     path = find_scenario(path)
     settings = read_config_file(path)
-    axes = axes_of(settings, path)
-    if axes:
-        raise InvalidOptionError(f"{path}: {next(iter(axes))}: is a list; --sweep runs every combination")
+    refuse_axes(axes_of(settings, path), path)
     return read_scenario(settings, path)
 
 
