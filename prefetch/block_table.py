@@ -44,6 +44,12 @@ class TokenTable(Generic[S]):
 
     def grow(self, count: int, write: Write) -> None:
         """Add ``count`` tokens, which ``write`` puts where they belong. Raises TierFullError if no tier has room."""
+        offset = self.num_tokens % self._store.block_tokens
+        if self._open_slot is not None and offset + count < self._store.block_tokens:
+            # Nearly every step of a decode, in every layer: the block stays open, and no other is needed.
+            write(self._open_slot, offset, 0, count)
+            self.num_tokens += count
+            return
         position, end = 0, count
         while position < end:
             if self._open_slot is None:

@@ -63,7 +63,7 @@ def blockwise_attention(
         rows = attend_in_drives(query, key, value, attention_mask, layer, scale)
     else:
         rows = [
-            _attend_row(query[row], key[row], value[row], attention_mask, layer, stored, row, scale, sliding_window)
+            _attend_row(query[row], key, value, attention_mask, layer, stored, row, scale, sliding_window)
             for row in range(query.shape[0])
         ]
     if layer is not None:
@@ -123,10 +123,11 @@ def _attend_row(
     scale: float,
     window: int | None,
 ) -> PartialAttention:
-    """query [heads, queries, dim], key and value [kv_heads, new tokens, dim]."""
+    """query [heads, queries, dim] of a row; key and value [batch, kv_heads, new tokens, dim]."""
     queries = query.shape[1]
     if layer is None:
         visible = None if padding is None else padding.visible[row]
+        key, value = key[row], value[row]
         mask = QueryMask(key.shape[1] - queries, window, visible)
         return attend_visible(query, key.transpose(0, 1), value.transpose(0, 1), scale, mask, 0)
     table = layer.rows[row]
@@ -140,7 +141,7 @@ def _attend_row(
             return _attend_blocks(query, table, layer, stored, oldest, end, None, scale)
         return _attend_run(query, table, layer, stored, oldest, end, scale)
     mask = QueryMask(start, window, None if is_solid or padding is None else padding.visible[row])
-    new = attend_new(query, key, value, mask, begin, scale)
+    new = attend_new(query, key[row], value[row], mask, begin, scale)
     if start <= begin:
         return new
     oldest = begin if window is None else max(begin, start + 1 - window)

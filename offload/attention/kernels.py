@@ -19,9 +19,9 @@ _WIDEST = 256
 
 def kernel_for(query: Tensor, *, masked: bool) -> Kernel | None:
     """The best kernel for such queries; None where torch has none that tells the logsumexp."""
-    if query.device.type == "cpu":
+    if query.is_cpu:
         return _flash_on_cpu if query.dtype in _FLOATS else None
-    return _efficient_on_cuda if query.device.type == "cuda" and not masked and query.dtype in _FLOATS else None
+    return _efficient_on_cuda if query.is_cuda and not masked and query.dtype in _FLOATS else None
 
 
 def flash_of_groups(
@@ -32,9 +32,11 @@ def flash_of_groups(
     query [heads, queries, dim], keys [tokens, kv_heads, dim] and values alike -> output [heads, queries, dim],
     logsumexp [heads, queries].
     """
+    if not query.is_cuda:
+        return None
     dim = query.shape[-1]
     fits = query.dtype in _HALVES and dim <= _WIDEST and dim % 8 == 0 and values.shape[-1] == dim
-    if not (query.is_cuda and fits and query.shape[1] and keys.shape[0] and _has_flash(query.device)):
+    if not (fits and query.shape[1] and keys.shape[0] and _has_flash(query.device)):
         return None
     by_head = (tokens.transpose(0, 1).unsqueeze(0) for tokens in (keys, values))
     kernel = _aten._scaled_dot_product_flash_attention.default  # noqa: SLF001

@@ -50,10 +50,10 @@ def attend_all(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Par
     """
     if (found := flash_of_groups(query, keys, values, scale, is_causal=False)) is not None:
         return PartialAttention(*found)
-    value_dim = values.shape[-1]
-    query, keys, values = _of_one_width(query, keys, values)
+    _, kv_heads, value_dim = values.shape
+    if query.shape[-1] != value_dim:
+        query, keys, values = _of_one_width(query, keys, values)
     heads, queries, dim = query.shape
-    kv_heads = keys.shape[1]
     # Query heads that share a KV head are folded into the query axis: the keys are read once for all of them.
     folded = query.reshape(kv_heads, 1, heads // kv_heads * queries, dim)
     output, logsumexp = _attend(folded, _by_head(keys), _by_head(values), scale, is_causal=False, mask=None)
@@ -125,8 +125,9 @@ def _attend_by_query(
 
 def _part(output: Tensor, logsumexp: Tensor, heads: int, queries: int, value_dim: int) -> PartialAttention:
     """Out of the shapes of the kernel."""
-    output = output.reshape(heads, queries, output.shape[-1])
-    return PartialAttention(output[..., :value_dim], logsumexp.reshape(heads, queries))
+    width = output.shape[-1]
+    output = output.reshape(heads, queries, width)
+    return PartialAttention(output[..., :value_dim] if value_dim < width else output, logsumexp.reshape(heads, queries))
 
 
 def _of_one_width(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

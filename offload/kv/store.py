@@ -34,8 +34,9 @@ class KVStore(BlockStore):
     def write(self, slot: int, offset: int, keys: Tensor, values: Tensor) -> None:
         """Put tokens ([tokens, heads, dim]) into open blocks side by side, from token ``offset`` of the first on."""
         start = slot * self.block_tokens + offset
-        self.keys[start : start + keys.shape[0]] = keys
-        self.values[start : start + values.shape[0]] = values
+        stop = start + keys.shape[0]
+        self.keys[start:stop] = keys
+        self.values[start:stop] = values
 
     def copy(self, source_slot: int, slot: int, offset: int, start: int, stop: int) -> None:
         """See BlockStore."""

@@ -12,7 +12,12 @@ class BlockTable(TokenTable[KVStore]):
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Add tokens: keys [tokens, heads, dim] and values alike. Raises TierFullError if no tier has room."""
 
-        def write(slot: int, offset: int, start: int, stop: int) -> None:
-            self._store.write(slot, offset, keys[start:stop], values[start:stop])
+        count = keys.shape[0]
 
-        self.grow(keys.shape[0], write)
+        def write(slot: int, offset: int, start: int, stop: int) -> None:
+            if stop - start == count:
+                self._store.write(slot, offset, keys, values)
+            else:
+                self._store.write(slot, offset, keys[start:stop], values[start:stop])
+
+        self.grow(count, write)
