@@ -11,6 +11,7 @@ from offload.disk_speed import FILL_NBYTES, Pattern, file_nbytes, lay_down, meas
 from offload.gpu_storage import Finding, probe_cuda, probe_cupy, probe_gds, probe_kvikio, probe_pinned
 from offload.machine import ComputeSpeed, find_device, measure_compute
 from offload.nvml import probe_nvml
+from offload.zoo import default_cache
 from simulators.profile import DEFAULT, DEFAULT_CUDA, HardwareProfile, LinkProfile
 from simulators.profile_file import read_profile, write_profile
 from tiers.errors import InvalidOptionError, TransferError
@@ -222,9 +223,7 @@ def _make_profile(compute: ComputeSpeed, drive: DriveSpeed | None, nvme_dir: Pat
 
 
 def _profile_path() -> Path:
-    """$XDG_CACHE_HOME/offload-runtime/profile.json; a relative XDG path is to be ignored, says its specification."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "offload-runtime" / "profile.json"
+    return default_cache() / "profile.json"
 
 
 def _make_profile_path() -> Path:

@@ -73,8 +73,12 @@ def _find_gguf() -> Path:
 
 
 def default_cache() -> Path:
-    """Where models are kept that we made ourselves."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "offload-runtime"
+    """Where models are kept that we made ourselves, and what was measured here.
+
+    $XDG_CACHE_HOME/offload-runtime; a relative path is to be ignored, says the specification of XDG.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "offload-runtime"
 
 
 if __name__ == "__main__":

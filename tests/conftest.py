@@ -1,6 +1,7 @@
 """What several test folders share: the small models, and the rule that no test reaches for the network."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,24 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 TINY_VOCABULARY = 512
 _TEXT = Path(__file__).parents[1] / "LICENSE"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_profile_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What ``offload doctor`` once measured here would make other plans than those that tests expect.
+
+    Prepared models are kept beside it, and stay in reach.
+    """
+    from offload.zoo import default_cache
+
+    models = default_cache() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    caches = tmp_path_factory.mktemp("caches")
+    (caches / "offload-runtime").mkdir()
+    (caches / "offload-runtime" / "models").symlink_to(models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(caches))
+        yield
 
 
 @pytest.fixture(scope="session")
