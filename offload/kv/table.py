@@ -16,3 +16,11 @@ class BlockTable(TokenTable[KVStore]):
             self._store.write(slot, offset, keys[start:stop], values[start:stop])
 
         self.grow(keys.shape[0], write)
+
+    def make_room(self) -> None:
+        """Add one token that somebody else writes. Raises TierFullError if no tier has room."""
+        self.grow(1, _write_nothing)
+
+
+def _write_nothing(slot: int, offset: int, start: int, stop: int) -> None:
+    """Of ``prefetch.block_table.Write``: somebody else does."""
