@@ -38,26 +38,28 @@ def read_step(model: PreTrainedModel, args: Sequence[Any], kwargs: Mapping[str, 
     Raises InvalidOptionError for a mask that does not cover all tokens.
     """
     cache, ids, positions = (kwargs.get(name) for name in ("past_key_values", "input_ids", "position_ids"))
-    if args or not isinstance(ids, Tensor) or ids.dim() != 2 or not isinstance(cache, TieredCache):
-        return "input_ids are not given by name, or there is no cache"
-    if ids.shape[1] != 1 or not cache.get_seq_length():
+    if args:
+        return "inputs are given without their names"
+    if not isinstance(cache, TieredCache) or not cache.get_seq_length():
         return ""
-    if reason := _reason(model, kwargs):
+    if isinstance(ids, Tensor) and ids.shape[-1] != 1:
+        return ""
+    if reason := _reason(model, kwargs, cache.store.rows.device.type):
         return reason
-    if not isinstance(positions, Tensor) or positions.shape not in ((1, 1), ids.shape):
-        return "position_ids are not given, or not one for each row"
+    if not isinstance(ids, Tensor) or not isinstance(positions, Tensor) or positions.shape not in ((1, 1), ids.shape):
+        return "input_ids or position_ids are not given, one for each row"
     end = cache.get_seq_length() + 1
     begins = _begins(kwargs.get("attention_mask"), len(ids), end)
     return "there is padding between tokens" if begins is None else Step(cache, ids, positions, begins, end)
 
 
-def _reason(model: PreTrainedModel, kwargs: Mapping[str, Any]) -> str:
+def _reason(model: PreTrainedModel, kwargs: Mapping[str, Any], device: str) -> str:
     """Why it is not only the device that has to know of this step."""
     if more := [name for name, value in kwargs.items() if name not in _STEP and not _is_usual(name, value)]:
         return f"{', '.join(sorted(more))} is given"
     if any(getattr(model.config, name, False) for name in ("output_hidden_states", "output_attentions")):
         return "the configuration asks for more than logits"
-    if model.training or torch.is_autocast_enabled(model.device.type):
+    if model.training or torch.is_autocast_enabled(device):
         return "the model is in training or under autocast"
     if torch._C._autograd._profiler_enabled():  # noqa: SLF001 - there is no other way to ask
         return "a profiler looks for the kernels of each layer"

@@ -209,6 +209,7 @@ def test_what_asks_for_more_than_the_device_knows(many_heads: Path) -> None:
         with torch.inference_mode():
             model(torch.tensor([[9]]), past_key_values=cache)
             model(input_ids=torch.tensor([[9]]), past_key_values=cache)
+            model(inputs_embeds=torch.zeros(1, 1, 64), past_key_values=cache)
         assert graphs.num_replays == 1
         step_of(model, cache, 10)
         assert graphs.num_replays == 2
@@ -218,8 +219,9 @@ def test_what_asks_for_more_than_the_device_knows(many_heads: Path) -> None:
             "a profiler looks for the kernels of each layer",
             "the model is in training or under autocast",
             "there is padding between tokens",
-            "input_ids are not given by name, or there is no cache",
-            "position_ids are not given, or not one for each row",
+            "inputs are given without their names",
+            "input_ids or position_ids are not given, one for each row",
+            "inputs_embeds is given",
             "output_hidden_states is given",
         ]
 
