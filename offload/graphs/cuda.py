@@ -27,11 +27,11 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
         self.nbytes = 0
 
     def capture(self, step: Callable[[], Tensor]) -> CudaGraph:
         """See GraphBackend. Other threads may use the device meanwhile."""
-        graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device):
             step()  # compiles kernels, which prove themselves, and opens libraries
             with NoQuestions(self._device):
@@ -40,9 +40,15 @@ class CudaGraphs:
             torch.cuda.empty_cache()
             before = torch.cuda.memory_reserved()
             try:
-                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                    output = step()
+                return self._capture(step)
             finally:
                 torch.cuda.empty_cache()
                 self.nbytes += max(0, torch.cuda.memory_reserved() - before)
+
+    def _capture(self, step: Callable[[], Tensor]) -> CudaGraph:
+        graph = torch.cuda.CUDAGraph()
+        recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        # A capture that fails does not leave its stream by itself.
+        with torch.cuda.stream(torch.cuda.current_stream()), recording:
+            output = step()
         return CudaGraph(output, graph)

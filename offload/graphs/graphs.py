@@ -23,7 +23,7 @@ _APART = "the tokens of a sequence do not lie side by side"
 
 
 class StepGraphs:
-    """A graph for each number of rows and, in some large steps, for the longest of them; made when it is first needed.
+    """A graph for each number of rows and each of a few lengths (``room_for``), made when it is first needed.
 
     Once one does not prove right, or all take more memory than was set aside, no step is done by a graph any more.
     ``obstacle`` says why none ever is.

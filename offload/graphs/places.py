@@ -25,13 +25,15 @@ def room_for(num_tokens: int) -> int:
 
 
 def place_table(tables: Sequence[Sequence[BlockTable]], begins: Sequence[int], end: int) -> NDArray[np.int64] | None:
-    """The numbers of a step, [layers + 2, rows]; None where the tokens of a row are no neighbours in the arena.
+    """The numbers of a step, [layers + 2, rows].
+
+    None where the tokens of a row are no neighbours in the arena, or a layer has not all rows.
 
     For each layer the token of the arena at which position 0 of each row lies, then the first position that a row
     attends to, then the one after the last.
     """
     origins = [[table.origin for table in rows] for rows in tables]
-    if any(origin is None for rows in origins for origin in rows):
+    if any(len(rows) != len(begins) or None in rows for rows in origins):
         return None
     return np.array([*origins, begins, [end] * len(begins)], np.int64)
 
