@@ -12,6 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from offload.attention.interface import register
 from offload.attention.latent import follow_latents
 from offload.experts.interface import register as register_experts
+from offload.graphs.graphs import by_graphs
 from offload.kv.cache import layer_windows
 from offload.kv.shape import AttentionShape
 from offload.offloaded_model import OffloadedModel, give_cache
@@ -74,8 +75,9 @@ def build_empty(
 
     Raises ModelError where it has buffers that are neither stored nor computed.
     """
+    parts = {"forward": by_graphs(model_class.forward)}
     offloaded = cast(
-        "type[OffloadedModel]", type(f"Offloaded{model_class.__name__}", (OffloadedModel, model_class), {})
+        "type[OffloadedModel]", type(f"Offloaded{model_class.__name__}", (OffloadedModel, model_class), parts)
     )
     with torch.device("meta"):
         model: OffloadedModel = offloaded._from_config(  # noqa: SLF001

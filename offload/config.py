@@ -33,7 +33,8 @@ class RunConfig:
     ``batch`` counts sequences. ``dtype`` and ``experts`` say what the model must be stored in. ``policy`` says which
     expert has to leave the device, ``kv_policy`` which KV block has to leave a tier, ``predictor`` which experts will
     be needed, ``miss_precision`` which copy will do where there are two; all but "high" change tokens. The names to
-    choose from are in ``offload.config_values``. Raises InvalidOptionError.
+    choose from are in ``offload.config_values``. ``cuda_graphs``: decode steps are replayed by the GPU alone, where all
+    that they need stays there. Raises InvalidOptionError.
     """
 
     device: str = "cpu"
@@ -54,6 +55,7 @@ class RunConfig:
     predictor: str = "next_gate"
     miss_precision: str = "high"
     batch: int = 1
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         for key in KEYS:
@@ -66,6 +68,10 @@ class RunConfig:
                 raise InvalidOptionError(
                     f"{field.name} {value!r} needs a computational drive, and csd is 0; set it to 1 or more"
                 )
+        if self.cuda_graphs and self.device == "cpu":
+            raise InvalidOptionError(
+                "cuda_graphs: device 'cpu' has no CUDA graphs; leave it out, or set device to cuda"
+            )
         if self.attention in _EXACT:
             self._check_exact()
         if self.x_cache and not self.write_back:

@@ -37,6 +37,8 @@ POLICY: Final = "expected_use"
 KV_POLICY: Final = "spaced"
 """Of KV blocks, likewise."""
 
+_SWITCH: Final = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
+
 _DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 
 
@@ -171,6 +173,14 @@ def _read_batch(value: object) -> int:
     return _read_count(value, least=1)
 
 
+def _read_switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _SWITCH:
+        return _SWITCH[value.lower()]
+    raise InvalidOptionError(f"{value!r} is neither on nor off; write true or false")
+
+
 def _read_count(value: object, *, least: int) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return parse_count(str(value), least=least)
@@ -199,5 +209,6 @@ READERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
         "predictor": _read_predictor,
         "miss_precision": _read_miss_precision,
         "batch": _read_batch,
+        "cuda_graphs": _read_switch,
     }
 )

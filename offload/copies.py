@@ -26,3 +26,12 @@ def on_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def refill(target: Tensor, array: NDArray[Any]) -> None:
+    """Put the same numbers into ``target``, for work that its device is given from now on; nobody waits.
+
+    They may change as soon as this returns.
+    """
+    tensor = torch.from_numpy(array)
+    target.copy_(tensor.pin_memory() if target.is_cuda else tensor, non_blocking=True)

@@ -24,6 +24,9 @@ from offload.experts.passes import announce_passes
 from offload.experts.predictors import make_predictor
 from offload.experts.store import ExpertStore
 from offload.gpu_room import require_room
+from offload.graphs.cuda import CudaGraphs
+from offload.graphs.graphs import StepGraphs
+from offload.graphs.obstacle import obstacle
 from offload.initial_load import InitialLoad, Progress, evenly, verify_rows
 from offload.kv.drives import KVDrives
 from offload.kv.layout import KVLayout
@@ -102,6 +105,9 @@ def load_model(
             _predict(model, prospect, config, experts, low, everything_stays=everything_stays)
         if streamer:
             streamer.start()
+        if config.cuda_graphs:
+            in_the_way = obstacle(prospect.architecture, model.runtime)
+            model.runtime.graphs = StepGraphs(model, CudaGraphs(torch_device(config.device)), obstacle=in_the_way)
     except BaseException:
         _give_back(engine, [part for part in (drives, streamer, experts) if part], levels)
         raise

@@ -14,6 +14,7 @@ from offload.device import available_bytes, is_gpu
 from offload.dtypes import torch_dtype
 from offload.experts.note import ExpertNote
 from offload.experts.packed.check import check_packed
+from offload.graphs.backend import SET_ASIDE_NBYTES
 from offload.kv.cache import layer_windows
 from offload.kv.input_shape import input_shape
 from offload.model_sizes import model_sizes
@@ -103,6 +104,8 @@ def plan_for(
             f"shorten the prompt to {max(0, longest - workload.new_tokens)} tokens"
         )
     sizes = _sizes_beside_drives(prospect, workload, config) if config.csd else prospect.sizes
+    if config.cuda_graphs:
+        sizes = replace(sizes, workspace_nbytes_once=sizes.workspace_nbytes_once + SET_ASIDE_NBYTES)
     newest_nbytes = _newest_nbytes(prospect, sizes, workload, config, budgets.host_bytes)
     newest_tier: Literal["device", "host"] = "device" if budgets.host_bytes is None else "host"
     if budgets.host_bytes is not None:

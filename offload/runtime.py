@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from offload.arenas import Arena, make_arena, make_host_arena
 from offload.config import RunConfig
 from offload.experts.store import ExpertStore
+from offload.graphs.graphs import StepGraphs
 from offload.kv.drives import KVDrives
 from offload.kv.layout import KVLayout
 from offload.kv.store import KVStore
@@ -38,6 +39,8 @@ class Runtime:
     drives: KVDrives | None
     prefill_chunk_tokens: int | None
     """None where a prompt is taken in one piece."""
+    graphs: StepGraphs | None = None
+    """None where no step is done by a CUDA graph."""
 
     @property
     def _fixed_device_nbytes(self) -> int:
@@ -56,6 +59,7 @@ class Runtime:
         notes += [*self.engine.notes, *(f"attention: {flaw}" for flaw in sorted(self.kv.flaws))]
         notes += [f"experts: {flaw}" for flaw in sorted(self.experts.flaws)] if self.experts else []
         notes += self.drives.notes if self.drives else []
+        notes += self.graphs.notes if self.graphs else []
         return list(dict.fromkeys(notes))
 
     def tier_occupancy(self) -> dict[str, tuple[int, int]]:
@@ -111,6 +115,8 @@ class Runtime:
 
     def close(self) -> None:
         """Idempotent. The links come first: they work in memory and files that the others give back."""
+        if self.graphs:
+            self.graphs.close()
         self.engine.close()
         if self.drives:
             self.drives.close()

@@ -13,6 +13,7 @@ from offload.attention.padding import Padding, padding_mask
 from offload.attention.paged import NO_KERNEL, attend_runs, kernel_for_runs
 from offload.attention.partial import PartialAttention, add_sink, attend_all, merge
 from offload.attention.stored import KeysAndValues, StoredTokens
+from offload.graphs.placed import PlacedLayer, attend_placed
 from offload.kv.drive_layer import DriveLayer
 from offload.kv.store import Interval
 from offload.kv.table import BlockTable
@@ -59,6 +60,10 @@ def blockwise_attention(
     layer, stored = find_layer(module, key, value, sliding_window)
     check_followed(module, attention_mask, dropout, softcap, is_causal=is_causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(layer, PlacedLayer):
+        if sliding_window is not None or s_aux is not None:
+            raise ModelError("sliding windows and attention sinks are not followed in a graph")
+        return attend_placed(query, layer, scale), None
     if isinstance(layer, DriveLayer):
         rows = attend_in_drives(query, key, value, attention_mask, layer, scale)
     else:
@@ -76,12 +81,12 @@ def blockwise_attention(
 
 def find_layer(
     module: nn.Module, key: Tensor, value: Tensor, sliding_window: int | None
-) -> tuple[TieredLayer | DriveLayer | None, StoredTokens]:
+) -> tuple[TieredLayer | DriveLayer | PlacedLayer | None, StoredTokens]:
     """The layer of the cache that holds the older tokens, and how queries meet these; None where nothing is cached.
 
     Raises ModelError where it is not clear what a layer holds.
     """
-    layer: TieredLayer | DriveLayer | None = getattr(key, "kv_layer", None)
+    layer: TieredLayer | DriveLayer | PlacedLayer | None = getattr(key, "kv_layer", None)
     if layer is not getattr(value, "kv_layer", None):
         raise ModelError(f"{type(module).__name__} changes keys or values on their way from the cache; not supported")
     stored: StoredTokens = _KEYS_AND_VALUES
@@ -156,8 +161,7 @@ def _attend_run(
     """Every query sees the tokens at positions ``begin .. end - 1``, which lie side by side and stay there."""
     store, origin = layer.store, table.origin
     assert origin is not None
-    size = store.layout.block_tokens
-    store.manager.stats.hits += (end - 1) // size - begin // size + 1
+    store.count_visit(begin, end)
     keys, values = stored.tokens(store, slice(origin + begin, origin + end))
     return stored.answer(attend_all(stored.ask(query), keys, values, scale))
 

@@ -49,17 +49,33 @@ def attend_runs(
     and a few to merge all pieces at once; always in the same order.
     """
     pieces = on_device(cut(runs), query.device)
-    outputs, logsumexps = kernel(query[:, 0].contiguous(), keys, values, pieces, scale)
-    total = torch.logsumexp(logsumexps, 0)
-    weights = torch.exp(logsumexps - total).unsqueeze(-1)
-    return PartialAttention((outputs * weights).sum(0).unsqueeze(1), total.unsqueeze(1))
+    outputs, logsumexps = kernel(query.transpose(0, 1).contiguous(), keys, values, pieces.unsqueeze(0), scale)
+    return PartialAttention(merge_pieces(outputs, logsumexps)[0].unsqueeze(1), logsumexps[0].logsumexp(0).unsqueeze(1))
+
+
+def merge_pieces(outputs: Tensor, logsumexps: Tensor) -> Tensor:
+    """What the rows' queries see in all of their pieces, [rows, heads, value_dim]; some token in one of them at least.
+
+    outputs [rows, pieces, heads, value_dim], logsumexps [rows, pieces, heads].
+    """
+    return (outputs * logsumexps.softmax(1).unsqueeze(-1)).sum(1)
+
+
+def piece_tokens(num_tokens: int) -> int:
+    """How long pieces are where a row sees so many tokens."""
+    return max(_PIECE_TOKENS, num_tokens // _MOST_PIECES)
 
 
 def cut(runs: Runs) -> NDArray[np.int64]:
     """Pieces of the runs, [pieces, 2], of a limited length."""
-    size = max(_PIECE_TOKENS, sum(stop - start for start, stop in runs) // _MOST_PIECES)
+    size = piece_tokens(sum(stop - start for start, stop in runs))
     pieces = [(first, min(first + size, stop)) for start, stop in runs for first in range(start, stop, size)]
     return np.array(pieces, np.int64)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Root mean square error over the root mean square of what is right; NaN where there is one."""
+    return float((found - expected).norm() / expected.norm())
 
 
 @cache
@@ -71,17 +87,21 @@ def _proven(
         from offload.attention.paged_kernel import attend_pieces
 
         generator = torch.Generator().manual_seed(heads)
-        query = torch.randn(heads, 1, dim, generator=generator).to(device, dtype)
+        query = torch.randn(2, heads, dim, generator=generator).to(device, dtype)
         rows = torch.randn(700, kv_heads, dim + value_dim, generator=generator).to(device, dtype)
         keys, values = rows.split((dim, value_dim), -1)
         runs = [(3, 4), (10, 330), (400, 700)]
-        found = attend_runs(attend_pieces, query, keys, values, runs, dim**-0.5)
+        pieces = np.concatenate([cut(runs), [[9, 7]]])  # the last of them is empty
+        both = on_device(np.stack([pieces, pieces[::-1]]), device)
+        outputs, logsumexps = attend_pieces(query, keys, values, both, dim**-0.5)
+        found = merge_pieces(outputs, logsumexps), logsumexps.logsumexp(1)
         # By the processor, whose products of float32 are that exact whatever the settings of the device.
         every = torch.cat([rows[start:stop] for start, stop in runs]).float().cpu()
-        expected = attend_all(query.float().cpu(), every[..., :dim], every[..., dim:], dim**-0.5)
+        asked = query.transpose(0, 1).float().cpu()
+        expected = attend_all(asked, every[..., :dim], every[..., dim:], dim**-0.5)
         errors = [
-            float((one.cpu() - other).norm() / other.norm())
-            for one, other in ((found.output, expected.output), (found.logsumexp, expected.logsumexp))
+            relative_error(one.cpu(), other.transpose(0, 1))
+            for one, other in zip(found, (expected.output, expected.logsumexp), strict=True)
         ]
     except Exception as error:  # noqa: BLE001 - whatever it is, there are slower ways
         return Proven.failed(error)

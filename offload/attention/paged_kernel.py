@@ -12,22 +12,23 @@ from torch import Tensor
 
 
 def attend_pieces(query: Tensor, keys: Tensor, values: Tensor, pieces: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """What the query makes of each piece alone.
+    """What the query of each row makes of each of its pieces alone.
 
-    query [heads, dim], contiguous; keys [tokens, kv_heads, dim] and values alike, whose rows are contiguous; pieces
-    int64 [pieces, 2], first token and the one after the last, none of them empty -> outputs [pieces, heads, value_dim]
-    and logsumexps [pieces, heads] in float32.
+    query [rows, heads, dim], contiguous; keys [tokens, kv_heads, dim] and values alike, whose rows are contiguous;
+    pieces int64 [rows, pieces, 2], contiguous, first token and the one after the last -> outputs
+    [rows, pieces, heads, value_dim] and logsumexps [rows, pieces, heads] in float32. Of a piece without tokens, which
+    may end before it begins, they are 0 and -inf; nothing outside of the pieces is read.
     """
-    (heads, dim), (_, kv_heads, value_dim) = query.shape, values.shape
-    group = heads // kv_heads
-    outputs = query.new_empty(len(pieces), heads, value_dim, dtype=torch.float32)
-    logsumexps = query.new_empty(len(pieces), heads, dtype=torch.float32)
+    (rows, heads, dim), (_, kv_heads, value_dim) = query.shape, values.shape
+    group, count = heads // kv_heads, pieces.shape[1]
+    outputs = query.new_empty(rows, count, heads, value_dim, dtype=torch.float32)
+    logsumexps = query.new_empty(rows, count, heads, dtype=torch.float32)
     # A processor comes here to interpret the kernel only, and knows no product of bfloat16.
     dot = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}.get(query.dtype, tl.float32)
     with torch.cuda.device(query.device) if query.is_cuda else nullcontext():
-        _attend[len(pieces), kv_heads](
+        _attend[rows * count, kv_heads](
             query, keys, values, pieces, outputs, logsumexps,
-            scale, heads, dim, value_dim, keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
+            scale, count, heads, dim, value_dim, keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
             GROUP=group, ROWS=max(16, triton.next_power_of_2(group)),
             WIDTH=max(16, triton.next_power_of_2(dim)), VALUE_WIDTH=max(16, triton.next_power_of_2(value_dim)),
             BLOCK=32 if dot is tl.float32 else 64, DOT=dot if query.is_cuda else tl.float32,
@@ -38,11 +39,14 @@ def attend_pieces(query: Tensor, keys: Tensor, values: Tensor, pieces: Tensor, s
 @triton.jit
 def _attend(
     query, keys, values, pieces, outputs, logsumexps,
-    scale, heads, dim, value_dim, key_stride, key_head_stride, value_stride, value_head_stride,
+    scale, count, heads, dim, value_dim, key_stride, key_head_stride, value_stride, value_head_stride,
     GROUP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    """A piece (axis 0) for the GROUP query heads that share a head of keys (axis 1), by an online softmax."""
+    """A piece (axis 0), one of ``count`` of its row, for the GROUP query heads that share a head of keys (axis 1).
+
+    By an online softmax.
+    """
     piece, kv_head = tl.program_id(0), tl.program_id(1)
     start, stop = tl.load(pieces + 2 * piece), tl.load(pieces + 2 * piece + 1)
     row = tl.arange(0, ROWS)
@@ -51,7 +55,9 @@ def _attend(
     column, value_column = tl.arange(0, WIDTH), tl.arange(0, VALUE_WIDTH)
     is_column, is_value = column < dim, value_column < value_dim
     asked = tl.load(
-        query + head[:, None] * dim + column[None, :], mask=is_row[:, None] & is_column[None, :], other=0.0
+        query + (piece // count * heads + head[:, None]) * dim + column[None, :],
+        mask=is_row[:, None] & is_column[None, :],
+        other=0.0,
     ).to(DOT)
     highest = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
@@ -71,6 +77,7 @@ def _attend(
         sums = sums * fade[:, None] + tl.dot(weights.to(DOT), value, input_precision="ieee")
         total = total * fade + tl.sum(weights, 1)
         highest = higher
+    total = tl.where(total > 0, total, 1.0)  # of an empty piece it is 0, and the highest score -inf
     place = piece * heads + head
     tl.store(logsumexps + place, highest + tl.log(total), mask=is_row)
     target = outputs + place[:, None] * value_dim + value_column[None, :]

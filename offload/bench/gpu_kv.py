@@ -36,8 +36,8 @@ def bench_kv_on_gpu(
     memory_limit: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Rows: everything resident, and the same against its kernels back to back; half of the weights, and three quarters
-    of the KV cache, in the host or on the drive.
+    """Rows: everything resident, the same against its kernels back to back, and by CUDA graphs; half of the weights,
+    and three quarters of the KV cache, in the host or on the drive.
 
     ``model`` is a directory, or a synthetic dense model of 7 GB is used. ``limit`` is the roofline: the time of a
     resident step, or the bytes that came over a link at the rate that a plain large copy, or fio, reached in the same
@@ -46,7 +46,7 @@ def bench_kv_on_gpu(
     """
     sizes = sizes or GPUSizes()
     path = model or synthetic_dense(nvme_dir, _LAYERS)
-    with opened(path, nvme_dir, device, sizes, ticker(progress, 11), seed) as bench:
+    with opened(path, nvme_dir, device, sizes, ticker(progress, 12), seed) as bench:
         rows = _Rows(bench)
         limited = rows.limited_row(memory_limit or HOST_LIMIT)
         return bench.answer([*rows.resident_rows(), *rows.weight_rows(), limited, *rows.kv_rows()], seed)
@@ -86,6 +86,31 @@ class _Rows:
         self.bench.tick()
         yield _work_row(step_s, work)
         self.bench.tick()
+        yield self._graph_row(prompt, new, peer_s, theirs[-1].tokens)
+        self.bench.tick()
+
+    def _graph_row(self, prompt: list[int], new: int, peer_s: float, expected: tuple[int, ...]) -> Row:
+        """The same steps as CUDA graphs, where these prove right; ``replays`` counts them over all runs."""
+
+        def use(model: OffloadedModel) -> tuple[list[Timed], int]:
+            runs = [generate_timed(model, prompt, new) for _ in range(1 + self.bench.sizes.rounds)]
+            return runs, model.runtime.graphs.num_replays if model.runtime.graphs else 0
+
+        runs, replays = self.bench.with_plan(self._graph_config(), len(prompt), new, use)
+        step_s = statistics.median(timed.step_s for timed in runs[1:])
+        return {
+            "name": "all resident, CUDA graphs",
+            "unit": "tokens/s",
+            "ours": 1 / step_s,
+            "peer": 1 / peer_s,
+            "peer_name": "transformers",
+            "ratio_to_peer": peer_s / step_s,
+            "replays": replays,
+            "same_tokens": runs[-1].tokens == expected,
+        }
+
+    def _graph_config(self) -> RunConfig:
+        return self.bench.config(cuda_graphs=True)
 
     def weight_rows(self) -> Iterator[Row]:
         """Half of the weights on the device."""

@@ -65,6 +65,10 @@ _SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
             "high; or, at a loss, mixed: the lower of a store's two precisions for missing experts that add little.",
         ),
         "batch": _setting("--batch", "N", "Sequences side by side."),
+        "cuda_graphs": Annotated[
+            bool | None,
+            typer.Option("--cuda-graphs", help="The GPU replays decode steps where all they need is there."),
+        ],
     }
 )
 """The fields of RunConfig as options."""

@@ -8,6 +8,7 @@ from transformers.cache_utils import Cache
 from offload.kv.drive_layer import DriveLayer, only_appends
 from offload.kv.drives import KVDrives
 from offload.kv.store import KVStore
+from offload.kv.table import BlockTable
 from offload.kv.tiered_layer import TieredLayer
 from tiers.block import BlockKey
 from tiers.errors import ModelError
@@ -37,8 +38,7 @@ class TieredCache(Cache):
             else:
                 self._ours.append(TieredLayer(store, index, window, before, self.prefetcher))
         super().__init__(layers=list(self._ours))
-        tables = [layer.rows for layer in self._ours if isinstance(layer, TieredLayer)]
-        weakref.finalize(self, store.abandon, tables).atexit = False
+        weakref.finalize(self, store.abandon, self.tables()).atexit = False
         if rows is not None:
             weakref.finalize(self, rows.abandon).atexit = False
 
@@ -46,6 +46,16 @@ class TieredCache(Cache):
         """The blocks of a layer that may be on a lower tier."""
         layer = self._ours[index]
         return layer.full_blocks() if isinstance(layer, TieredLayer) else []
+
+    def tables(self) -> list[list[BlockTable]]:
+        """Of every layer in tiers, the block tables of its rows."""
+        return [layer.rows for layer in self._ours if isinstance(layer, TieredLayer)]
+
+    def make_room(self) -> None:
+        """One token more in every row of every layer, see TieredLayer; for a cache that has tokens and no drives."""
+        for layer in self._ours:
+            assert isinstance(layer, TieredLayer)
+            layer.make_room()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Roll all layers back or, where that raises InvalidOptionError, none; see TieredLayer."""

@@ -38,6 +38,10 @@ class KVStore(BlockStore):
         self.keys[start:stop] = keys
         self.values[start:stop] = values
 
+    def count_visit(self, begin: int, end: int) -> None:
+        """Tokens ``begin .. end - 1`` of a row are attended to where they lie: their blocks are hits."""
+        self.manager.stats.hits += (end - 1) // self.block_tokens - begin // self.block_tokens + 1
+
     def copy(self, source_slot: int, slot: int, offset: int, start: int, stop: int) -> None:
         """See BlockStore."""
         first = source_slot * self.block_tokens

@@ -11,7 +11,6 @@ class BlockTable(TokenTable[KVStore]):
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Add tokens: keys [tokens, heads, dim] and values alike. Raises TierFullError if no tier has room."""
-
         count = keys.shape[0]
 
         def write(slot: int, offset: int, start: int, stop: int) -> None:
@@ -21,3 +20,11 @@ class BlockTable(TokenTable[KVStore]):
                 self._store.write(slot, offset, keys[start:stop], values[start:stop])
 
         self.grow(count, write)
+
+    def make_room(self) -> None:
+        """Add one token that somebody else writes. Raises TierFullError if no tier has room."""
+        self.grow(1, _write_nothing)
+
+
+def _write_nothing(slot: int, offset: int, start: int, stop: int) -> None:
+    """Of ``prefetch.block_table.Write``: somebody else does."""

@@ -76,6 +76,16 @@ class TieredLayer(MarkingLayer):
             self._drop_passed(start)
         return self.mark(key_states, value_states)
 
+    def make_room(self) -> None:
+        """As ``update`` with one token in each row, whose keys and values somebody else writes. For no sliding window.
+
+        Raises what ``update`` raises.
+        """
+        self.check_in_step(len(self.rows), 1)
+        for table in self.rows:
+            table.make_room()
+        self.num_tokens += 1
+
     def full_blocks(self) -> list[BlockKey]:
         """The blocks of all rows that may be on a lower tier, each once."""
         if len(self.rows) == 1:

@@ -49,6 +49,7 @@ def device(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(GPUBench, "_copy_rate", lambda self: 1e9)
         monkeypatch.setattr(_Rows, "_accelerate", lambda *args, **kwargs: {"peer": 1.0})
         monkeypatch.setattr(_Rows, "_offloaded_cache", lambda *args: {"peer": 1.0})
+        monkeypatch.setattr(_Rows, "_graph_config", lambda self: self.bench.config())
     return str(request.param)
 
 
@@ -76,9 +77,11 @@ def test_weights_and_kv(tmp_path: Path, device: str) -> None:
     found = bench_kv_on_gpu(
         model, tmp_path / "nvme", device, progress=lambda done, total: told.append((done, total)), sizes=SIZES
     )
-    check(found, told, 7)
+    check(found, told, 8)
     work = next(row for row in found["rows"] if row["name"] == "all resident, against its kernels back to back")
     assert work["kernels_per_token"] > 6
+    graphs = next(row for row in found["rows"] if row["name"] == "all resident, CUDA graphs")
+    assert bool(graphs["replays"]) == (device != "cpu")
     missed = {row["name"]: row["missed_bytes_per_token"] for row in found["rows"] if "missed_bytes_per_token" in row}
     assert missed["half of the weights in the host"]["host->device"] > 0
     assert missed["half of the weights in the host"]["nvme->device"] == 0

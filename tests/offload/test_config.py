@@ -117,6 +117,21 @@ def test_what_reads_everything_takes_no_share(attention: str) -> None:
     assert load_config({**drives, "compression": "1/4"}, environ={}).compression == 0.25
 
 
+@pytest.mark.parametrize("given", [True, "true", "on", "ON", "1"])
+def test_a_switch(given: object) -> None:
+    assert load_config({"device": "cuda", "cuda_graphs": given}, environ={}).cuda_graphs is True
+    assert load_config({"cuda_graphs": False}, environ={"OFFLOAD_CUDA_GRAPHS": "on"}).cuda_graphs is False
+    assert load_config({}, environ={"OFFLOAD_CUDA_GRAPHS": "off"}).cuda_graphs is False
+
+
+def test_graphs_need_a_gpu() -> None:
+    said = "cuda_graphs: device 'cpu' has no CUDA graphs; leave it out, or set device to cuda"
+    assert refusal({"cuda_graphs": True}) == said
+    assert refusal(environ={"OFFLOAD_CUDA_GRAPHS": "yes"}).startswith(
+        "OFFLOAD_CUDA_GRAPHS: 'yes' is neither on nor off; write true or false"
+    )
+
+
 def test_a_directory_that_is_a_file(tmp_path: Path) -> None:
     file = write(tmp_path / "disk", "")
     assert refusal({"nvme_dir": str(file)}) == f"nvme_dir: {file} is a file; name a directory"

@@ -24,9 +24,13 @@ RUNS = [(5, 6), (20, 290), (300, 301), (310, 400), (640, 700)]
 
 
 def plain(query: Tensor, keys: Tensor, values: Tensor, pieces: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """A kernel of plain attention, one piece after the other."""
-    parts = [attend_all(query.unsqueeze(1), keys[a:b], values[a:b], scale) for a, b in pieces.tolist()]
-    return torch.stack([part.output[:, 0].float() for part in parts]), torch.stack([p.logsumexp[:, 0] for p in parts])
+    """A kernel of plain attention, one row and one piece after the other."""
+    outputs, logsumexps = [], []
+    for asked, cuts in zip(query, pieces.tolist(), strict=True):
+        parts = [attend_all(asked.unsqueeze(1), keys[a : max(a, b)], values[a : max(a, b)], scale) for a, b in cuts]
+        outputs.append(torch.stack([part.output[:, 0].float() for part in parts]))
+        logsumexps.append(torch.stack([part.logsumexp[:, 0] for part in parts]))
+    return torch.stack(outputs), torch.stack(logsumexps)
 
 
 def check(

@@ -1,0 +1,1 @@
+"""Decode steps replayed by the device alone, where all that they need stays there."""
