@@ -60,10 +60,10 @@ def _has_efficient(device: torch.device, dtype: torch.dtype) -> bool:
     """
     generator = torch.Generator().manual_seed(0)
     given = [torch.randn(1, 2, 40, 64, generator=generator).to(dtype) for _ in range(3)]
-    query, keys, values = (tensor.to(device) for tensor in given)
+    query, keys, values = given
     try:
-        found = _efficient_on_cuda(query, keys, values, 0.125, is_causal=False, mask=None)
-        expected = _flash_on_cpu(*(tensor.float() for tensor in given), 0.125, is_causal=False, mask=None)
+        found = _efficient_on_cuda(query.to(device), keys.to(device), values.to(device), 0.125, False, None)
+        expected = _flash_on_cpu(query.float(), keys.float(), values.float(), 0.125, False, None)
         errors = [float((a.float().cpu() - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
     except RuntimeError:
         return False

@@ -119,7 +119,12 @@ def test_a_refusal_is_no_error_of_what_comes_after() -> None:
 def test_no_more_is_pinned_than_the_slots_have(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mapping cannot be empty, a tier can."""
     asked: list[int] = []
-    monkeypatch.setattr(pinned_tier, "pin", lambda owner, memory, device: (asked.append(memory.nbytes), (None, ""))[1])
+
+    def pin(owner: object, memory: memoryview, device: object) -> tuple[None, str]:
+        asked.append(memory.nbytes)
+        return None, ""
+
+    monkeypatch.setattr(pinned_tier, "pin", pin)
     for num_slots in (0, 3):
         PinnedTier("host", num_slots, ALIGNMENT).close()
     assert asked == [0, 3 * ALIGNMENT]
