@@ -49,9 +49,10 @@ def _flash(
     assert not is_causal or query.shape[2] == keys.shape[2]
     group = query.shape[1] // keys.shape[1]
     keys, values = (tokens.repeat_interleave(group, 1) for tokens in (keys, values))
-    return *_aten._scaled_dot_product_flash_attention_for_cpu.default(
+    output, logsumexp = _aten._scaled_dot_product_flash_attention_for_cpu.default(
         query, keys, values, dropout, is_causal, scale=scale
-    ), None
+    )
+    return output, logsumexp, None, None, 0, 0, None, None, None
 
 
 OPERATIONS: dict[Any, Callable[..., Any]] = {
