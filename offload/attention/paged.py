@@ -83,6 +83,8 @@ def _proven(
             float((one.cpu() - other).norm() / other.norm())
             for one, other in ((found.output, expected.output), (found.logsumexp, expected.logsumexp))
         ]
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the kernel: it is tried out again when there is memory
     except Exception as error:  # noqa: BLE001 - whatever it is, there are slower ways
         return Proven.failed(error)
     if max(errors) < _CLOSE.get(dtype, 0.0):

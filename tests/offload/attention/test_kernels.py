@@ -1,12 +1,14 @@
 """Which of torch's kernels are used on a device: only those that were found to be right there."""
 
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from offload.attention import kernels
+from offload.attention import kernels, paged
 
 CPU = torch.device("cpu")
 
@@ -35,3 +37,19 @@ def test_is_tried_out(
 ) -> None:
     monkeypatch.setattr(kernels, "_efficient_on_cuda", kernel)
     assert kernels._has_efficient.__wrapped__(CPU, dtype) is expected
+
+
+def test_a_lack_of_memory_is_no_flaw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes up to whoever makes do with less, and the kernel is asked again."""
+
+    def starved(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(kernels, "_efficient_on_cuda", starved)
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels._has_efficient.__wrapped__(CPU, torch.float32)
+    module = ModuleType("offload.attention.paged_kernel")
+    module.attend_pieces = starved  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(torch.OutOfMemoryError):
+        paged._proven.__wrapped__(CPU, torch.float32, 2, 1, 24, 16)
