@@ -8,9 +8,6 @@ from tiers.gds import find_gds
 
 _PIN_NBYTES = 64 * 2**20
 
-INSTALL = "needed with CUDA only: pip install 'offload-runtime[gpu-cuda12]'"
-"""What to do about a missing package of the GPU extras."""
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -18,6 +15,14 @@ class Finding:
 
     is_usable: bool
     note: str
+
+
+def how_to_install() -> str:
+    """What to do about a missing package of the GPU extras: the one for the CUDA of this torch."""
+    import torch
+
+    version = 13 if (torch.version.cuda or "").startswith("13.") else 12
+    return f"needed with CUDA only: pip install 'offload-runtime[gpu-cuda{version}]'"
 
 
 def probe_cuda() -> Finding:
@@ -31,7 +36,7 @@ def probe_cuda() -> Finding:
 def probe_kvikio() -> Finding:
     """Importing proves little: only reading a file into memory of the device shows whether kvikio works."""
     if importlib.util.find_spec("kvikio") is None:
-        return Finding(False, f"not installed; {INSTALL}")
+        return Finding(False, f"not installed; {how_to_install()}")
     found = find_gds()
     return Finding(found.works, found.note)
 
@@ -59,7 +64,7 @@ def probe_pinned(device: str) -> Finding:
 def probe_cupy() -> Finding:
     """Whether cupy finds a device. Without CUDA it can be imported all the same."""
     if importlib.util.find_spec("cupy") is None:
-        return Finding(False, f"not installed; {INSTALL}")
+        return Finding(False, f"not installed; {how_to_install()}")
     try:
         import cupy
 

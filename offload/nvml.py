@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from offload.gpu_storage import INSTALL, Finding, first_line
+from offload.gpu_storage import Finding, first_line, how_to_install
 from offload.sizes import format_size
 
 
@@ -38,7 +38,7 @@ def read_nvml(uuid: str) -> "GpuUse | str":
     try:
         import pynvml
     except ImportError:
-        return f"not installed; {INSTALL}"
+        return f"not installed; {how_to_install()}"
     try:
         pynvml.nvmlInit()
     except (OSError, pynvml.NVMLError) as error:

@@ -59,10 +59,15 @@ class KvikioQueue(IOQueue):
     def _start(self, request: IORequest) -> list[Any]:
         assert not request.is_write, "writes go through host memory, where their checksums are taken"
         file = self._open(request.fd)
-        futures, offset = [], request.offset
-        for buffer in request.buffers:
-            futures.append(file.pread(buffer, buffer.nbytes, offset, self._task_nbytes))
-            offset += buffer.nbytes
+        futures: list[Any] = []
+        offset = request.offset
+        try:
+            for buffer in request.buffers:
+                futures.append(file.pread(buffer, buffer.nbytes, offset, self._task_nbytes))
+                offset += buffer.nbytes
+        except BaseException:
+            _finish(request, futures)  # those before it still write into slots that are about to be free
+            raise
         return futures
 
     def _open(self, fd: int) -> Any:

@@ -38,7 +38,7 @@ class PinnedTier(MemoryTier):
     ) -> None:
         super().__init__(name, num_slots, block_nbytes, layout)
         self._unpin: finalize[..., object] | None
-        self._unpin, self.note = pin(self, self.buffer, device)
+        self._unpin, self.note = pin(self, self.buffer[: self.nbytes], device)
         """Why it is not pinned, or where it lies; one line."""
 
     @classmethod

@@ -13,6 +13,8 @@ keys] of what is seen -> output in their type and shape, logsumexp [batch, heads
 _aten = torch.ops.aten
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _HALVES = (torch.bfloat16, torch.float16)
+_CLOSE = {torch.float32: 5e-3, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+"""Largest root mean square error, relative to the result; matrix products may be in TF32."""
 _WIDEST = 256
 """Of a head, for the flash kernel of CUDA."""
 
@@ -21,7 +23,9 @@ def kernel_for(query: Tensor, *, masked: bool) -> Kernel | None:
     """The best kernel for such queries; None where torch has none that tells the logsumexp."""
     if query.is_cpu:
         return _flash_on_cpu if query.dtype in _FLOATS else None
-    return _efficient_on_cuda if query.is_cuda and not masked and query.dtype in _FLOATS else None
+    if not query.is_cuda or masked or query.dtype not in _FLOATS or not _has_efficient(query.device, query.dtype):
+        return None
+    return _efficient_on_cuda
 
 
 def flash_of_groups(
@@ -47,6 +51,27 @@ def flash_of_groups(
 @cache
 def _has_flash(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@cache
+def _has_efficient(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the kernel computes there what the processor does, for a few numbers drawn at random.
+
+    There is none for bfloat16 before compute capability 8.0. A torch that was built for another GPU than this one may
+    have a kernel that prints a line and leaves the answer as it was, with no error to catch.
+    """
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(1, 2, 40, 64, generator=generator).to(dtype) for _ in range(3)]
+    query, keys, values = given
+    try:
+        found = _efficient_on_cuda(query.to(device), keys.to(device), values.to(device), 0.125, False, None)
+        expected = _flash_on_cpu(query.float(), keys.float(), values.float(), 0.125, False, None)
+        errors = [float((a.float().cpu() - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the kernel: it is tried out again when there is memory
+    except RuntimeError:
+        return False
+    return all(error < _CLOSE[dtype] for error in errors)
 
 
 def _flash_on_cpu(

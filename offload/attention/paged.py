@@ -103,6 +103,8 @@ def _proven(
             relative_error(one.cpu(), other.transpose(0, 1))
             for one, other in zip(found, (expected.output, expected.logsumexp), strict=True)
         ]
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the kernel: it is tried out again when there is memory
     except Exception as error:  # noqa: BLE001 - whatever it is, there are slower ways
         return Proven.failed(error)
     if max(errors) < _CLOSE.get(dtype, 0.0):

@@ -4,11 +4,19 @@ Imported where it is used only: Triton comes with torch on some machines and not
 """
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+_ROWS = 16
+"""Query heads of a program, the fewest that tensor cores take; more in one would not stay in registers."""
+_HALVES_NBYTES, _FLOATS_NBYTES = 32 * 1024, 16 * 1024
+"""Of keys and values that a step of the loop reads. Two steps are under way from compute capability 8.0 on, where a
+program gets 99 KiB of shared memory at least, and one before, where it gets 64. Products of float32 are made in
+registers, of which there are not enough for more."""
 
 
 def attend_pieces(query: Tensor, keys: Tensor, values: Tensor, pieces: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -23,17 +31,26 @@ def attend_pieces(query: Tensor, keys: Tensor, values: Tensor, pieces: Tensor, s
     group, count = heads // kv_heads, pieces.shape[1]
     outputs = query.new_empty(rows, count, heads, value_dim, dtype=torch.float32)
     logsumexps = query.new_empty(rows, count, heads, dtype=torch.float32)
-    # A processor comes here to interpret the kernel only, and knows no product of bfloat16.
-    dot = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}.get(query.dtype, tl.float32)
+    sizes = sizes_for(query.dtype, group, dim, value_dim)
+    if not query.is_cuda:  # a processor comes here to interpret the kernel only, and knows no product of bfloat16
+        sizes["DOT"] = tl.float32
     with torch.cuda.device(query.device) if query.is_cuda else nullcontext():
-        _attend[rows * count, kv_heads](
+        _attend[rows * count, kv_heads, triton.cdiv(group, _ROWS)](
             query, keys, values, pieces, outputs, logsumexps,
             scale, count, heads, dim, value_dim, keys.stride(0), keys.stride(1), values.stride(0), values.stride(1),
-            GROUP=group, ROWS=max(16, triton.next_power_of_2(group)),
-            WIDTH=max(16, triton.next_power_of_2(dim)), VALUE_WIDTH=max(16, triton.next_power_of_2(value_dim)),
-            BLOCK=32 if dot is tl.float32 else 64, DOT=dot if query.is_cuda else tl.float32,
+            **sizes,
         )  # fmt: skip
     return outputs, logsumexps
+
+
+def sizes_for(dtype: torch.dtype, group: int, dim: int, value_dim: int) -> dict[str, Any]:
+    """What the kernel is compiled for: a block of keys and values that every GPU has the shared memory for."""
+    dot = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}.get(dtype, tl.float32)
+    width, value_width = (max(16, triton.next_power_of_2(size)) for size in (dim, value_dim))
+    most, nbytes = (32, _FLOATS_NBYTES) if dot is tl.float32 else (64, _HALVES_NBYTES)
+    # A product takes 16 at least; of what is no power of two, the tokens that make it one are not there.
+    block = max(16, min(most, nbytes // triton.next_power_of_2((width + value_width) * dtype.itemsize)))
+    return {"GROUP": group, "ROWS": _ROWS, "WIDTH": width, "VALUE_WIDTH": value_width, "BLOCK": block, "DOT": dot}
 
 
 @triton.jit
@@ -43,13 +60,13 @@ def _attend(
     GROUP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, VALUE_WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    """A piece (axis 0), one of ``count`` of its row, for the GROUP query heads that share a head of keys (axis 1).
+    """A piece (axis 0) of the ``count`` of its row, for ROWS (axis 2) of the GROUP query heads of a KV head (axis 1).
 
     By an online softmax.
     """
     piece, kv_head = tl.program_id(0), tl.program_id(1)
     start, stop = tl.load(pieces + 2 * piece), tl.load(pieces + 2 * piece + 1)
-    row = tl.arange(0, ROWS)
+    row = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     is_row = row < GROUP
     head = kv_head * GROUP + row
     column, value_column = tl.arange(0, WIDTH), tl.arange(0, VALUE_WIDTH)

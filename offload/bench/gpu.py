@@ -125,10 +125,10 @@ class GPUBench:
         there = torch.empty_like(here, device=self.device)
         times = []
         for _ in range(8):
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
             start = time.perf_counter()
             there.copy_(here, non_blocking=True)
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
             times.append(time.perf_counter() - start)
         return here.nbytes / statistics.median(times)
 

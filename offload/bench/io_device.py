@@ -170,8 +170,9 @@ def _fill(tier: MemoryTier) -> None:
 def _copy(source: torch.Tensor, target: torch.Tensor, *, times: int) -> None:
     for _ in range(times):
         target.copy_(source, non_blocking=True)
-    if source.is_cuda or target.is_cuda:
-        torch.cuda.synchronize()
+    for end in (source, target):
+        if end.is_cuda:
+            torch.cuda.synchronize(end.device)
 
 
 def _rate(nbytes: int, move: Callable[[], None]) -> float:

@@ -31,7 +31,7 @@ def measure_work(model: PreTrainedModel, prompt: list[int], new_tokens: int) -> 
     that may not look into the GPU.
     """
     is_gpu = model.device.type == "cuda"
-    watch = _Watch(ProfilerActivity.CUDA if is_gpu else ProfilerActivity.CPU)
+    watch = _Watch(model.device)
     greedy_tokens(model, prompt, new_tokens, watch)
     spans = [
         (event.time_range.start, event.time_range.end)
@@ -54,7 +54,9 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 class _Watch(BaseStreamer):
     """Profiles from the first new token to the last."""
 
-    def __init__(self, activity: ProfilerActivity) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
         self._profile = profile(activities=[activity], acc_events=True)
         self._count = 0
 
@@ -64,8 +66,8 @@ class _Watch(BaseStreamer):
             self._profile.start()
 
     def end(self) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         self._profile.stop()
 
     def events(self) -> Iterable[Any]:

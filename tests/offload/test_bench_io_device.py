@@ -4,9 +4,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 
 from offload.bench.io import bench_io
-from offload.bench.io_device import LARGE_NBYTES, DeviceBench
+from offload.bench.io_device import LARGE_NBYTES, DeviceBench, _copy
+from tests.pretended.tensors import Pretence
 from tests.tiers.devices import CUDA
 from tests.tiers.kit import content
 from tiers.errors import InvalidOptionError
@@ -49,3 +51,14 @@ def test_the_device_has_to_be_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidOptionError, match="--device cuda:77: "):
         bench_io(tmp_path / "drive", seconds_per_row=0.01, sizes=(MIB,), file_bytes=2 * MIB, device="cuda:77")
     assert not (tmp_path / "drive").exists()
+
+
+def test_waits_for_the_device_that_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not for the current one: the time of a copy to another would be that of asking for it."""
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    with Pretence():
+        there, here = torch.zeros(8, device="cuda"), torch.ones(8).pin_memory()
+        for ends in ((here, there), (there, here), (here, here)):
+            _copy(*ends, times=2)
+    assert waited == [there.device, there.device]

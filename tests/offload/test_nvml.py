@@ -12,6 +12,7 @@ import torch
 
 from offload.device import device_uuid
 from offload.gpu_room import require_room, shortage
+from offload.gpu_storage import how_to_install
 from offload.nvml import GpuUse, probe_nvml, read_nvml
 from tests.tiers.devices import needs_cuda
 from tiers.errors import BudgetError
@@ -70,6 +71,14 @@ def test_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert read_nvml("12") == "not installed; needed with CUDA only: pip install 'offload-runtime[gpu-cuda12]'"
     assert not probe_nvml(None).is_usable
+
+
+@pytest.mark.parametrize(("cuda", "extra"), [(None, "gpu-cuda12"), ("12.8", "gpu-cuda12"), ("13.0", "gpu-cuda13")])
+def test_names_the_packages_for_the_cuda_of_torch(
+    monkeypatch: pytest.MonkeyPatch, cuda: str | None, extra: str
+) -> None:
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    assert how_to_install().endswith(f"'offload-runtime[{extra}]'")
 
 
 def test_a_driver_that_does_not_answer(put: Put) -> None:

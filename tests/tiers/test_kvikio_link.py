@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -99,3 +100,30 @@ def test_kvikio_is_told_what_was_measured(
         assert engine.notes[0] == "nvme->device: a stand-in"
     told = {"num_threads": 6, "task_size": 8192}
     assert settings == (told | {"auto_direct_io_read": False} if knows_o_direct else told)
+
+
+def test_a_request_that_cannot_be_started_waits_for_what_of_it_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else kvikio would write to a slot that is already somebody else's."""
+    from tiers.io_queue import IORequest
+    from tiers.kvikio_queue import KvikioQueue
+
+    with standin(monkeypatch), open("/dev/zero", "rb") as file:  # noqa: PTH123
+        queue = KvikioQueue(2, KvikioSettings())
+        good = torch.ones(8, dtype=torch.uint8)
+        begun: list[object] = []
+        opened = queue._open(file.fileno())
+        pread = opened.pread
+
+        def one_only(buffer: torch.Tensor, *given: int) -> object:
+            if begun:
+                raise RuntimeError("no more")
+            begun.append(pread(buffer, *given))
+            return begun[0]
+
+        monkeypatch.setattr(opened, "pread", one_only)
+        buffers: Any = (good, torch.ones(8, dtype=torch.uint8))
+        queue.submit([IORequest(1, file.fileno(), 0, buffers, is_write=False)])
+        assert not good.any(), "it has ended before the error is told"
+        (completion,) = queue.reap()
+        assert (completion.tag, str(completion.error)) == (1, "[Errno 5] no more")
+        queue.close()

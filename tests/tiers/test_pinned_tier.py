@@ -114,3 +114,17 @@ def test_a_refusal_is_no_error_of_what_comes_after() -> None:
     assert pinned_tier.pin(tier, tier.buffer, "cuda")[1].startswith("not pinned: CUDA error 712 for 61,440 bytes")
     assert int(torch.ones(4, device="cuda").sum()) == 4
     tier.close()
+
+
+def test_no_more_is_pinned_than_the_slots_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping cannot be empty, a tier can."""
+    asked: list[int] = []
+
+    def pin(owner: object, memory: memoryview, device: object) -> tuple[None, str]:
+        asked.append(memory.nbytes)
+        return None, ""
+
+    monkeypatch.setattr(pinned_tier, "pin", pin)
+    for num_slots in (0, 3):
+        PinnedTier("host", num_slots, ALIGNMENT).close()
+    assert asked == [0, 3 * ALIGNMENT]

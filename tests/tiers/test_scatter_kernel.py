@@ -1,8 +1,12 @@
-"""The kernel that copies many small ranges, interpreted on the processor."""
+"""The kernel that copies many small ranges: interpreted on the processor, and compiled for GPUs."""
+
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from tests.compiled import check_fits, compile_for, needs_compiler, on_every_gpu
 from tests.interpreted import needs_interpreter, run_interpreted
 
 
@@ -35,3 +39,15 @@ def check_all() -> None:
 @needs_interpreter
 def test_ranges_arrive_as_they_left() -> None:
     run_interpreted(__name__)
+
+
+@needs_compiler
+@on_every_gpu
+@pytest.mark.parametrize("words", [64, 2048])
+def test_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: int, words: int) -> None:
+    """Of the shortest rows, and of the longest."""
+    from tiers.scatter_kernel import _WORDS, _copy_rows
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    constants = {"ROWS": _WORDS // words, "WORDS": words, "ALIGNMENT": 16}
+    check_fits(capability, compile_for(capability, _copy_rows, {"table": "*i64", "num_rows": "i32"}, constants))

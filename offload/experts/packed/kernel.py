@@ -58,8 +58,12 @@ def _multiply(
 ):  # fmt: skip
     """TILE outputs (axis 2) of BLOCK rows (axis 0), for those experts among these whose first row falls to axis 1."""
     first = tl.program_id(0) * BLOCK
-    rows = first + tl.arange(0, BLOCK)
-    slot_of_row = tl.load(slots + rows, mask=rows < num_rows, other=num_slots)
+    rows = tl.arange(0, BLOCK)
+    slot_of_row = tl.load(slots + first + rows, mask=first + rows < num_rows, other=num_slots)
+    # A long prompt has more numbers in its rows than 32 bits can count.
+    tokens += first.to(tl.int64) * inputs
+    narrow += first.to(tl.int64) * inputs
+    output += first.to(tl.int64) * outputs
     start = tl.program_id(2) * TILE
     size = tl.minimum(TILE, outputs - start)
     lanes = tl.arange(0, TILE // 2)

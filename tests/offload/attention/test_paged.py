@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from offload.attention.paged import NO_KERNEL, AttendPieces, _proven, attend_runs, cut, kernel_for_runs
 from offload.attention.partial import PartialAttention, attend_all
 from tests.interpreted import needs_interpreter, run_interpreted
+from tests.offload.attention.plain_kernel import plain
 from tests.offload.zoo import generate, loaded, make_inputs, save_model, smallest_budget
 from tests.tiers.devices import needs_cuda
 from tiers.proven import Proven
@@ -21,16 +21,6 @@ HEADS: list[tuple[int, int, int, int]] = [(4, 2, 16, 16), (3, 3, 40, 24), (20, 1
 """Heads, those of keys, and widths of keys and values."""
 RUNS = [(5, 6), (20, 290), (300, 301), (310, 400), (640, 700)]
 """One in two pieces, single tokens, and what is no multiple of anything."""
-
-
-def plain(query: Tensor, keys: Tensor, values: Tensor, pieces: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """A kernel of plain attention, one row and one piece after the other."""
-    outputs, logsumexps = [], []
-    for asked, cuts in zip(query, pieces.tolist(), strict=True):
-        parts = [attend_all(asked.unsqueeze(1), keys[a : max(a, b)], values[a : max(a, b)], scale) for a, b in cuts]
-        outputs.append(torch.stack([part.output[:, 0].float() for part in parts]))
-        logsumexps.append(torch.stack([part.logsumexp[:, 0] for part in parts]))
-    return torch.stack(outputs), torch.stack(logsumexps)
 
 
 def check(
