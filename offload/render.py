@@ -16,8 +16,8 @@ _PLAN_WORDS: Final = (
     "are read where they lie, and KV blocks."
 )
 _RUN_WORDS: Final = (
-    "found in memory: visits to blocks that were on the device already. bound: what decoding takes at least, computing "
-    "or moving the missed bytes at the speed of their link. efficiency: the bound over the time it took."
+    "found in memory: of weights, experts and KV blocks, what was on the device already. bound: what decoding takes at "
+    "least, computing or moving the missed bytes at the speed of their link. efficiency: that over the time it took."
 )
 
 _ROW_COLUMNS: Final = {
@@ -186,7 +186,7 @@ def _figures(data: Mapping[str, Any]) -> Table:
     table = plain_table("figure", "value")
     table.add_row("prefill", format_seconds(data["prefill_s"]))
     table.add_row("decode", f"{data['decode_tokens_per_s']:.2f} tokens/s")
-    table.add_row("found in memory", f"{data['hit_ratio']:.1%} of accesses")
+    table.add_row("found in memory", f"{data['hit_ratio']:.1%} of the bytes used")
     table.add_row("waited for transfers", format_seconds(data["stall_s"]))
     table.add_row("bound (roofline)", format_seconds(data["roofline_s"]))
     table.add_row("efficiency", f"{data['efficiency']:.0%} of the bound")

@@ -116,15 +116,7 @@ def make_view(as_json: bool) -> RunView:
 
 def plan_line(plan: "Plan") -> str:
     """One line about what will sit where, and how fast that should be."""
-    where = (
-        f"{format_size(plan.device_bytes_used)} on the device, {format_size(plan.streamed_nbytes)} of weights streamed"
-    )
-    speed = f"predicted {plan.predicted_tokens_per_s:.1f} tokens/s"
-    if plan.is_beside_drives:
-        speed += " without what the computational drives take, which 'offload plan' with the same options tries"
-    elif plan.expert_hit_ratio is not None:
-        speed += f" if {plan.expert_hit_ratio:.0%} of the visited experts are there"
-    return f"plan: {where}; {speed}, bound by {plan.bottleneck}"
+    return f"plan: {plan}"
 
 
 def status_line(status: "Status") -> str:
