@@ -26,8 +26,8 @@ $(BIN)/python:
 
 # A prompt of 3,000 tokens, the pydoc topics that every Python ships, through a model that is larger than its budget.
 demo: setup
-	$(BIN)/offload run smollm2-135m \
-		--prompt-file "$$($(BIN)/python -c 'import pydoc_data.topics as t; print(t.__file__)')" --prompt-tokens 3000 \
+	$(BIN)/python -c 'import pydoc_data.topics as t; print(*t.topics.values())' | $(BIN)/offload run smollm2-135m \
+		--prompt-file - --prompt-tokens 3000 \
 		--max-new-tokens 48 --device cpu --device-memory 128MiB --host-memory 16MiB --nvme-dir .offload
 
 lint: .venv/.installed

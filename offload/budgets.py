@@ -9,11 +9,18 @@ from tiers.errors import InvalidOptionError
 
 
 def budgets_here(config: RunConfig) -> Budgets:
-    """On this machine. Raises InvalidOptionError for a device that is not there, and for a second budget of one memory.
+    """On this machine.
+
+    Raises InvalidOptionError for a device that is not there, for a second budget of one memory, and for the budget of a
+    drive without a directory.
 
     A processor is given a host tier where one is asked for: a way to try three tiers out, which copies within RAM.
     """
     require_device(config.device)
+    if config.nvme_memory and config.nvme_dir is None and not config.csd:
+        raise InvalidOptionError(
+            f"--nvme-memory {format_size(config.nvme_memory)}: no directory to use it in; name one with --nvme-dir"
+        )
     kind = memory_kind(config.device)
     if kind is MemoryKind.SHARED:
         _check_one_budget(config, config.device)

@@ -1,12 +1,16 @@
 """The ``offload`` command: finds the command, and turns every way of failing into one line and an exit status."""
 
+import errno
+import inspect
 import io
 import logging
 import os
 import sys
 import traceback
 import warnings
-from typing import Final
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 
@@ -40,11 +44,21 @@ for _command in (convert, doctor, pack, plan, report, run, simulate, train_predi
     app.command()(_command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(trace_app, name="trace")
+for _app in (app, bench_app, trace_app):
+    for _info in _app.registered_commands:
+        _info.short_help = inspect.getdoc(_info.callback)  # in full, where it would be cut off after some words
 
 
 @app.callback(invoke_without_command=True)
-def root(context: typer.Context) -> None:
+def root(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     """Without a command, the help."""
+    if version:
+        typer.echo(f"offload-runtime {metadata.version('offload-runtime')}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -83,15 +97,32 @@ def _explain(error: Exception) -> tuple[str, int]:
             return error.format_message(), USAGE
         case WorldError():
             return str(error), FAILED
-        case MemoryError():
-            what = f": {error}".removesuffix(": ")
-            return f"out of memory{what}; ask for less, or run it where there is more", FAILED
         case typer.Abort():
             status, word = interrupts.status()
             return word, status
+        case MemoryError() | OSError():
+            return _explain_machine(error)
         case _:
-            what = f"{type(error).__name__}: {error}".removesuffix(": ")
-            return f"internal error: {what} (run with --debug for the traceback)", FAILED
+            return _internal(error), FAILED
+
+
+def _explain_machine(error: MemoryError | OSError) -> tuple[str, int]:
+    """What the machine refuses, wherever it does: the places that expect it say more."""
+    match error:
+        case MemoryError():
+            what = f": {error}".removesuffix(": ")
+            return f"out of memory{what}; ask for less, or run it where there is more", FAILED
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT, filename=None):
+            return f"the answer cannot be written: {error.strerror}; free some space", FAILED
+        case PermissionError(filename=str() | Path()):
+            return f"{error.filename}: {error.strerror}; name what this user may use", USAGE
+        case _:
+            return _internal(error), FAILED
+
+
+def _internal(error: Exception) -> str:
+    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return f"internal error: {what} (run with --debug for the traceback)"
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
@@ -102,9 +133,20 @@ def _complain(message: str) -> None:
     print(f"offload: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
 
 
+def _open_closed_streams() -> None:
+    """Where the shell closed a stream its number would go to the next file that is opened, and what is said into it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free: this one
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def _prepare_streams(is_debug: bool) -> None:
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
-        # A generated character that the terminal cannot show is no reason to stop. A closed stream is None.
+        # A generated character that the terminal cannot show is no reason to stop.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     if not is_debug:

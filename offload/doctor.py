@@ -1,6 +1,5 @@
 """Finds and measures what this machine has: compute, memory, a drive, GPU-direct storage. Takes a minute and a half."""
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from offload.disk_speed import FILL_NBYTES, Pattern, file_nbytes, lay_down, meas
 from offload.gpu_storage import Finding, probe_cuda, probe_cupy, probe_gds, probe_kvikio, probe_pinned
 from offload.machine import ComputeSpeed, find_device, measure_compute
 from offload.nvml import probe_nvml
-from offload.zoo import default_cache
+from offload.zoo import default_cache, writable_cache
 from simulators.profile import DEFAULT, DEFAULT_CUDA, HardwareProfile, LinkProfile
 from simulators.profile_file import read_profile, write_profile
-from tiers.errors import InvalidOptionError, TransferError
+from tiers.errors import TransferError
 from tiers.gds import find_gds
 from tiers.kvikio_settings import KvikioSettings
 from tiers.nvme_tier import NVMeTier
@@ -28,6 +27,7 @@ Progress = Callable[[int, int], None]
 _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
 _SIZES = (64 * _KIB, _MIB)
 _STEPS = 10
+_PROFILE = "profile.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,8 @@ def examine(
     writable), DiskFullError, TierBusyError, TransferError.
     """
     steps = _Steps(progress)
-    path = _make_profile_path()
+    # Before measuring, so that nobody waits for numbers that cannot be kept.
+    path = writable_cache() / _PROFILE
     drive = None if nvme_dir is None else _measure_drive(nvme_dir, file_bytes, seconds, steps)
     steps.done(6)
     compute = measure_compute(find_device(), seconds=seconds / 3)
@@ -137,7 +138,7 @@ def load_profile(device: str = "cpu") -> HardwareProfile:
     A profile of another kind of device says nothing but how fast the drive is. Raises InvalidOptionError for a damaged
     file.
     """
-    path, assumed = _profile_path(), DEFAULT_CUDA if is_gpu(device) else DEFAULT
+    path, assumed = default_cache() / _PROFILE, DEFAULT_CUDA if is_gpu(device) else DEFAULT
     found = read_profile(path) if path.exists() else assumed
     if is_gpu(found.device) == is_gpu(device):
         return found
@@ -220,19 +221,3 @@ def _make_profile(compute: ComputeSpeed, drive: DriveSpeed | None, nvme_dir: Pat
         kvikio=drive.kvikio if drive else None,
         gds=find_gds().is_real if has_own_memory(compute.device) else None,
     )
-
-
-def _profile_path() -> Path:
-    return default_cache() / "profile.json"
-
-
-def _make_profile_path() -> Path:
-    """Before measuring, so that nobody waits for numbers that cannot be kept."""
-    path = _profile_path()
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidOptionError(f"XDG_CACHE_HOME: cannot make {path.parent}: {error.strerror}; name another") from None
-    if not os.access(path.parent, os.W_OK):
-        raise InvalidOptionError(f"XDG_CACHE_HOME: {path.parent} is not writable; name another directory")
-    return path

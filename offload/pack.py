@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,12 +32,14 @@ class PackResult:
     """What is in a packed store: bytes of weights as stored, with padding, and blocks; and how long it took.
 
     ``expert_error`` is the error of experts in fewer bits relative to their size, root mean squares; None as stored.
+    ``was_there`` where an earlier call wrote it.
     """
 
     bytes: int
     blocks: int
     seconds: float
     expert_error: float | None = None
+    was_there: bool = False
 
 
 def pack(
@@ -65,7 +67,7 @@ def pack(
     source = f"{fingerprint(model)}:{dtype or 'as stored'}" + (f":{precisions.tag}" if precisions else "")
     if existing := _existing(out, source):
         with closing(existing):
-            return _result(existing, start)
+            return replace(_result(existing, start), was_there=True)
     with closing(open_checkpoint(model)) as checkpoint:
         tensors = converted(checkpoint.tensors, target)
         groups = packed_groups(group_tensors(checkpoint.config, tensors, model), tensors)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from offload.sizes import format_size
 from tiers.errors import InvalidOptionError
 from tiers.tier import align_up
 
@@ -181,6 +182,16 @@ class Plan:
     host_experts: int = 0
     newest_nbytes: int = 0
     newest_tier: Literal["device", "host"] = "host"
+
+    def __str__(self) -> str:
+        """One line for people: the fields that matter most. ``placement`` has all of it."""
+        on_device, streamed = format_size(self.device_bytes_used), format_size(self.streamed_nbytes)
+        speed = f"predicted {self.predicted_tokens_per_s:.1f} tokens/s"
+        if self.is_beside_drives:
+            speed += " without what the computational drives take, which 'offload plan' with the same options tries"
+        elif self.expert_hit_ratio is not None:
+            speed += f" if {self.expert_hit_ratio:.0%} of the visited experts are there"
+        return f"{on_device} on the device, {streamed} of weights streamed; {speed}, bound by {self.bottleneck}"
 
     @property
     def host_weight_nbytes(self) -> int:

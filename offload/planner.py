@@ -30,6 +30,7 @@ from offload.plan_costs import (
 from offload.plan_experts import Foresee, even_use, typical_use
 from offload.plan_kv import KVNeed, kv_need
 from offload.plan_program import Task, lower_bound_s, solve
+from offload.sizes import format_size
 from prefetch.block_store import blocks_ahead
 from simulators.profile import HardwareProfile
 from tiers.errors import BudgetError
@@ -259,18 +260,18 @@ def _budget_error(sizes: ModelSizes, budgets: Budgets, workload: Workload, devic
     """Blames the drive's budget where more of it would help, else the device's."""
     task = f"batch {workload.batch} of {workload.prompt_tokens} + {workload.new_tokens} tokens"
     unbounded = replace(budgets, nvme_bytes=None)
-    if budgets.nvme_bytes is not None and device >= smallest_device_bytes(sizes, unbounded, workload):
+    if budgets.nvme_bytes and device >= smallest_device_bytes(sizes, unbounded, workload):
         need, block = kv_need(sizes, workload), sizes.kv_block_nbytes
         resident = (device - _least_without_kv(sizes, workload)) // block - need.window
         least = (need.total - resident - kv_room(need, budgets, block).host) * block
         return BudgetError(
-            f"--nvme-memory {budgets.nvme_bytes / _MIB:.1f}MiB: too little for the KV cache of {task}; "
-            f"the smallest that works beside this device memory is {-(-least // _MIB)}MiB",
+            f"--nvme-memory {format_size(budgets.nvme_bytes)}: too little for the KV cache of {task}; "
+            f"the smallest that works beside --device-memory {format_size(device)} is {-(-least // _MIB)}MiB",
             wanted_bytes=least,
             available_bytes=budgets.nvme_bytes,
         )
     return BudgetError(
-        f"--device-memory {device / _MIB:.1f}MiB: too little for this model and {task}; "
+        f"--device-memory {format_size(device)}: too little for this model and {task}; "
         f"the smallest that works is {-(-wanted // _MIB)}MiB",
         wanted_bytes=wanted,
         available_bytes=device,

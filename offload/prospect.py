@@ -101,7 +101,7 @@ def plan_for(
     if longest is not None and tokens > longest:
         raise InvalidOptionError(
             f"{workload.prompt_tokens} prompt tokens and {workload.new_tokens} new exceed the context of {longest}: "
-            f"shorten the prompt to {max(0, longest - workload.new_tokens)} tokens"
+            f"shorten the prompt to {max(0, longest - workload.new_tokens)} tokens, as --prompt-tokens does"
         )
     sizes = _sizes_beside_drives(prospect, workload, config) if config.csd else prospect.sizes
     if config.cuda_graphs:

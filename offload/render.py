@@ -11,6 +11,15 @@ from rich.text import Text
 
 from offload.sizes import format_size
 
+_PLAN_WORDS: Final = (
+    "staging: slots that streamed weights pass through. workspace: activations of a step. The nvme row: weights that "
+    "are read where they lie, and KV blocks."
+)
+_RUN_WORDS: Final = (
+    "found in memory: of weights, experts and KV blocks, what was on the device already. bound: what decoding takes at "
+    "least, computing or moving the missed bytes at the speed of their link. efficiency: that over the time it took."
+)
+
 _ROW_COLUMNS: Final = {
     "ours": "ours",
     "peer": "peer",
@@ -54,16 +63,17 @@ def plan_tables(data: Mapping[str, Any]) -> list[Table | Text]:
         f"predicted: {data['predicted_tokens_per_s']:.2f} tokens/s after {format_seconds(data['predicted_prefill_s'])} "
         f"of prefill; bound by {data['bottleneck']}"
     )
+    words = Text(_PLAN_WORDS, style="dim")
     basis = [Text(_experts_line(data["experts"]))] if data.get("experts") else []
     if "drives" not in data:
-        return [table, Text(speed), *basis]
+        return [table, Text(speed), *basis, words]
     real, here = data["drives"]["modelled"], data["drives"]["emulated"]
     with_real = (
         f"with real drives ({real['drive']}, modelled): {real['tokens_per_s']:.2f} tokens/s, "
         f"{real['attend_ms']:.2f} ms a layer, where the emulated ones take {here['attend_ms']:.2f}"
     )
     notes = [Text(data["drives"]["note"])] if "note" in data["drives"] else []
-    return [table, Text(speed), *basis, Text(with_real), *notes]
+    return [table, Text(speed), *basis, Text(with_real), *notes, words]
 
 
 def _experts_line(expected: Mapping[str, Any]) -> str:
@@ -87,7 +97,7 @@ def run_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     for link, moved in data["links"].items():
         nbytes, busy_s = moved["bytes"], moved["busy_s"]
         links.add_row(link, _size(nbytes), format_seconds(busy_s), _rate(nbytes, busy_s))
-    return [memory, links, _figures(data)]
+    return [memory, links, _figures(data), Text(_RUN_WORDS, style="dim")]
 
 
 def occupancy_table(tiers: Mapping[str, tuple[int, int]]) -> Table:
@@ -120,7 +130,8 @@ def doctor_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     if best := data.get("kvikio_settings"):
         way = f"{best['num_threads']} threads, tasks of {format_size(best['task_nbytes'])}"
         facts.add_row("kvikio reads fastest with", f"{way}, {'with' if best['is_direct'] else 'without'} O_DIRECT")
-    facts.columns[1].justify = "left"
+    # Facts are sentences: they go on in the next line, where a column of figures would push the names out.
+    facts.columns[1].justify, facts.columns[1].no_wrap, facts.columns[1].overflow = "left", False, "fold"
     return [links, facts]
 
 
@@ -140,6 +151,8 @@ def bench_tables(data: Mapping[str, Any]) -> list[Table | Text]:
 
 def pack_tables(data: Mapping[str, Any]) -> list[Table | Text]:
     """What ``offload pack`` wrote."""
+    if data.get("was_there"):
+        return [Text(f"there already, of the same files: {data['blocks']:,} blocks, {_size(data['bytes'])}")]
     rate = _rate(data["bytes"], data["seconds"])
     return [Text(f"{data['blocks']:,} blocks, {_size(data['bytes'])} in {format_seconds(data['seconds'])} ({rate})")]
 
@@ -173,7 +186,7 @@ def _figures(data: Mapping[str, Any]) -> Table:
     table = plain_table("figure", "value")
     table.add_row("prefill", format_seconds(data["prefill_s"]))
     table.add_row("decode", f"{data['decode_tokens_per_s']:.2f} tokens/s")
-    table.add_row("found in memory", f"{data['hit_ratio']:.1%} of accesses")
+    table.add_row("found in memory", f"{data['hit_ratio']:.1%} of the bytes used")
     table.add_row("waited for transfers", format_seconds(data["stall_s"]))
     table.add_row("bound (roofline)", format_seconds(data["roofline_s"]))
     table.add_row("efficiency", f"{data['efficiency']:.0%} of the bound")

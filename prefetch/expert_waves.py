@@ -5,7 +5,8 @@ the one with wall time and the other with virtual time.
 """
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice, takewhile
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from tiers.manager import LookupResult, TieredMemoryManager
 
 _LEAST_PROBABILITY = 0.5
 """Guesses that come true less often are not worth the slots that they take; the link they have only when it is free."""
+_BEFORE_THE_FIRST_STEP = LinkEstimate(bytes_per_s=1e9, step_s=5e-3)
+"""Holds until a step was seen; of the size that a slow drive and a small layer have."""
 
 
 class Pace(Protocol):
@@ -42,19 +45,28 @@ class ExpertWaves:
     def __init__(self, manager: TieredMemoryManager, slot_nbytes: int, pace: Pace) -> None:
         self.manager = manager
         self.decision_s = 0.0
-        """Time spent on predicting, choosing and bookkeeping; neither on waiting nor on computing."""
+        """Time spent on predicting, choosing and bookkeeping; neither on waiting nor on computing. See ``deciding``."""
         self._slot_nbytes = slot_nbytes
         self._pace = pace
         self._prefetcher: Prefetcher | None = None
         self._budget: PrefetchBudget[BlockKey] | None = None
+        self._link = _BEFORE_THE_FIRST_STEP
         self._visited_at = 0.0
 
     def predict_with(self, predictor: ExpertPredictor) -> None:
         """From now on fetch ahead what ``predictor`` names, as much as the link was seen to deliver in a step."""
         most = max(1, self.manager.levels[0].pool.num_slots // 8)
-        link = LinkEstimate(bytes_per_s=1e9, step_s=5e-3)
-        self._budget = PrefetchBudget(link, self._slot_nbytes, most, least_probability=_LEAST_PROBABILITY)
+        self._budget = PrefetchBudget(self._link, self._slot_nbytes, most, least_probability=_LEAST_PROBABILITY)
         self._prefetcher = Prefetcher(self.manager, predictor, self._budget)
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """What happens inside counts as a decision, wherever it is made."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self.decision_s += self._clock() - start
 
     def waves(self, keys: Sequence[ExpertKey], *, all_at_once: bool = False) -> Generator[list[tuple[ExpertKey, int]]]:
         """Each of these experts of one layer once, with its slot, in which it stays until the next are asked for.
@@ -131,6 +143,6 @@ class ExpertWaves:
         now, (nbytes, busy_s) = self._pace.now_s(), self._pace.delivered()
         # While the first bytes are still under way nothing is known of the link.
         if self._budget and nbytes and busy_s:
-            step_s = 0.75 * self._budget.link.step_s + 0.25 * min(now - self._visited_at, 1.0)
-            self._budget.link = LinkEstimate(nbytes / busy_s, step_s)
+            step_s = 0.75 * self._link.step_s + 0.25 * min(now - self._visited_at, 1.0)
+            self._link = self._budget.link = LinkEstimate(nbytes / busy_s, step_s)
         self._visited_at = now

@@ -5,7 +5,7 @@ The runtime's streamer and the simulator's replay of a generation drive this sam
 
 from collections.abc import Sequence
 
-from prefetch.budget import LinkEstimate, PrefetchBudget
+from prefetch.budget import PrefetchBudget
 from prefetch.next_layer import NextLayerPredictor
 from prefetch.prefetcher import Prefetcher
 from tiers.block import BlockKey
@@ -26,9 +26,7 @@ class WeightStream:
         self._step_of = {key: step for step, key in enumerate(schedule)}
         num_slots = manager.levels[0].pool.num_slots
         predictor: NextLayerPredictor[BlockKey] = NextLayerPredictor(self._keys_of_step, len(schedule), num_slots)
-        # All of it is certain, so the budget never asks what the link could deliver.
-        estimate = LinkEstimate(bytes_per_s=1e9, step_s=1e-3)
-        budget: PrefetchBudget[BlockKey] = PrefetchBudget(estimate, slot_nbytes, max_blocks=num_slots)
+        budget: PrefetchBudget[BlockKey] = PrefetchBudget(None, slot_nbytes, max_blocks=num_slots)
         self._prefetcher = Prefetcher(manager, predictor, budget)
         self._held: set[BlockKey] = set()
 

@@ -1,7 +1,7 @@
 """What the memory manager knows: the levels and the copies there, the answers it gives, and its counters.
 
 There is no object for a block. What nearly all blocks have, a slot on some level, is a number in that level's dict;
-what few have at a time, such as pins, lies in dicts and sets of ``Room``.
+what few have at a time, such as pins, lies in dicts and sets of ``tiers.books``.
 """
 
 from collections.abc import Mapping, Sequence

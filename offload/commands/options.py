@@ -1,7 +1,10 @@
 """Options that several commands share."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
@@ -9,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from offload.config import load_config
+from offload.config import RunConfig, load_config
 from offload.sizes import parse_count, parse_size
 from tiers.errors import InvalidOptionError
 
@@ -24,18 +27,22 @@ Ray = Annotated[
     typer.Option(help="Run on a Ray cluster: auto, local, or HOST:PORT of one with this machine.", metavar="ADDRESS"),
 ]
 NvmeDir = Annotated[str | None, typer.Option(help="Directory, on a fast drive, of the nvme tier.", metavar="DIR")]
+_DEFAULTS: Final = MappingProxyType({field.name: field.default for field in fields(RunConfig)})
 
 
 def _setting(option: str, metavar: str, meaning: str) -> object:
+    # The default is None, which leaves it to a file or the environment; what then holds is told here.
+    default = _DEFAULTS[option.removeprefix("--").replace("-", "_")]
+    told = "" if default in (None, ()) else f"  [default: {default}]"
     # Where the placeholder is the name itself, some versions of typer take it for the name, unless that is given.
-    return Annotated[str | None, typer.Option(option, help=meaning, metavar=metavar)]
+    return Annotated[str | None, typer.Option(option, help=meaning + told, metavar=metavar)]
 
 
 _SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
     {
         "device": Device,
-        "device_memory": _setting("--device-memory", "SIZE", "Most bytes to use on the device."),
-        "host_memory": _setting("--host-memory", "SIZE", "Most bytes to use of host RAM."),
+        "device_memory": _setting("--device-memory", "SIZE", "Most bytes to use on the device; else what is free."),
+        "host_memory": _setting("--host-memory", "SIZE", "Most bytes of RAM beside a GPU; else half of what is free."),
         "nvme_dir": NvmeDir,
         "nvme_memory": _setting("--nvme-memory", "SIZE", "Most bytes to use on that drive."),
         "csd": _setting("--csd", "N", "Emulated computational drives that keep the KV cache and attend to it."),
@@ -154,10 +161,20 @@ def device_name(given: str | None) -> str:
 
 def check_out(option: str, path: Path) -> None:
     """Before the work, so that nobody waits for a file that cannot be written; InvalidOptionError names the option."""
-    if path.is_dir():
-        raise InvalidOptionError(f"{option}: {path} is a directory; name a file")
-    if not path.parent.is_dir():
+    try:
+        is_there = stat.S_ISDIR(path.parent.stat().st_mode)
+        if is_there and path.is_dir():
+            raise InvalidOptionError(f"{option}: {path} is a directory; name a file")
+    except (FileNotFoundError, NotADirectoryError):
+        is_there = False
+    except OSError as error:
+        raise InvalidOptionError(f"{option}: {path}: {error.strerror or error}; name a file elsewhere") from None
+    if not is_there:
         raise InvalidOptionError(f"{option}: {path.parent} does not exist; name a file in a directory that does")
+    # A device such as /dev/null is written in place, anything else replaced: that needs its directory.
+    target = path if path.exists() and not path.is_file() else path.parent
+    if not os.access(target, os.W_OK):
+        raise InvalidOptionError(f"{option}: {target} cannot be written; name a file in a directory that can")
 
 
 def check_ray(address: str) -> None:
@@ -167,7 +184,8 @@ def check_ray(address: str) -> None:
     check_ray_address("--ray", address)
 
 
-def check_trace(path: Path) -> None:
-    """InvalidOptionError unless there is a file; what is in it is seen when it is read."""
+def check_trace(path: Path, *, samples: Sequence[str] = ()) -> None:
+    """InvalidOptionError unless there is a file; what is in it is seen when it is read. ``samples`` are other names."""
     if not path.is_file():
-        raise InvalidOptionError(f"{path}: no such trace; 'offload trace record' writes one")
+        others = f", samples of requests are {', '.join(samples)}" if samples else ""
+        raise InvalidOptionError(f"{path}: no such trace; 'offload trace record' writes one{others}")

@@ -51,6 +51,7 @@ def pack(
         with progress_bar("packing", in_bytes=True) as progress:
             result = pack_model(path, out, dtype=dtype, experts=experts, trace=recorded, progress=progress)
         data: dict[str, object] = {"bytes": result.bytes, "blocks": result.blocks, "seconds": result.seconds}
+        data["was_there"] = result.was_there
         if experts is not None:
             data["experts"] = _measured(path, out, tokens)
         answer.show(data, _tables)

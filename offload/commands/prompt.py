@@ -1,9 +1,14 @@
 """The prompt of a run: from the command line, a file or standard input."""
 
+import os
+import re
 import sys
 from pathlib import Path
+from typing import Final
 
 from tiers.errors import InvalidOptionError
+
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
@@ -13,7 +18,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     if file is not None:
         text, source = _read(file), f"--prompt-file: {file}"
     elif prompt is not None:
-        text, source = prompt, "--prompt:"
+        text, source = _decoded(prompt), "--prompt:"
     else:
         raise InvalidOptionError("--prompt: missing; give --prompt TEXT or --prompt-file FILE")
     if not text:
@@ -31,8 +36,17 @@ def read_prompts(file: Path) -> list[str]:
 
 def _read(file: Path, option: str = "--prompt-file") -> str:
     try:
-        return sys.stdin.read() if file == Path("-") else file.read_text(encoding="utf-8")
+        # Not as text: stdin would be decoded as this locale wants it.
+        return (sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()).decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidOptionError(f"{option}: {file}: not a text file in UTF-8") from None
+        raise InvalidOptionError(f"{option}: {file}: not a text file in UTF-8; convert it, as iconv does") from None
     except OSError as error:
         raise InvalidOptionError(f"{option}: {file}: {error.strerror or error}; name a text file") from None
+
+
+def _decoded(argument: str) -> str:
+    """An argument whose bytes are no text in this locale arrives as surrogates: they are taken for UTF-8."""
+    try:
+        return os.fsencode(argument).decode("utf-8") if _SURROGATE.search(argument) else argument
+    except UnicodeDecodeError:
+        raise InvalidOptionError("--prompt: not text in UTF-8; write it to a file in UTF-8 for --prompt-file") from None

@@ -44,6 +44,8 @@ def record(
     as_json: options.Json = False,
 ) -> None:
     """Runs a mixture of experts over a text and writes which experts each token visits."""
+    if prompt_file is None:
+        raise InvalidOptionError("--prompt-file: missing; name a file with the text, - is stdin")
     text = read_prompt(None, prompt_file)
     counts = (("--requests", requests), ("--prompt-tokens", prompt_tokens), ("--max-new-tokens", max_new_tokens))
     num_requests, num_prompt, num_new = (options.read_count(option, given) for option, given in counts)
@@ -83,9 +85,9 @@ def info(
     num_slots = None if slots is None else options.read_count("--slots", slots)
     num_requests = None if batch is None else options.read_count("--batch", batch)
     with answering(as_json) as answer:
-        from simulators.kv_trace.formats import find_trace
+        from simulators.kv_trace.formats import find_trace, sample_names
 
-        options.check_trace(find_trace(file))
+        options.check_trace(find_trace(file), samples=sample_names())
         answer.show(*_told(file, num_slots, num_requests, predictor))
 
 
@@ -102,9 +104,9 @@ def convert(
     with answering(as_json) as answer:
         from offload.traces.render import kv_trace_tables
         from offload.traces.summary import summarise_kv_trace
-        from simulators.kv_trace.formats import find_trace, open_kv_trace, write_kv_trace
+        from simulators.kv_trace.formats import find_trace, open_kv_trace, sample_names, write_kv_trace
 
-        options.check_trace(find_trace(file))
+        options.check_trace(find_trace(file), samples=sample_names())
         write_kv_trace(out, open_kv_trace(file), to)
         answer.show({"out": out, "bytes": out.stat().st_size, **summarise_kv_trace(out)}, kv_trace_tables)
 

@@ -1,10 +1,11 @@
 """What a person sees while a run is going on. Loads nothing large; what redraws itself is in ``live``."""
 
+import os
 import sys
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
 
 from offload.sizes import format_size
 
@@ -88,8 +89,18 @@ class PlainView(QuietView):
             self.on_text("\n")
 
     def _say(self, line: str) -> None:
+        if self._is_line_open and _is_one_file(sys.stdout, sys.stderr):
+            line = f"\n{line}"
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
+
+
+def _is_one_file(*streams: TextIO) -> bool:
+    """Whether what is written to them ends up between each other, as with ``> log 2>&1``."""
+    try:
+        return len({(of.st_dev, of.st_ino) for of in (os.fstat(stream.fileno()) for stream in streams)}) == 1
+    except OSError:  # a stream that is no file, as in a notebook
+        return False
 
 
 def make_view(as_json: bool) -> RunView:
@@ -105,15 +116,7 @@ def make_view(as_json: bool) -> RunView:
 
 def plan_line(plan: "Plan") -> str:
     """One line about what will sit where, and how fast that should be."""
-    where = (
-        f"{format_size(plan.device_bytes_used)} on the device, {format_size(plan.streamed_nbytes)} of weights streamed"
-    )
-    speed = f"predicted {plan.predicted_tokens_per_s:.1f} tokens/s"
-    if plan.is_beside_drives:
-        speed += " without what the computational drives take, which 'offload plan' with the same options tries"
-    elif plan.expert_hit_ratio is not None:
-        speed += f" if {plan.expert_hit_ratio:.0%} of the visited experts are there"
-    return f"plan: {where}; {speed}, bound by {plan.bottleneck}"
+    return f"plan: {plan}"
 
 
 def status_line(status: "Status") -> str:

@@ -99,10 +99,9 @@ class ExpertStore:
 
     def observe(self, routing: Routing) -> None:
         """Pass on what a gate was given and chose."""
-        start = time.perf_counter()
-        for observer in self.observers:
-            observer.observe(routing)
-        self._waves.decision_s += time.perf_counter() - start
+        with self._waves.deciding():
+            for observer in self.observers:
+                observer.observe(routing)
 
     def stacks(self, layer: int) -> Mapping[str, SlotStack]:
         """All slots as one stack for the experts of a layer, by precision; empty where products are not grouped."""

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from offload.arenas import Arena, arena_bytes
 from offload.kv.layout import KVLayout
-from prefetch.block_store import BlockStore, Interval, Span
+from prefetch.block_store import LOOKAHEAD_LAYERS, BlockStore, Interval, Span
 from prefetch.selection import KVSelector
 from tiers.manager import TieredMemoryManager
 
@@ -21,7 +21,7 @@ class KVStore(BlockStore):
         manager: TieredMemoryManager,
         *,
         num_layers: int,
-        lookahead: int = 6,
+        lookahead: int = LOOKAHEAD_LAYERS,
         selector: KVSelector | None = None,
     ) -> None:
         super().__init__(manager, layout.block_tokens, num_layers=num_layers, lookahead=lookahead, selector=selector)

@@ -21,6 +21,7 @@ from tiers.errors import InvalidOptionError, TraceError
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 """Traces that come with the package; in options they go by their names."""
+_SAMPLE_SUFFIX = ".jsonl.gz"
 
 WRITERS: MappingProxyType[str, Callable[[int, Iterable[Request]], Iterator[dict[str, Any]]]] = MappingProxyType(
     {"offload": stored_lines, "mooncake": mooncake_lines}
@@ -38,9 +39,7 @@ def open_kv_trace(path: Path) -> KVTrace:
     path = find_trace(path)
     probe = Lines(path)
     if not path.exists() and path.name == str(path):
-        suffix = ".jsonl.gz"
-        samples = [sample.name.removesuffix(suffix) for sample in SAMPLES.glob(f"*{suffix}")]
-        near = difflib.get_close_matches(path.name, samples, 1)
+        near = difflib.get_close_matches(path.name, sample_names(), 1)
         if near:
             raise TraceError(f"{path}: no such trace; did you mean '{near[0]}'?")
     first = next(iter(probe), None)
@@ -59,9 +58,14 @@ def open_kv_trace(path: Path) -> KVTrace:
     )
 
 
+def sample_names() -> list[str]:
+    """The names that samples go by."""
+    return sorted(sample.name.removesuffix(_SAMPLE_SUFFIX) for sample in SAMPLES.glob(f"*{_SAMPLE_SUFFIX}"))
+
+
 def find_trace(path: Path) -> Path:
     """The file, or the sample of that name."""
-    sample = SAMPLES / f"{path}.jsonl.gz"
+    sample = SAMPLES / f"{path}{_SAMPLE_SUFFIX}"
     return sample if not path.exists() and path.name == str(path) and sample.is_file() else path
 
 

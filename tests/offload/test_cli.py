@@ -52,6 +52,10 @@ BAD_INPUTS = [
     (["run", "m", "--prompt-file", "."], "Is a directory"),
     (["run", "m", "--prompt-file", "binary"], "binary: not a text file in UTF-8"),
     (["run", "missing", "--prompt", "x"], "missing: no such file or directory"),
+    (["run", "owner/name-7B", "--prompt", "x"], "'hf download owner/name-7B --local-dir DIR' does that"),
+    (["run", "typo.toml", "--prompt", "x"], "typo.toml: is a file, and no .gguf one; give a model directory"),
+    (["run", "typo.toml/x", "--prompt", "x"], "typo.toml/x: cannot be read (Not a directory)"),
+    (["run", "m", "--prompt", "x", "--trace-out", "typo.toml/t.json"], "--trace-out: typo.toml does not exist"),
     (["run", "m", "--prompt", "x", "--max-new-tokens", "0"], "--max-new-tokens: '0' is not a count; write"),
     (["run", "m", "--prompt", "x", "--max-new-tokens", "many"], "--max-new-tokens: 'many'"),
     (["run", "m", "--prompt", "x", "--prompt-tokens", "-1"], "--prompt-tokens: '-1'"),
@@ -80,11 +84,12 @@ BAD_INPUTS = [
     (["bench", "fish"], "'fish'"),
     (["bench", "kv", "--model", "missing"], "missing: no such file or directory"),
     (["trace", "record", "m", "--prompt-file", "typo.toml"], "--out"),
-    (["trace", "record", "m", "-o", "t.npz"], "--prompt-file"),
+    (["trace", "record", "m", "-o", "t.npz"], "--prompt-file: missing; name a file with the text"),
     (["trace", "record", "m", "--prompt-file", "typo.toml", "-o", "."], "--out: . is a directory; name a file"),
     (["trace", "record", "m", "--prompt-file", "typo.toml", "-o", "a/t.npz"], "--out: a does not exist"),
     (["trace", "record", "m", "--prompt-file", "typo.toml", "-o", "t", "--requests", "0"], "--requests: '0'"),
     (["trace", "info", "missing.npz"], "missing.npz: no such trace; 'offload trace record' writes one"),
+    (["trace", "info", "missing.npz"], "samples of requests are mooncake_conversation"),
     (["trace", "info", "binary"], "binary:1: is neither text in UTF-8 nor a trace of experts; name a trace"),
     (["trace", "info", "binary", "--slots", "half"], "--slots: 'half'"),
     (["train-predictor", "-o", "p.npz"], "TRACE"),
@@ -217,6 +222,80 @@ def test_convert(tiny_llama: Path, tmp_path: Path) -> None:
     assert wanted <= answer.keys()
     assert answer["perplexity"] > 1
     assert (tmp_path / "moe" / "config.json").exists()
+
+
+def test_packing_again_says_that_nothing_was_to_be_done(tiny_llama: Path, tmp_path: Path) -> None:
+    first, second = (offload("pack", str(tiny_llama), "packed", cwd=tmp_path).stdout for _ in range(2))
+    assert "there already" not in first
+    assert second.startswith("there already, of the same files: ")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed(tiny_llama: Path, tmp_path: Path, closed: str) -> None:
+    """Nothing that is opened takes the number of a closed stream, and nobody is told of it."""
+    words = [
+        sys.executable,
+        "-m",
+        "offload.cli",
+        "run",
+        str(tiny_llama),
+        "--prompt-ids",
+        "1,2",
+        "--max-new-tokens",
+        "2",
+    ]
+    ran = _in_a_shell(words, closed, tmp_path)
+    assert ran.returncode == 0
+    assert "error" not in ran.stderr
+    assert ("efficiency" in ran.stdout) == (" >&-" not in f" {closed}")
+
+
+def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "offload.cli", "simulate", "mooncake_lru", "--json"]
+    ran = _in_a_shell(words, "> /dev/full", tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr == "offload: the answer cannot be written: No space left on device; free some space\n"
+
+
+def test_a_prompt_in_a_locale_without_its_letters(tiny_llama: Path, tmp_path: Path) -> None:
+    """Its bytes are taken for UTF-8, and refused in one line where they are not."""
+    plain = ("env", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", sys.executable, "-m", "offload.cli", "run")
+    words = [*plain, str(tiny_llama), "--max-new-tokens", "2", "--prompt"]
+    ran = _in_a_shell([*words, "o\u00f9"], "", tmp_path)
+    assert "surrogates" not in ran.stderr
+    assert "internal error" not in ran.stderr
+    ran = _in_a_shell([*words, "caf\udce9"], "", tmp_path)
+    assert ran.returncode == 2
+    assert complaint(ran).startswith("offload: --prompt: not text in UTF-8; write it to a file")
+
+
+def test_progress_and_answer_in_one_file(tmp_path: Path) -> None:
+    """A line about the run does not begin in the middle of one of the answer."""
+    code = (
+        "from offload.commands import view; v = view.PlainView(); v.on_text('once'); "
+        "v._say('decode'); v.on_text(' more'); v.__exit__(None, None, None)"
+    )
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, stderr=file, check=True)
+    assert log.read_text() == "once\ndecode\n more\n"
+
+
+def test_a_cache_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ran = offload("doctor", cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert ran.returncode == 2
+    assert complaint(ran).endswith("set XDG_CACHE_HOME to a directory that can")
+
+
+def _in_a_shell(words: list[str], redirection: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = ["sh", "-c", f'exec "$@" {redirection}', "sh", *words]
+    environment = ENVIRONMENT | {"XDG_CACHE_HOME": str(cwd / ".cache")}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_version(tmp_path: Path) -> None:
+    assert offload("--version", cwd=tmp_path).stdout.startswith("offload-runtime ")
 
 
 def test_pack_answers_with_what_it_wrote(tiny_llama: Path, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from rich.console import Console, RenderableType
 from offload.render import bench_tables, convert_tables, doctor_tables, run_tables
 
 
-def shown(tables: Sequence[RenderableType]) -> list[list[str]]:
+def shown(tables: Sequence[RenderableType], width: int = 120) -> list[list[str]]:
     """The words of each line that holds any."""
     file = StringIO()
-    console = Console(file=file, width=120)
+    console = Console(file=file, width=width)
     for table in tables:
         console.print(table)
     return [line.split() for line in file.getvalue().splitlines() if line.strip()]
@@ -47,6 +47,8 @@ def test_the_doctor_shows_links_and_says_why_something_is_missing() -> None:
     assert ["nvme->device", "1.50", "GiB/s", "-", "78.5", "us"] in lines
     assert ["kvikio", "no:", "pip", "install", "'offload-runtime[gpu-cuda12]'"] in lines
     assert ["o", "direct", "yes"] in lines
+    narrow = shown(doctor_tables({**data, "kvikio_note": "a sentence of many words " * 8}), width=60)
+    assert any(line[:1] == ["kvikio"] for line in narrow)
     assert [
         "kvikio",
         "reads",

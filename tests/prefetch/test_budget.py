@@ -63,6 +63,11 @@ def test_what_is_certain_is_asked_for_even_if_late() -> None:
     assert make().admit(certain("ABCDEF", 1)) == list("ABCDEF")
 
 
+def test_without_an_estimate_only_what_is_certain_is_asked_for() -> None:
+    budget: PrefetchBudget[str] = PrefetchBudget(None, BLOCK, 3)
+    assert budget.admit([guess("A", 0.99, 9), *certain("BCDE", 1)]) == ["B", "C", "D"]
+
+
 def test_a_better_estimate_takes_effect_at_once() -> None:
     budget = make()
     budget.link = LinkEstimate(bytes_per_s=6 * BLOCK, step_s=0.5)
