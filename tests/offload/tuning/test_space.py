@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from offload.simulation.kv_cells import KVCells
 from offload.tuning.space import Space, read_space
 from offload.tuning.task import read_task
 from tests.offload.tuning.scenarios import HOT
@@ -14,7 +15,7 @@ GIB = 2**30
 
 
 def space(**changes: Any) -> Space:
-    return read_space({**HOT, **changes})
+    return read_space({**HOT, **changes}, KVCells(Path("s.yaml")))
 
 
 def values(read: Space) -> dict[str, tuple[Any, ...]]:
