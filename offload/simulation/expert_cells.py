@@ -16,6 +16,7 @@ from offload.simulation.values import near
 from prefetch.third_party import find_predictor, is_third_party
 from simulators.expert_experiment import BELADY, PERFECT
 from simulators.expert_trace import ExpertTrace
+from tiers.block import BlockKey, ExpertKey
 from tiers.eviction.registry import find_policy
 from tiers.eviction.third_party import classes_of
 
@@ -27,6 +28,7 @@ class ExpertCells:
 
     swept = EXPERT_SWEPT
     deciders = ("policy", "predictor")
+    keys: type[BlockKey] = ExpertKey
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -20,6 +20,7 @@ from simulators.profile import HardwareProfile
 from simulators.published import find_published, load_profile
 from simulators.routing_generator import RoutingShape, generate_routing
 from simulators.running_costs import PriceTerms
+from tiers.block import ExpertKey
 from tiers.errors import InvalidOptionError, UsageError
 from tiers.eviction.registry import find_policy
 
@@ -89,7 +90,7 @@ class ExpertCases:
         check_trace(trace, ExpertCosts(shape, profile))
         policies = tuple(read_policies(settings))
         for name in policies:
-            find_policy(name)
+            find_policy(name, ExpertKey)
         predictors = _read_predictors(settings, trace, folder)
         setting = ExpertSetting(trace, profile, shape, tiers, _price(settings, profile))
         head = {"hardware": hardware, "model": model, "tiers": tiers}

@@ -10,6 +10,7 @@ from offload.simulation.expert_scenario import is_expert_scenario
 from offload.simulation.kv_cells import KVCells
 from simulators.model_costs import ModelShape
 from simulators.profile import HardwareProfile
+from tiers.block import BlockKey
 
 
 class Setting(Protocol):
@@ -63,6 +64,11 @@ class CellMaker(Protocol):
     @property
     def deciders(self) -> Sequence[str]:
         """What a name of each cell is of: ``policy``, and with some ``predictor``."""
+        ...
+
+    @property
+    def keys(self) -> type[BlockKey]:
+        """What the policies of its cells are given."""
         ...
 
     def cells(self, settings: Mapping[str, Any], *, with_bounds: bool = False) -> list[Cell]:

@@ -20,6 +20,7 @@ from simulators.kv_trace.statistics import kv_trace_statistics
 from simulators.model_costs import ModelShape
 from simulators.profile import HardwareProfile
 from simulators.scenario import BOUND, Experiment, Scenario
+from tiers.block import BlockKey, PrefixBlockKey
 from tiers.eviction.registry import find_policy
 from tiers.eviction.third_party import classes_of
 
@@ -77,6 +78,7 @@ class KVCells:
 
     swept = SWEPT
     deciders = ("policy",)
+    keys: type[BlockKey] = PrefixBlockKey
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,6 +88,8 @@ class KVCells:
     def cells(self, settings: Mapping[str, Any], *, with_bounds: bool = False) -> list[Cell]:
         """See CellMaker."""
         scenario = read_scenario(settings, self.path)
+        for policy in scenario.policies:
+            find_policy(policy, self.keys)
         inputs = [offload.__version__, repr(scenario.profile), repr(scenario.shape), *self.workload_print(settings)]
         found = []
         for policy in (*scenario.policies, *[BOUND] * with_bounds):

@@ -104,7 +104,7 @@ def _usable(space: Space, maker: CellMaker) -> dict[str, list[tuple[Choice, Sett
     UsageError where a value cannot be used with any of the others.
     """
     for name in next(axis.values for axis in space.axes if axis.name == POLICY):
-        find_policy(name)
+        find_policy(name, maker.keys)
     found: dict[str, list[tuple[Choice, Setting]]] = {}
     base: Choice | None = None
     for axis in space.axes:
