@@ -13,8 +13,11 @@ from prefetch.block_store import LOOKAHEAD_LAYERS, most_blocks_ahead
 from simulators.generation_costs import GenerationCosts
 
 MOVES_OF_DRIVE = 3
-"""Blocks that come from the drive in a step for each that lives there, at most: each of these, one that it has pushed
-out, which is what replays show, and one to spare, since plans on the edge of what fits are hard to keep."""
+"""Blocks that come from the drive in a step for each that lives there, at most.
+
+In replays it is two: each of them, and one that it has pushed out. With no third one to spare the program seeks plans
+in which that bound alone counts, and there blocks wait for each other: replays are half as fast as such a plan says.
+"""
 _WINDOW_BLOCKS = 8
 
 
@@ -48,8 +51,10 @@ def mean_context(workload: Workload) -> int:
 
 @dataclass(frozen=True, slots=True)
 class MoveBound:
-    """No more blocks come to the device in a step than ``constant``, and so many per block that misses, that is
-    resident, and that lives in the host."""
+    """No more blocks come to the device in a step than ``constant`` and what is added for each of some blocks.
+
+    ``per_miss`` is for each that misses, ``per_resident`` that is resident, ``per_host`` that lives in the host.
+    """
 
     constant: float
     per_miss: float = 0.0

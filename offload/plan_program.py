@@ -171,7 +171,10 @@ def _bound_kv(program: LinearProgram, task: Task, columns: _Columns) -> None:
 
 
 def _bound_moves(program: LinearProgram, task: Task, columns: _Columns) -> None:
-    """Blocks that come beside those that miss: at least the least of the bounds of ``extra_moves``."""
+    """Blocks that come beside those that miss: at least the least of the bounds of ``extra_moves``.
+
+    Which link they come over is free, but for what the host has room for and what the drive holds.
+    """
     need = task.need
     program.row({columns.host_misses: 1, columns.host_extra: 1}, at_most=task.room.host)
     drive = {columns.nvme_misses: 1, columns.nvme_extra: 1}

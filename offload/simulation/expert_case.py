@@ -64,19 +64,22 @@ class ExpertCase:
         shape, costs = self.shape, self.setting.costs
         trace = generate_routing([(1, 2)], costs.expert_layers, shape.experts, shape.experts_per_token)
         room = dict.fromkeys(self.tiers, shape.experts_per_token * costs.expert_nbytes)
-        return {**ExpertExperiment(replace(self.setting, trace=trace, tiers=room)).row("lru"), "tiers": room}
+        roomy = replace(self.profile, memory_nbytes=None)  # whether the weights fit is not asked here
+        small = replace(self.setting, trace=trace, tiers=room, profile=roomy)
+        return {**ExpertExperiment(small).row("lru"), "tiers": room}
 
     def workload_figures(self, workload: ExpertTrace) -> Mapping[str, float]:
-        # Without gates, of which only a forecast is made.
+        # Without gates, which only foresee.
         layers = layer_statistics(replace(workload, gates=workload.gates[:, :, :0]))
         tokens, _, top_k = workload.experts.shape
+        skew = {name: np.array([getattr(one, name) for one in layers]) for name in _SKEW}
         return {
             "tokens": float(tokens),
             "requests": float(len(np.unique(workload.requests))),
             "layers": float(len(layers)),
             "experts": float(workload.num_experts),
             "experts_per_token": float(top_k),
-            **{name: float(np.nanmean([getattr(one, name) for one in layers])) for name in _SKEW},
+            **{name: float(np.mean(values)) for name, values in skew.items() if np.isfinite(values).all()},
         }
 
     def run_settings(self) -> Mapping[str, Any]:

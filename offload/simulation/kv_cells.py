@@ -50,7 +50,8 @@ class KVSetting:
     def example(self) -> Mapping[str, Any]:
         trace = ZipfWorkload(num_requests=2, document_blocks=1, block_tokens=self.scenario.trace.block_tokens).trace()
         room = dict.fromkeys(self.tiers, 8 * self.scenario.block_nbytes)
-        small = replace(self.scenario, trace=trace, tiers=room, policies=("lru",))
+        roomy = replace(self.profile, memory_nbytes=None)  # whether the weights fit is not asked here
+        small = replace(self.scenario, trace=trace, tiers=room, profile=roomy, policies=("lru",))
         return {**Experiment(small).run("lru"), "tiers": room}
 
     def workload_figures(self, workload: list[Request]) -> Mapping[str, float]:
