@@ -63,12 +63,12 @@ class CellMaker(Protocol):
 
     @property
     def deciders(self) -> Sequence[str]:
-        """What a name of each cell is of: ``policy``, and with some ``predictor``."""
+        """Keys of the names that decide in a cell: ``policy`` and, of experts, ``predictor``."""
         ...
 
     @property
     def keys(self) -> type[BlockKey]:
-        """What the policies of its cells are given."""
+        """The kind of keys that policies see in it."""
         ...
 
     def cells(self, settings: Mapping[str, Any], *, with_bounds: bool = False) -> list[Cell]:
