@@ -15,8 +15,8 @@ from simulators.generation_costs import GenerationCosts
 MOVES_OF_DRIVE = 3
 """Blocks that come from the drive in a step for each that lives there, at most.
 
-In replays it is two: each of them, and one that it has pushed out. With no third one to spare the program seeks plans
-in which that bound alone counts, and there blocks wait for each other: replays are half as fast as such a plan says.
+In replays it is at most two: each of them, and one that it has pushed out. With no third one to spare the program seeks
+plans in which that bound alone counts, where blocks wait for each other: some were said to be 1.8 times too fast.
 """
 _WINDOW_BLOCKS = 8
 
