@@ -11,6 +11,7 @@ from typing import Final
 
 from offload.experts.precision_name import CHOICES, parse_precision
 from offload.sizes import parse_count, parse_size
+from tiers.block import BlockKey, ExpertKey, KVBlockKey
 from tiers.errors import InvalidOptionError
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16")
@@ -88,11 +89,19 @@ def _read_experts(value: object) -> str:
 
 
 def _read_policy(value: object) -> str:
+    return _policy_of(value, ExpertKey)
+
+
+def _read_kv_policy(value: object) -> str:
+    return _policy_of(value, KVBlockKey)
+
+
+def _policy_of(value: object, keys: type[BlockKey]) -> str:
     if value in (POLICY, KV_POLICY):
         return str(value)
     from tiers.eviction.registry import POLICIES, find_policy  # which brings numpy
 
-    if isinstance(value, str) and (value in POLICIES or (":" in value and find_policy(value))):
+    if isinstance(value, str) and (value in POLICIES or (":" in value and find_policy(value, keys))):
         return value
     raise InvalidOptionError(f"{value!r} is no eviction policy; write one of {', '.join(POLICIES)}")
 
@@ -205,7 +214,7 @@ READERS: Final[Mapping[str, Callable[[object], object]]] = MappingProxyType(
         "dtype": _read_dtype,
         "experts": _read_experts,
         "policy": _read_policy,
-        "kv_policy": _read_policy,
+        "kv_policy": _read_kv_policy,
         "predictor": _read_predictor,
         "miss_precision": _read_miss_precision,
         "batch": _read_batch,

@@ -13,7 +13,7 @@ class Choice:
     """``layers`` and ``heads`` count the resident groups by their size in bytes; misses are at the mean context.
 
     Of the blocks that move, those beside the misses make what comes from the host up to ``kv_host_moves``; the others
-    come from the drive.
+    come from the drive. ``kv_host_room`` is how many blocks the host has slots for.
     """
 
     staging_slots: int
@@ -26,6 +26,7 @@ class Choice:
     kv_host_misses: int
     kv_nvme_misses: int
     kv_host_moves: float = 0.0
+    kv_host_room: int = 0
 
 
 def everything(costs: Costs, need: KVNeed) -> Choice:
@@ -55,7 +56,8 @@ def smallest(costs: Costs, need: KVNeed, room: Room) -> Choice:
         kv_host_blocks=0,
         kv_host_misses=0,
         kv_nvme_misses=max(0, need.mean - room.least_resident - room.host),
-        kv_host_moves=need.mean if room.host else 0,
+        kv_host_moves=min(need.mean, room.host),
+        kv_host_room=room.host,
     )
     return fill(least, need, room, 0)
 
@@ -100,7 +102,8 @@ def device_nbytes(costs: Costs, need: KVNeed, choice: Choice) -> int:
 def missed(costs: Costs, choice: Choice) -> Missed:
     """What one decode step finds elsewhere."""
     sizes, need = costs.sizes, kv_need(costs.sizes, costs.workload)
-    extra = extra_moves(sizes, need, choice.kv_nvme_misses + choice.kv_host_misses, choice.kv_resident_blocks)
+    misses = choice.kv_nvme_misses + choice.kv_host_misses
+    extra = extra_moves(sizes, need, choice.kv_host_room, misses, choice.kv_resident_blocks, host=choice.kv_host_blocks)
     from_host = max(0.0, min(extra, choice.kv_host_moves - choice.kv_host_misses))
     return Missed(
         layer_nbytes=sum(n * count for n, count in (by_size(sizes.layer_nbytes) - choice.layers).items()),

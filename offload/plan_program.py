@@ -18,7 +18,7 @@ from functools import partial
 
 from offload.plan_choice import Choice, by_size, fill, total_s
 from offload.plan_costs import HAND_OVER, OVERLAP_LOSS, Costs, Room, num_chunks, rest_nbytes, workspace_nbytes
-from offload.plan_kv import KVNeed, move_bounds
+from offload.plan_kv import MOVES_OF_DRIVE, KVNeed, move_bounds
 from offload.plan_linear import LinearProgram
 from tiers.tier import align_up
 
@@ -103,6 +103,7 @@ def solve(task: Task) -> Choice | None:
         kv_host_misses=0,
         kv_nvme_misses=0,
         kv_host_moves=host_misses + values[columns.host_extra],
+        kv_host_room=task.room.host,
     )
     missed = max(0, task.need.mean - resident)
     # A block that the program has cut goes to the link on which it costs less.
@@ -141,7 +142,7 @@ def _add_columns(program: LinearProgram, task: Task) -> _Columns:
         host=program.column(0, room.host),
         host_misses=program.column(0, room.host),
         nvme_misses=program.column(0, room.nvme),
-        host_extra=program.column(0, need.mean if room.host else 0),
+        host_extra=program.column(0, min(need.mean, room.host)),
         nvme_extra=program.column(0, need.mean if room.nvme else 0),
     )
 
@@ -170,17 +171,26 @@ def _bound_kv(program: LinearProgram, task: Task, columns: _Columns) -> None:
 
 
 def _bound_moves(program: LinearProgram, task: Task, columns: _Columns) -> None:
-    """Blocks that come beside those that miss: at least the least of the bounds of ``extra_moves``."""
+    """Blocks that come beside those that miss: at least the least of the bounds of ``extra_moves``.
+
+    Which link they come over is free, but for what the host has room for and what the drive holds.
+    """
     need = task.need
-    bounds = move_bounds(task.costs.sizes, need)
+    program.row({columns.host_misses: 1, columns.host_extra: 1}, at_most=task.room.host)
+    drive = {columns.nvme_misses: 1, columns.nvme_extra: 1}
+    off_drive = dict.fromkeys((columns.resident, columns.host), MOVES_OF_DRIVE)
+    program.row(drive | off_drive, at_most=MOVES_OF_DRIVE * need.total)
+    bounds = move_bounds(task.costs.sizes, need, task.room.host)
     spared = [program.column(0, 1, is_integer=True) for _ in bounds]
     program.row(dict.fromkeys(spared, 1.0), at_most=len(bounds) - 1)
     for bound, is_spared in zip(bounds, spared, strict=True):
         least = {columns.host_extra: 1.0, columns.nvme_extra: 1.0, columns.streams: -bound.constant}
         misses = 1 - bound.per_miss
-        least |= {columns.host_misses: misses, columns.nvme_misses: misses, columns.resident: -bound.per_resident}
+        least |= {columns.host_misses: misses, columns.nvme_misses: misses}
+        least |= {columns.resident: -bound.per_resident, columns.host: -bound.per_host}
         # So much that whoever is spared may have any number of extra blocks, none too.
-        enough = abs(bound.constant) + (abs(misses) + bound.per_resident) * need.total
+        blocks = abs(misses) + abs(bound.per_resident) + abs(bound.per_host)
+        enough = abs(bound.constant) + blocks * need.total
         program.row({**least, is_spared: enough}, at_least=0)
 
 

@@ -16,7 +16,7 @@ class ExpertCosts:
     @property
     def expert_nbytes(self) -> int:
         """Of one routed expert."""
-        return self._expert_weights * self.shape.item_nbytes
+        return self.shape.expert_nbytes
 
     @property
     def resident_nbytes(self) -> int:
@@ -26,7 +26,7 @@ class ExpertCosts:
     @property
     def num_experts(self) -> int:
         """Routed ones, of all layers."""
-        return self.expert_layers * self.shape.experts
+        return self.shape.routed_experts
 
     @property
     def expert_layers(self) -> int:

@@ -9,8 +9,9 @@ from simulators.expert_setting import ExpertSetting, copied_keys, counts_of, lev
 from simulators.expert_visits import Pass, keys_of, routing_at, tokens_of
 from simulators.expert_watch import CancellingMover, WatchedManager
 from simulators.link_costs import capacities_of, loads_of_decoding, routes_of
-from simulators.modelled_link import VirtualClock
+from simulators.modelled_link import LinkUse, VirtualClock
 from simulators.modelled_mover import EmptyTier
+from simulators.virtual_mover import VirtualPace
 from tiers.block import ExpertKey
 from tiers.eviction.batch_plan import SupportsPlan
 from tiers.eviction.registry import make_policy
@@ -32,7 +33,7 @@ class ExpertReplay:
         )
         keys = [key for layer in keys_of(setting.trace) for key in layer]
         self._manager = self._make_manager(slots, keys, policy)
-        self._waves = ExpertWaves(self._manager, self._costs.expert_nbytes, _Pace(self._mover))
+        self._waves = ExpertWaves(self._manager, self._costs.expert_nbytes, VirtualPace(self._mover, self._uses))
         self._predictor = None
         if slots["device"] >= len(keys):
             self._manager.prepare_load(keys)
@@ -101,6 +102,10 @@ class ExpertReplay:
             self._manager.settle_ahead()
         self._compute(head_s)
 
+    def _uses(self) -> list[LinkUse]:
+        """Of the links into the device."""
+        return [use for name, use in self._mover.links.items() if name.endswith("->device")]
+
     def _compute(self, seconds: float) -> None:
         self._computed_s += self._mover.decode(seconds)
 
@@ -117,20 +122,3 @@ class ExpertReplay:
             wasted_nbytes=manager.wasted_nbytes,
             links=mover.used(),
         )
-
-
-class _Pace:
-    """Virtual time. See ``prefetch.expert_waves.Pace``."""
-
-    def __init__(self, mover: CancellingMover) -> None:
-        self._mover = mover
-
-    def now_s(self) -> float:
-        return self._mover.clock.now_s
-
-    def waited_s(self) -> float:
-        return self._mover.stall_s
-
-    def delivered(self) -> tuple[int, float]:
-        uses = [use for name, use in self._mover.links.items() if name.endswith("->device")]
-        return sum(use.nbytes for use in uses), sum(use.busy_s for use in uses)

@@ -12,6 +12,7 @@ from simulators.generation_shape import DriveCosts, ModelShape, PlacementShape
 from simulators.modelled_mover import EmptyTier
 from simulators.modelled_queue import QueuedTransfer
 from simulators.queued_mover import EmptyFile, QueuedMover
+from simulators.virtual_mover import VirtualPace
 from tiers.block import BlockKey
 from tiers.chunks import Move
 from tiers.eviction.mru import MRUPolicy
@@ -54,7 +55,9 @@ def make_experts(
     level = Level(arena, BlockPool(slots), make_policy("lru" if everything_stays else policy, slots))
     manager = TieredMemoryManager(mover, [level], source)
     manager.adopt({expert.key: slot for slot, expert in enumerate(model.experts)})
-    waves = ExpertWaves(manager, placement.expert_slot_nbytes, _VirtualPace(mover))
+    waves = ExpertWaves(
+        manager, placement.expert_slot_nbytes, VirtualPace(mover, lambda: [mover.links["nvme->device"].use])
+    )
     if everything_stays:
         keys = [expert.key for expert in model.experts]
         manager.prepare_load(keys)
@@ -141,20 +144,3 @@ class _CountingMover:
     def submit(self, source: Tier, target: Tier, moves: Sequence[Move], priority: Priority) -> QueuedTransfer:
         self.moved[f"{source.name}->{target.name}"] += len(moves)
         return self._mover.submit(source, target, moves, priority)
-
-
-class _VirtualPace:
-    """Virtual time, and the counters of the modelled link. See ``prefetch.expert_waves.Pace``."""
-
-    def __init__(self, mover: QueuedMover) -> None:
-        self._mover = mover
-
-    def now_s(self) -> float:
-        return self._mover.clock.now_s
-
-    def waited_s(self) -> float:
-        return self._mover.stall_s
-
-    def delivered(self) -> tuple[int, float]:
-        use = self._mover.links["nvme->device"].use
-        return use.nbytes, use.busy_s

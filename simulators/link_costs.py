@@ -1,7 +1,5 @@
 """How long transfers take: latency and bandwidth of a link, and a drive by the depth of its queue and their size."""
 
-import numpy as np
-
 from simulators.host_path import HOST_MEMORY, HostPaths, HostWork
 from simulators.modelled_mover import Route
 from simulators.modelled_queue import DRIVEN
@@ -29,24 +27,11 @@ def drive_s(
     return max(requests_s, drive.latency_s + nbytes / bytes_per_s)
 
 
-def link_rate(link: LinkProfile, nbytes: int, *, is_read: bool) -> float:
-    """Bytes a second, in requests of ``nbytes``.
-
-    Where that was measured by size a request between two sizes takes as long as lies between them; a smaller or larger
-    one moves at the rate of the smallest or largest.
-    """
-    if not link.by_size:
-        return link.read_bytes_per_s if is_read else link.write_bytes_per_s
-    sizes = [size for size, _ in link.by_size]
-    size = min(max(nbytes, sizes[0]), sizes[-1])
-    return size / float(np.interp(size, sizes, [size / rate for size, rate in link.by_size]))
-
-
 def link_s(link: LinkProfile, nbytes: int, *, is_read: bool, request_nbytes: int | None = None) -> float:
     """Seconds for one transfer that has the link for itself; in one request where there is no size of them."""
     if not nbytes:
         return 0.0
-    return link.latency_s + nbytes / link_rate(link, min(nbytes, request_nbytes or nbytes), is_read=is_read)
+    return link.latency_s + nbytes / link.bytes_per_s(min(nbytes, request_nbytes or nbytes), is_read=is_read)
 
 
 def staged_s(link: LinkProfile, nbytes: int, copy_bytes_per_s: float, staging_nbytes: float, *, is_read: bool) -> float:
@@ -112,7 +97,7 @@ def _route(paths: HostPaths, source: str, target: str, request_nbytes: int, dept
             return max(copied, nbytes / most)
 
         return Route(over_link, name, loads, lambda _blocks, nbytes: work.cpu_s(nbytes, 0))
-    rate = min(link_rate(link, request_nbytes, is_read=is_read), most)
+    rate = min(link.bytes_per_s(request_nbytes, is_read=is_read), most)
     drive = profile.drive
 
     def to_drive(_blocks: int, nbytes: int) -> float:

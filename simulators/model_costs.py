@@ -63,6 +63,16 @@ class ModelShape:
         return round(self.weights(self.experts) + embedding) * self.item_nbytes
 
     @property
+    def expert_nbytes(self) -> int:
+        """Of one routed expert."""
+        return self.feed_forward_matrices * self.hidden * self.intermediate * self.item_nbytes
+
+    @property
+    def routed_experts(self) -> int:
+        """How many all layers have together."""
+        return (self.layers - self.dense_layers) * self.experts
+
+    @property
     def head_weights(self) -> int:
         """Of the matrix that turns the last layer's output into logits."""
         return self.hidden * self.vocabulary

@@ -1,5 +1,6 @@
 """The numbers of one machine, measured or published, from which speed is predicted and time is simulated."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -28,6 +29,23 @@ class LinkProfile:
     write_bytes_per_s: float
     latency_s: float
     by_size: tuple[tuple[int, float], ...] | None = None
+
+    def bytes_per_s(self, nbytes: int | None = None, *, is_read: bool) -> float:
+        """The rate in one direction, for transfers of ``nbytes`` where that was measured.
+
+        One between two of the sizes takes as long as lies between what those take; a smaller or larger one moves at the
+        rate of the smallest or largest.
+        """
+        if nbytes is None or not self.by_size:
+            return self.read_bytes_per_s if is_read else self.write_bytes_per_s
+        place = bisect_left(self.by_size, nbytes, key=_size_of)
+        if place == 0:
+            return self.by_size[0][1]
+        if place == len(self.by_size):
+            return self.by_size[-1][1]
+        (below, rate_below), (above, rate_above) = self.by_size[place - 1 : place + 1]
+        part = (nbytes - below) / (above - below)
+        return nbytes / ((1 - part) * below / rate_below + part * above / rate_above)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +103,7 @@ class HardwareProfile:
 
     def bytes_per_s(self, link: str, nbytes: int | None = None) -> float:
         """The rate in the direction in which ``link`` points, for transfers of ``nbytes`` where that was measured."""
-        profile = self.links[link]
-        if nbytes is not None and profile.by_size:
-            smallest = profile.by_size[0][1]
-            return next((rate for size, rate in reversed(profile.by_size) if size <= nbytes), smallest)
-        return profile.read_bytes_per_s if _is_read(link) else profile.write_bytes_per_s
+        return self.links[link].bytes_per_s(nbytes, is_read=_is_read(link))
 
 
 def _link(read: float, write: float, latency_s: float) -> LinkProfile:
@@ -122,6 +136,10 @@ DEFAULT_CUDA = HardwareProfile(
         "device->host": _link(1.2e10, 1.2e10, 2e-5),
     },
 )
+
+
+def _size_of(row: tuple[int, float]) -> int:
+    return row[0]
 
 
 def _is_read(link: str) -> bool:

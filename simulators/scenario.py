@@ -23,6 +23,7 @@ from simulators.profile import HardwareProfile
 from simulators.roofline_costs import RooflineCosts
 from simulators.running_costs import PriceTerms, Usage, running_costs
 from simulators.watch import ReplayWatch, WatchedClock, WatchedMover
+from tiers.block import PrefixBlockKey
 from tiers.errors import BudgetError, InvalidOptionError, TraceError
 from tiers.eviction.batch_plan import SupportsPlan
 from tiers.eviction.registry import find_policy, make_policy
@@ -122,7 +123,7 @@ class Experiment:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         for name in scenario.policies:
-            find_policy(name)  # before the work
+            find_policy(name, PrefixBlockKey)  # before the work
         self._requests = requests = list(scenario.trace.requests)
         if not requests:
             raise TraceError("workload: the trace has no requests; name another one")

@@ -7,21 +7,21 @@ from typing import Any
 
 from tiers.errors import InvalidOptionError
 
-SWEPT = ("hardware", "model", "gate", "batch", "arrivals", "speed", "storage", "host_memory")
-"""Keys that may hold a list; so may every level below ``tiers``."""
+SWEPT = ("hardware", "model", "gate", "batch", "arrivals", "speed", "storage", "host_memory", "tiers")
+"""Keys that may hold a list; ``tiers`` is each of its levels."""
 
 Axes = Mapping[str, list[object]]
 """``hardware``, ``tiers.host``, ... and their values, in the order in which they vary, the slowest first."""
 
 
-def axes_of(settings: Mapping[str, object], path: Path, keys: Sequence[str] | None = None) -> Axes:
+def axes_of(settings: Mapping[str, object], path: Path, keys: Sequence[str] = SWEPT) -> Axes:
     """The keys of a scenario that hold lists; InvalidOptionError names the file where one is empty or a range.
 
-    ``keys`` are those that may, ``drive.drives`` being ``drives`` below ``drive``; by default those of ``SWEPT``.
+    ``keys`` are those that may, ``drive.drives`` being ``drives`` below ``drive``, and ``tiers`` all of its levels.
     """
     tiers = settings.get("tiers")
-    levels = tiers if isinstance(tiers, Mapping) else ()
-    found = {key: _at(settings, key) for key in keys or (*SWEPT, *(f"tiers.{level}" for level in levels))}
+    levels = [f"tiers.{level}" for level in tiers] if isinstance(tiers, Mapping) else []
+    found = {one: _at(settings, one) for key in keys for one in (levels if key == "tiers" else (key,))}
     for key, value in found.items():
         if isinstance(value, Mapping):
             raise InvalidOptionError(

@@ -2,21 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import offload
-from offload.simulation.facts import setting_facts
-from offload.simulation.scenario_file import read_scenario
-from offload.simulation.sources import sources_of
-from offload.simulation.values import near
+from prefetch.third_party import is_third_party
 from simulators.kv_serving import Arrivals
-from simulators.kv_trace.formats import find_trace
-from simulators.scenario import BOUND, Scenario
-from tiers.eviction.registry import find_policy
-from tiers.eviction.third_party import classes_of
+
+RunCell = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""From the head of a cell to its figures. Raises UsageError where it cannot run as asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +21,7 @@ class Cell:
     settings: Mapping[str, Any]
     """Those of a scenario without lists."""
     head: Mapping[str, Any]
-    """What ``setting_facts`` gives, and ``policy``."""
+    """``hardware`` and ``model`` as the scenario names them, ``tiers`` (bytes), ``policy``, and what else is said."""
     fingerprint: str
     """Of everything that the row depends on: settings, profile, model, trace, and the source of the policy."""
 
@@ -34,6 +29,12 @@ class Cell:
     def key(self) -> str:
         """What tells this cell from the others."""
         return cell_key(self.head)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Classes of other people that decide in it, each named ``module:Class``."""
+        named = (self.head.get("eviction", self.head["policy"]), self.head.get("predictor"))
+        return tuple(name for name in named if name and is_third_party(name))
 
     def row(self, figures: Mapping[str, Any]) -> dict[str, Any]:
         """The row of this cell from what its run gave."""
@@ -47,43 +48,22 @@ class Cell:
 def cell_key(row: Mapping[str, Any]) -> str:
     """The same of a cell's head and of its row."""
     row = {"arrivals": Arrivals.CLOSED.value, "speed": 1.0, **row}  # which older files do not name
-    told = [row[name] for name in ("hardware", "model", "tiers", "gate", "batch", "arrivals", "speed", "policy")]
-    return json.dumps([*told, *(row.get(name) for name in ("storage", "host_memory", "price"))])
+    told = [row[name] for name in ("hardware", "model", "tiers", "policy", "arrivals", "speed")]
+    return json.dumps([*told, *(row.get(name) for name in _OPTIONAL)])
 
 
-class CellMaker:
-    """Cells of the scenario file at ``path``. What they depend on is read once for all of them."""
+_OPTIONAL = ("gate", "batch", "storage", "host_memory", "price", "predictor")
+"""What only some cells have."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+
+class FileDigests:
+    """Of files, each read once."""
+
+    def __init__(self) -> None:
         self._digests: dict[Path, str] = {}
 
-    def cells(self, settings: Mapping[str, Any], *others: str) -> list[Cell]:
-        """One for each policy of ``settings``, then for ``others``; raises as ``read_scenario`` does."""
-        scenario = read_scenario(settings, self._path)
-        inputs = self._inputs(settings, scenario)
-        found = []
-        for policy in (*scenario.policies, *others):
-            head = {**setting_facts(settings, scenario), "policy": policy}
-            found.append(Cell(settings, head, digest(head, inputs, self._sources(policy))))
-        return found
-
-    def workload(self, settings: Mapping[str, Any]) -> list[str]:
-        """What tells the workload of ``settings`` from others: what they say of it, and a digest of a recorded one."""
-        workload = settings["workload"]
-        trace = find_trace(Path(near(self._path.parent, workload["trace"]))) if "trace" in workload else None
-        return [json.dumps(workload), self._file(trace) if trace else ""]
-
-    def _inputs(self, settings: Mapping[str, Any], scenario: Scenario) -> list[str]:
-        return [offload.__version__, repr(scenario.profile), repr(scenario.shape), *self.workload(settings)]
-
-    def _sources(self, policy: str) -> list[str]:
-        """Of the modules of its class and of those that it inherits from, and of what those import."""
-        if policy == BOUND:
-            return []
-        return [self._file(file) for file in sources_of(classes_of(find_policy(policy)))]
-
-    def _file(self, path: Path) -> str:
+    def of(self, path: Path) -> str:
+        """SHA-256, in hexadecimal digits."""
         if path not in self._digests:
             self._digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
         return self._digests[path]

@@ -35,7 +35,7 @@ def simulate_drives(
     cases = [case for one in combinations(settings, axes) for case in read_cases(one, file)]
     # Dense attention is the same at every compression.
     prints = {fingerprint(case): case for case in cases}
-    rows = kept_rows(out, prints, file) if out else {}
+    rows = _kept_rows(out, prints, file) if out else {}
     facts = {
         "scenario": str(path),
         "command": simulate_command(path, is_sweep=is_sweep),
@@ -98,7 +98,7 @@ _FIGURES = (
 )
 
 
-def kept_rows(out: Path, prints: Mapping[str, object], path: Path) -> dict[str, Row]:
+def _kept_rows(out: Path, prints: Mapping[str, object], path: Path) -> dict[str, Row]:
     """By fingerprint, the rows that ``out`` holds; InvalidOptionError where it holds those of other cells."""
     if not out.exists():
         return {}

@@ -9,16 +9,18 @@ from simulators.scenario import Scenario
 
 
 def scenario_facts(path: Path, settings: Mapping[str, Any], *, is_sweep: bool = False) -> dict[str, Any]:
-    """Keys ``scenario``, ``command``, ``workload`` and ``seed`` (None where the workload is a recorded trace).
+    """Keys ``scenario``, ``command``, ``seed`` (None where the workload is a recorded trace), and what the file says of
+    the workload: ``workload``, or of experts ``experts``, ``hardware``, ``model`` and ``tiers``.
 
     The command is that of the experiment: where its answer went is not part of it, so that the same one gives the same
     bytes.
     """
-    workload = settings["workload"]
+    told = ("hardware", "model", "tiers", "experts") if "experts" in settings else ("workload",)
+    workload = settings[told[-1]]
     return {
         "scenario": str(path),
         "command": simulate_command(path, is_sweep=is_sweep),
-        "workload": workload,
+        **{key: settings[key] for key in told},
         "seed": None if "trace" in workload else workload.get("seed", 0),
     }
 

@@ -27,12 +27,12 @@ _SAVE_EVERY_S = 2.0
 
 def simulate_one(path: Path, progress: ProgressCallback) -> dict[str, Any]:
     """The answer of a scenario without lists; raises what ``load_scenario`` and ``run_scenario`` do."""
-    if _has_drive(path):
+    settings = read_config_file(find_scenario(path))
+    if is_drive_scenario(settings):
         return simulate_drives(path, progress)
-    if _has_experts(path):
+    if is_expert_scenario(settings):
         return simulate_experts(path, progress)
     scenario = load_scenario(path)
-    settings = read_config_file(find_scenario(path))
     facts = {**scenario_facts(path, settings), **setting_facts(settings, scenario), "hardware": scenario.profile.name}
     return {**facts, "rows": run_scenario(scenario, progress)}
 
@@ -45,14 +45,10 @@ def simulate_sweep(
     ``out`` is kept up to date, also where this ends in an exception. ``ray`` is the address of a cluster to run on.
     Raises what ``read_sweep``, ``finished_rows`` and ``run_cells`` do.
     """
-    if _has_drive(path):
+    if is_drive_scenario(read_config_file(find_scenario(path))):
         if ray is not None:
             raise InvalidOptionError(f"--ray: {path} is of drives, whose cells take seconds; leave --ray out")
         return simulate_drives(path, progress, is_sweep=True, out=out)
-    if _has_experts(path):
-        if ray is not None:
-            raise InvalidOptionError(f"--ray: {path} is of experts, whose cells take seconds; leave --ray out")
-        return simulate_experts(path, progress, is_sweep=True, out=out)
     sweep = read_sweep(path)
     rows: Rows = finished_rows(out, sweep) if out else {}
     saved_s = time.monotonic()
@@ -73,11 +69,3 @@ def simulate_sweep(
         if rows:
             save()
     return sweep_answer(sweep, rows)
-
-
-def _has_experts(path: Path) -> bool:
-    return is_expert_scenario(read_config_file(find_scenario(path)))
-
-
-def _has_drive(path: Path) -> bool:
-    return is_drive_scenario(read_config_file(find_scenario(path)))

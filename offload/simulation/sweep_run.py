@@ -7,7 +7,6 @@ from offload.simulation.runners.base import row_of
 from offload.simulation.runners.choice import open_runner
 from offload.simulation.sweep import Sweep
 from offload.simulation.sweep_file import Rows
-from simulators.scenario import BOUND
 
 _LOOK_EVERY_S = 0.2
 """How long an interrupt may go unnoticed."""
@@ -30,8 +29,8 @@ def run_cells(
     if not missing:
         return
     progress(len(rows), len(sweep.cells))
-    policies = list(dict.fromkeys(cell.head["policy"] for cell in sweep.cells if cell.head["policy"] != BOUND))
-    with open_runner(sweep.path, sweep.cells[0].settings, policies, most=len(missing), ray=ray) as runner:
+    others = dict.fromkeys(name for cell in sweep.cells for name in cell.others)
+    with open_runner(sweep.maker, list(others), most=len(missing), ray=ray) as runner:
         pending = {runner.submit(cell): number for number, cell in missing.items()}
         while pending:
             progress(len(rows), len(sweep.cells))

@@ -7,13 +7,10 @@ from typing import Any
 
 import yaml
 
-from offload.simulation.scenario_file import read_scenario
 from offload.sizes import exact_size
 from offload.tuning.space import POLICY, Choice
 from offload.tuning.task import Task
 from offload.whole_file import write_whole
-
-_RUN_KEYS = {"device": "device_memory", "host": "host_memory", "nvme": "nvme_memory"}
 
 
 def best_scenario(task: Task, choice: Choice, folder: Path) -> dict[str, Any]:
@@ -28,30 +25,28 @@ def best_scenario(task: Task, choice: Choice, folder: Path) -> dict[str, Any]:
         return os.path.relpath(beside, folder) if is_path else name
 
     settings |= {key: moved(settings[key]) for key in ("hardware", "model")}
-    workload: Mapping[str, Any] = settings["workload"]
-    if "trace" in workload:
-        settings["workload"] = {**workload, "trace": moved(workload["trace"])}
+    for key in ("workload", "experts"):
+        if "trace" in settings.get(key, {}):
+            settings[key] = {**settings[key], "trace": moved(settings[key]["trace"])}
+    if "predictors" in settings:
+        settings["predictors"] = [moved(name) for name in settings["predictors"]]
     return settings
 
 
 def run_settings(task: Task, choice: Choice) -> dict[str, Any]:
-    """What ``offload run --config`` takes of a choice: the budgets, that of the device with the weights, and the batch.
-
-    Activations come on top. The policy is none of it: that of a run is one of experts, not of keys and values.
-    """
-    scenario = read_scenario(task.space.scenario(choice), task.path)
-    sizes = {**scenario.tiers, "device": scenario.tiers["device"] + scenario.shape.nbytes}
-    found: dict[str, Any] = {_RUN_KEYS[level]: exact_size(nbytes) for level, nbytes in sizes.items()}
-    return {**found, "batch": scenario.batch}
+    """What ``offload run --config`` takes of a choice, sizes as people write them. Activations come on top."""
+    found = task.maker.setting(task.space.scenario(choice)).run_settings()
+    return {key: exact_size(value) if key.endswith("_memory") else value for key, value in found.items()}
 
 
 def write_best(out: Path, data: Mapping[str, Any]) -> None:
     """Writes the scenario of an answer of ``tune``, whole or not at all; raises as ``write_whole`` does."""
     best = data["best"]
+    beside = "keys, values and activations" if "experts" in best["scenario"] else "activations"
     about = [
         f"Found by '{data['command']}' in {len(data['trials'])} of {data['combinations']} settings:",
         f"{data['objective']} {best['value']:.6g}.",
-        "As settings of a run, with the weights on the device and without activations ('offload run --config'):",
+        f"As settings of a run, with the weights on the device and without {beside} ('offload run --config'):",
         *(f"  {key}: {value}" for key, value in best["run"].items()),
     ]
     comments = "".join(f"# {' '.join(line.split()) if not line.startswith('  ') else line}\n" for line in about)

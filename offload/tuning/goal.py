@@ -5,10 +5,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from offload.simulation.kinds import Setting
 from offload.simulation.values import suggest
 from offload.sizes import parse_size
-from simulators.kv_trace.generate import ZipfWorkload
-from simulators.scenario import Experiment, Scenario
 from tiers.errors import InvalidOptionError
 
 _GIB = 2**30
@@ -64,26 +63,18 @@ class Goal:
         return beyond, -value if self.is_maximized else value, figures[_MEMORY]
 
 
-def read_goal(settings: Mapping[str, Any], scenario: Scenario, objective: str, *, maximize: bool | None) -> Goal:
+def read_goal(settings: Mapping[str, Any], setting: Setting, objective: str, *, maximize: bool | None) -> Goal:
     """The goal that keys ``limits`` and ``prices`` and the command line describe.
 
-    ``maximize`` is None where the name of the figure tells. Raises InvalidOptionError: for a figure that no row has,
-    with the nearest that rows have.
+    ``setting`` is one of those that are searched. ``maximize`` is None where the name of the figure tells. Raises
+    InvalidOptionError: for a figure that no row has, with the nearest that rows have.
     """
-    prices = _prices(settings.get("prices", {}), scenario.tiers)
+    prices = _prices(settings.get("prices", {}), setting.tiers)
     unlimited = Goal(objective, maximize if maximize is not None else _is_better_more(objective), {}, prices)
-    known = unlimited.figures(_example(scenario))
+    known = unlimited.figures(setting.example())
     if objective not in known:
         raise InvalidOptionError(f"--objective: '{objective}' is no figure of a row; {suggest(objective, known)}")
     return replace(unlimited, limits=_limits(settings.get("limits", {}), known))
-
-
-def _example(scenario: Scenario) -> dict[str, Any]:
-    """The row of two small requests, which has the same figures as any other."""
-    trace = ZipfWorkload(num_requests=2, document_blocks=1, block_tokens=scenario.trace.block_tokens).trace()
-    room = dict.fromkeys(scenario.tiers, 8 * scenario.block_nbytes)
-    small = replace(scenario, trace=trace, tiers=room, policies=("lru",))
-    return {**Experiment(small).run("lru"), "tiers": room}
 
 
 def _is_better_more(name: str) -> bool:

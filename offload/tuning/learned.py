@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from offload.tuning.space import Choice
-from simulators.kv_trace.base import KVTrace
-from simulators.kv_trace.statistics import kv_trace_statistics
 from tiers.errors import InvalidOptionError, WorldError
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import JournalStorage
 
-    from simulators.scenario import Scenario
+    from offload.simulation.kinds import Setting
 
 VERSION = 1
 SUFFIX = ".jsonl"
@@ -49,18 +47,12 @@ def study_name(identity: str) -> str:
     return f"{_NAME} {VERSION}: {identity}"
 
 
-def features_of(scenarios: Sequence["Scenario"], trace: KVTrace) -> Features:
-    """Of all the models and machines of a search, averages; reads the trace to its end."""
-    statistics = kv_trace_statistics(trace)
-    requests = max(1, statistics.requests)
-    workload = asdict(statistics) | {
-        "blocks_per_request": statistics.accesses / requests,
-        "output_per_request": statistics.output_tokens / requests,
-    }
+def features_of(settings: Sequence["Setting"], workload: Mapping[str, float]) -> Features:
+    """Of all the models and machines of a search, averages. ``workload`` is what ``Setting.workload_figures`` gives."""
     return {
-        "model": _mean([_numbers(asdict(one.shape)) for one in scenarios]),
-        "hardware": _mean([_numbers(asdict(one.profile)) for one in scenarios]),
-        "workload": _numbers(workload),
+        "model": _mean([_numbers(asdict(one.shape)) for one in settings]),
+        "hardware": _mean([_numbers(asdict(one.profile)) for one in settings]),
+        "workload": workload,
     }
 
 
@@ -152,7 +144,10 @@ def _trials(storage: "JournalStorage", path: Path, features: Features) -> list[K
     found = []
     for name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=name, storage=storage)
-        far = distance(features, study.user_attrs.get("features", {}))
+        theirs = study.user_attrs.get("features", {})
+        if not features["workload"].keys() & theirs.get("workload", {}).keys():
+            continue  # of another kind of scenario
+        far = distance(features, theirs)
         found += [Known(attrs["choice"], attrs["row"], path, far) for attrs in finished(study)]
     return found
 

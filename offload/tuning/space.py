@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from offload.simulation.axes import SWEPT
+from offload.simulation.kinds import CellMaker
 from offload.simulation.values import suggest
 from offload.sizes import parse_size
 from tiers.errors import InvalidOptionError
 
 POLICY = "policy"
+DECIDERS = {POLICY: ("policies", "lru"), "predictor": ("predictors", "none")}
+"""What lists of names of each are called, and which name it is where none is given."""
+
 _RANGE = ("min", "max", "step")
 _STEPS, _MOST_STEPS = 32, 10_000
 """Values of a range that names no step, about; and most of one that does."""
@@ -29,6 +32,11 @@ class Axis:
     name: str
     values: tuple[Any, ...]
     is_ordered: bool
+
+    @property
+    def tried(self) -> tuple[Any, ...]:
+        """Those of which it is found out beforehand whether they can be used: all names, both ends of what rises."""
+        return tuple(dict.fromkeys((self.values[0], self.values[-1]))) if self.is_ordered else self.values
 
     @property
     def told(self) -> Any:
@@ -69,26 +77,24 @@ class Space:
         for values in itertools.product(*(axis.values for axis in self.axes)):
             yield dict(zip(names, values, strict=True))
 
-    def single_changes(self) -> Iterator[Choice]:
-        """The first value of every axis, then each other name and the last of what is ordered with these.
+    @property
+    def deciders(self) -> tuple[Axis, ...]:
+        """The axes of names of policies and predictors."""
+        return tuple(axis for axis in self.axes if axis.name in DECIDERS)
 
-        If one of them cannot be used, it shows in one of these.
+    def holding(self, name: str, value: object) -> Iterator[Choice]:
+        """Choices with that value, of all that is ``tried`` of the other axes.
+
+        Of policies only the first: whether there is one of that name does not depend on anything else.
         """
-        first = {axis.name: axis.values[0] for axis in self.axes}
-        yield first
-        for axis in self.axes:
-            for value in axis.values[-1:] if axis.is_ordered else axis.values[1:]:
-                yield {**first, axis.name: value}
+        others = {axis.name: axis.tried[:1] if axis.name == POLICY else axis.tried for axis in self.axes}
+        for values in itertools.product(*({**others, name: (value,)}).values()):
+            yield dict(zip(others, values, strict=True))
 
     def nearest(self, other: Choice) -> Choice | None:
         """The choice that is most like that of another search; None where it chose what is not to choose from here."""
         found = {axis.name: axis.nearest(other.get(axis.name)) for axis in self.axes}
         return None if None in found.values() else found
-
-    def choice_of(self, row: Mapping[str, Any]) -> Choice:
-        """What a row of this space was made with."""
-        tiers = {f"tiers.{level}": nbytes for level, nbytes in row["tiers"].items()}
-        return {axis.name: tiers[axis.name] if axis.name in tiers else row[axis.name] for axis in self.axes}
 
     def key(self, choice: Choice) -> tuple[Any, ...]:
         """What tells a choice from others."""
@@ -100,23 +106,29 @@ class Space:
 
     def scenario(self, choice: Choice) -> dict[str, Any]:
         """The settings of a scenario without lists."""
-        one = {key: choice.get(key, value) for key, value in self.settings.items() if key not in ("policy", "policies")}
+        names = {word for key, (plural, _) in DECIDERS.items() for word in (key, plural)}
+        one = {key: choice.get(key, value) for key, value in self.settings.items() if key not in names}
         one["tiers"] = self.tiers(choice)
-        return {**one, "policies": [choice[POLICY]]}
+        return one | {DECIDERS[axis.name][0]: [choice[axis.name]] for axis in self.deciders}
 
 
-def read_space(settings: Mapping[str, Any]) -> Space:
-    """Raises InvalidOptionError, which names the key, for an empty list, a range that is none, or nothing to choose."""
+def read_space(settings: Mapping[str, Any], maker: CellMaker) -> Space:
+    """What ``settings`` leave to choose of the keys of which ``maker`` knows.
+
+    Raises InvalidOptionError, which names the key, for an empty list, a range that is none, or nothing to choose.
+    """
     tiers = settings.get("tiers")
     if not isinstance(tiers, Mapping):
         raise InvalidOptionError("tiers: is missing or no mapping; write one 'level: size' a line below it")
     axes = [
         _speeds(settings[key]) if key == "speed" else _axis(key, settings[key], is_number=key == "batch")
-        for key in SWEPT
-        if key in settings
+        for key in maker.swept
+        if key in settings and key != "tiers"
     ]
     axes += [_axis(f"tiers.{level}", value, is_size=True) for level, value in tiers.items()]
-    axes.append(_axis(POLICY, settings.get("policies", settings.get("policy", "lru"))))
+    for key in maker.deciders:
+        plural, default = DECIDERS[key]
+        axes.append(_axis(key, settings.get(plural, settings.get(key, default))))
     space = Space(settings, tuple(axes))
     if not space.searched:
         message = (

@@ -11,9 +11,10 @@ from offload.simulation.facts import scenario_facts
 from offload.simulation.runners.choice import open_runner
 from offload.tuning.best import best_scenario, changed, run_settings, write_best
 from offload.tuning.learned import SUFFIX, check_file, finished, known_settings, opened
-from offload.tuning.space import POLICY
+from offload.tuning.space import Choice
 from offload.tuning.task import Task, read_task
 from offload.zoo import default_cache
+from prefetch.third_party import is_third_party
 from tiers.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -62,12 +63,14 @@ def tune(path: Path, options: TuneOptions, progress: Callable[[int, int], None])
         known = search.num_known
         deadline_s = None if options.timeout_s is None else started_s + options.timeout_s
         ended = _run(search, task, options, deadline_s, progress)
-        trials = [_trial(task, number, attributes) for number, attributes in enumerate(finished(search.study), 1)]
+        done = list(finished(search.study))
+    trials = [_trial(task, number, attributes) for number, attributes in enumerate(done, 1)]
     if not trials:
         _complain_of_nothing(task, search.refusals, ended)
     learned = {"study": study, "resumed": resumed, "taken_over": known - resumed, "warm_started": warm}
     _check_limits(task, trials)
-    data = _answer(task, path, options, trials) | learned | {"ended": ended, "refused": len(search.refusals)}
+    choices = [attributes["choice"] for attributes in done]
+    data = _answer(task, path, options, trials, choices) | learned | {"ended": ended, "refused": len(search.refusals)}
     if options.out is not None:
         write_best(options.out, data)
     return data
@@ -77,11 +80,10 @@ def _run(
     search: "Search", task: Task, options: TuneOptions, deadline_s: float | None, progress: Callable[[int, int], None]
 ) -> str:
     """How it ended: ``done``, ``timeout`` or ``interrupted``."""
-    policies = next(axis.values for axis in task.space.axes if axis.name == POLICY)
+    others = [name for axis in task.space.deciders for name in axis.values if is_third_party(name)]
     most = options.jobs or options.trials
     try:
-        settings = task.space.scenario(next(task.space.choices()))
-        with open_runner(task.path, settings, policies, most=most, ray=options.ray) as runner:
+        with open_runner(task.maker, others, most=most, ray=options.ray) as runner:
             search.run(runner, trials=options.trials, jobs=runner.workers, deadline_s=deadline_s, progress=progress)
     except TimeoutError:
         return "timeout"
@@ -92,10 +94,12 @@ def _run(
     return "done"
 
 
-def _answer(task: Task, path: Path, options: TuneOptions, trials: list[dict[str, Any]]) -> dict[str, Any]:
+def _answer(
+    task: Task, path: Path, options: TuneOptions, trials: list[dict[str, Any]], choices: list[Choice]
+) -> dict[str, Any]:
     goal = task.goal
     best = min(trials, key=lambda trial: (*goal.rank(goal.figures(trial["row"])), trial["trial"]))
-    choice = task.space.choice_of(best["row"])
+    choice = choices[best["trial"] - 1]
     command = ["offload", "tune", str(path), "--objective", goal.objective]
     command += ["--trials", str(options.trials), "--seed", str(options.seed)]
     if options.maximize is not None:

@@ -68,6 +68,17 @@ def test_kv_blocks_that_move(machine: str, layers: int, prompt: int, batch: int,
     _agree(sizes, plan, workload, MACHINES[machine], 0.35 if machine == "data sheet" else 0.15)
 
 
+@pytest.mark.parametrize("blocks", [1, 4, 16, 64])
+@pytest.mark.parametrize(("prompt", "batch"), [(1000, 1), (600, 4)])
+def test_a_host_of_a_few_blocks(prompt: int, batch: int, blocks: int) -> None:
+    """What it gives in a step is what it has room for; all else comes from a drive that is much slower."""
+    sizes, workload = make_sizes(8, matrix=2**17, kv_token=2048), Workload(batch, prompt, 9)
+    budgets = _budgets(sizes, workload, 0.5, blocks * sizes.kv_block_nbytes)
+    plan = make_plan(sizes, budgets, workload, SLOW_DRIVE)
+    assert plan.kv_host_blocks == blocks
+    _agree(sizes, plan, workload, SLOW_DRIVE, 0.2)
+
+
 def test_what_leaves_the_device_is_what_costs_least() -> None:
     """A KV block takes the model as long as a read of the drive, weights pass by: so the cache stays and weights go."""
     sizes, workload = make_sizes(30), Workload(1, 1000, 17)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulators.link_costs import link_s
 from simulators.machine_costs import HostProfile, PowerProfile, PriceProfile, SharedProfile
 from simulators.profile import DEFAULT, LINKS, HardwareProfile, LinkProfile
 from simulators.profile_file import read_profile, write_profile
@@ -162,11 +163,15 @@ def test_a_link_is_read_in_its_own_direction() -> None:
     assert profile.bytes_per_s("device->nvme") == 3.0
 
 
-def test_a_rate_by_size_is_that_of_the_largest_size_not_above() -> None:
+def test_what_lies_between_two_sizes_takes_as_long_as_lies_between_them() -> None:
     link = LinkProfile(9.0, 9.0, 0.0, by_size=((4096, 1.0), (65536, 2.0), (1048576, 4.0)))
     profile = replace(DEFAULT, links={**DEFAULT.links, "nvme->device": link})
-    rates = [profile.bytes_per_s("nvme->device", nbytes) for nbytes in (1, 4096, 65535, 65536, 2**30)]
-    assert rates == [1.0, 1.0, 1.0, 2.0, 4.0]
+    rates = [profile.bytes_per_s("nvme->device", nbytes) for nbytes in (1, 4096, 65536, 2**30)]
+    assert rates == [1.0, 1.0, 2.0, 4.0]
+    middle = (4096 + 65536) // 2
+    assert middle / profile.bytes_per_s("nvme->device", middle) == pytest.approx((4096 + 32768) / 2)
+    assert profile.bytes_per_s("nvme->device", 65535) == pytest.approx(2.0, rel=1e-4), "no step below a size"
+    assert link_s(link, middle, is_read=True) == pytest.approx((4096 + 32768) / 2), "as replays have it"
     assert profile.bytes_per_s("nvme->device") == 9.0
 
 

@@ -4,6 +4,7 @@ import difflib
 from types import MappingProxyType
 from typing import Any
 
+from tiers.block import BlockKey
 from tiers.errors import InvalidOptionError
 from tiers.eviction.activation_ratio import ActivationRatioPolicy
 from tiers.eviction.arc import ARCPolicy
@@ -56,10 +57,13 @@ POLICIES: MappingProxyType[str, type[EvictionPolicy[Any]]] = MappingProxyType(
 )
 
 
-def find_policy(name: str) -> type[EvictionPolicy[Any]]:
-    """The class of that name, or the one that ``my_module:MyPolicy`` names; InvalidOptionError if there is none."""
+def find_policy(name: str, keys: type[BlockKey] | None = None) -> type[EvictionPolicy[Any]]:
+    """The class of that name, or the one that ``my_module:MyPolicy`` names; InvalidOptionError if there is none.
+
+    Somebody else's is tried with the kind of ``keys`` that it will see, see ``load_policy``.
+    """
     if ":" in name:
-        return load_policy(name)
+        return load_policy(name, keys)
     policy = POLICIES.get(name)
     if policy is None:
         near = difflib.get_close_matches(name, POLICIES, 1)

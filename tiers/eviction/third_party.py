@@ -1,26 +1,30 @@
 """Policies of others: a class in a module of its own, named ``my_module:MyPolicy`` wherever a policy has a name."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from tiers.block import ExpertKey, KVBlockKey
+from tiers.block import PLACE_SHIFT, BlockKey, ExpertKey, KVBlockKey, PrefixBlockKey
 from tiers.errors import InvalidOptionError, PolicyError
 from tiers.eviction.base import EvictionPolicy
 from tiers.eviction.supervised import SupervisedPlanner, SupervisedPolicy
 from tiers.supervision import find_class, missing_methods
 
-_EXPERTS = [ExpertKey(layer, layer, "stored") for layer in range(8)]
-_KV_BLOCKS = [KVBlockKey(0, 0, block) for block in range(8)]
+_SAMPLES: Mapping[type[BlockKey], Sequence[Hashable]] = {
+    ExpertKey: [ExpertKey(layer, layer, "stored") for layer in range(8)],
+    KVBlockKey: [KVBlockKey(0, 0, block) for block in range(8)],
+    PrefixBlockKey: [PrefixBlockKey(block << PLACE_SHIFT | block) for block in range(8)],
+}
 _OURS = "tiers.eviction."
 _INTERFACE = ("insert", "touch", "remove", "evict", "__contains__", "__len__")
 
 
-def load_policy(name: str) -> type[EvictionPolicy[Any]]:
+def load_policy(name: str, keys: type[BlockKey] | None = None) -> type[EvictionPolicy[Any]]:
     """The class that ``module:Class`` names. The module is one that can be imported, or a file here.
 
     It need not inherit from EvictionPolicy as long as it has its methods; then it is not told of forecasts. What is not
     ours is given back as a SupervisedPolicy. Raises InvalidOptionError, which says what is missing, or what it did
-    wrong when it was tried.
+    wrong when it was tried: with the kind of ``keys`` that it is for, or with each kind where that is not known, of
+    which one has to do.
     """
     policy = find_class(name, "policy", "my_module:MyPolicy")
     missing = missing_methods(policy, _INTERFACE)
@@ -31,7 +35,7 @@ def load_policy(name: str) -> type[EvictionPolicy[Any]]:
     kind = SupervisedPlanner if callable(getattr(policy, "plan", None)) else SupervisedPolicy
     supervised: type[EvictionPolicy[Any]] = type(policy.__name__, (kind,), {"theirs": policy, "name": name})
     # It may be made for one kind of blocks alone.
-    faults = [_fault(supervised, keys) for keys in (_EXPERTS, _KV_BLOCKS)]
+    faults = [_fault(supervised, _SAMPLES[kind]) for kind in ([keys] if keys else _SAMPLES)]
     if all(faults):
         raise InvalidOptionError(faults[0])
     return supervised

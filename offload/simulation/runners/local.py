@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from offload.commands import interrupts
-from offload.simulation.cell import Cell
+from offload.simulation.cell import Cell, RunCell
+from offload.simulation.kinds import CellMaker
 from offload.simulation.runners.base import Answer, Refused, explained
-from offload.simulation.scenario_file import read_scenario
-from simulators.scenario import Experiment
 from tiers.errors import UsageError, WorldError
 
 
 class LocalRunner:
-    """Cells of the scenario file at ``path`` in the processes of ``pool``."""
+    """Cells of ``maker`` in the processes of ``pool``, each of which makes one like it."""
 
-    def __init__(self, path: Path, pool: ProcessPoolExecutor, workers: int) -> None:
-        self._path = path
+    def __init__(self, maker: CellMaker, pool: ProcessPoolExecutor, workers: int) -> None:
+        self._kind, self._path = type(maker), maker.path
         self._pool = pool
         self.workers = workers
 
@@ -34,14 +33,14 @@ class LocalRunner:
         """See CellRunner."""
         with interrupts.deferred():  # which starts the processes
             try:
-                inner = self._pool.submit(_run_cell, json.dumps(cell.settings), self._path, cell.head["policy"])
+                inner = self._pool.submit(_run_cell, self._kind, self._path, json.dumps(cell.settings), cell.head)
             except BrokenProcessPool as error:
                 raise _explain(error) from None
         return explained(inner, _explain)
 
 
 @contextmanager
-def local_runner(path: Path, most: int) -> Iterator[LocalRunner]:
+def local_runner(maker: CellMaker, most: int) -> Iterator[LocalRunner]:
     """At most so many processes, and no more than there are cores.
 
     They are gone when the block is left, at once where it is left by an exception.
@@ -51,7 +50,7 @@ def local_runner(path: Path, most: int) -> Iterator[LocalRunner]:
     workers = min(most, len(os.sched_getaffinity(0)))
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
     try:
-        yield LocalRunner(path, pool, workers)
+        yield LocalRunner(maker, pool, workers)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         _end(context, others)
@@ -85,14 +84,21 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_cell(settings: str, path: Path, policy: str) -> Answer:
+def _run_cell(kind: Callable[[Path], CellMaker], path: Path, settings: str, head: Mapping[str, Any]) -> Answer:
     try:
-        return _experiment(settings, path).run(policy)
+        return _experiment(kind, path, settings)(head)
     except UsageError as error:
         return Refused(str(error))
 
 
 @lru_cache(maxsize=1)
-def _experiment(settings: str, path: Path) -> Experiment:
-    """Cells of one setting come one after the other and share the reading of the trace."""
-    return Experiment(read_scenario(json.loads(settings), path))
+def _experiment(kind: Callable[[Path], CellMaker], path: Path, settings: str) -> RunCell:
+    """Cells of one setting come one after the other and share what can be shared."""
+    one, maker = json.loads(settings), _maker(kind, path)
+    return maker.setting(one).experiment(maker.workload(one))
+
+
+@lru_cache(maxsize=1)
+def _maker(kind: Callable[[Path], CellMaker], path: Path) -> CellMaker:
+    """All cells share the reading of the trace."""
+    return kind(path)

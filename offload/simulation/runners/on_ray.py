@@ -14,15 +14,13 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
-from offload.simulation.cell import Cell
+from offload.simulation.cell import Cell, RunCell
+from offload.simulation.kinds import CellMaker, Setting
 from offload.simulation.runners.base import Answer, Refused, explained
 from offload.simulation.runners.ray_address import LOCAL, Found, find_ray
 from offload.simulation.runners.ray_nodes import node_of, nodes_here
 from offload.simulation.runners.ray_watch import Watch, watching
 from offload.simulation.runners.shipment import shipment
-from offload.simulation.scenario_file import read_scenario
-from simulators.kv_trace.base import KVTrace, Request
-from simulators.scenario import Experiment, Scenario
 from tiers.errors import InvalidOptionError, UsageError, WorldError
 
 _TRIES = 4
@@ -30,31 +28,32 @@ _LONGEST_FOLDER = 30
 
 
 class RayRunner:
-    """Cells of the scenario file at ``path``, whose files only this process can read: the rest gets what they say."""
+    """Cells of ``maker``, whose files only this process can read: the rest gets what they say."""
 
-    def __init__(self, ray: Any, path: Path, requests: Any, workers: int, watch: Watch) -> None:
-        """``requests`` is the reference of the workload's in Ray's store."""
+    def __init__(self, ray: Any, maker: CellMaker, workers: int, watch: Watch) -> None:
         self._run = ray.remote(num_cpus=1, max_retries=_TRIES - 1)(run_cell)
-        self._path = path
-        self._requests = requests
+        self._put = ray.put
+        self._maker = maker
+        self._stored: dict[int, tuple[Any, Any]] = {}
+        """Workloads by their id, and where they are in Ray's store."""
         self._watch = watch
         self.workers = workers
 
     def submit(self, cell: Cell) -> Future[Answer]:
         """See CellRunner. A lost worker's cell is run again by another one, three times at most."""
-        setting = setting_of(cell, self._path)
-        inner: Future[Answer] = self._run.remote(setting, self._requests, cell.head["policy"]).future()
+        workload = self._maker.workload(cell.settings)
+        if id(workload) not in self._stored:
+            self._stored[id(workload)] = workload, self._put(workload)
+        stored = self._stored[id(workload)][1]
+        inner: Future[Answer] = self._run.remote(sent_setting(cell, self._maker), stored, dict(cell.head)).future()
         return self._watch.add(explained(inner, lambda error: explain(error, cell)))
 
 
 @contextmanager
-def ray_runner(
-    path: Path, settings: Mapping[str, Any], policies: Collection[str], *, address: str, most: int
-) -> Iterator[RayRunner]:
+def ray_runner(maker: CellMaker, others: Collection[str], *, address: str, most: int) -> Iterator[RayRunner]:
     """See ``open_runner``. Cells that still run when the block is left are given up."""
     found = find_ray(address)
     ray = _import_ray(found)
-    requests = list(read_scenario(settings, path).trace.requests)
     with ExitStack() as stack:
         given: dict[str, Any] = {}
         if found.address == LOCAL:
@@ -63,7 +62,7 @@ def ray_runner(
             # Ray's sockets will be in it, whose names the system allows about a hundred letters.
             given |= {"_temp_dir": folder} if len(folder) < _LONGEST_FOLDER else {}
         stack.callback(ray.shutdown)
-        with shipment(policies) as code, _silent():
+        with shipment(others) as code, _silent():
             _connect(ray, address, found.address, code, given)
         workers = int(ray.cluster_resources().get("CPU", 1))
         node = found.node or node_of(ray.get_runtime_context().gcs_address, nodes_here())
@@ -71,40 +70,36 @@ def ray_runner(
             raise WorldError(f"--ray {address}: the cluster is gone; run the same command again")
         watch = stack.enter_context(watching(node))
         stack.enter_context(redirect_stdout(stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
-        yield RayRunner(ray, path, ray.put(requests), max(1, min(most, workers)), watch)
+        yield RayRunner(ray, maker, max(1, min(most, workers)), watch)
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """What the cells of one setting have in common, but for the requests, which are sent once for all of them."""
+class SentSetting:
+    """One setting, without its workload, which is sent once for all of them."""
 
     name: str
-    scenario: Scenario = field(compare=False)
-    """Its trace is empty until ``requests`` are there."""
-    requests: list[Request] = field(compare=False, default_factory=list)
+    """The settings in JSON, which tell it from others."""
+    setting: Setting = field(compare=False)
+    workload: Any = field(compare=False, default=None)
 
 
-def setting_of(cell: Cell, path: Path) -> Setting:
-    """The setting of a cell of the scenario file at ``path``, without its requests."""
-    return Setting(json.dumps(cell.settings), _with_requests(read_scenario(cell.settings, path), iter(())))
+def sent_setting(cell: Cell, maker: CellMaker) -> SentSetting:
+    """That of a cell of ``maker``."""
+    return SentSetting(json.dumps(cell.settings), maker.setting(cell.settings))
 
 
-def run_cell(setting: Setting, requests: list[Request], policy: str) -> Answer:
+def run_cell(sent: SentSetting, workload: Any, head: Mapping[str, Any]) -> Answer:
     """What a worker does."""
     try:
-        return _experiment(replace(setting, requests=requests)).run(policy)
+        return _experiment(replace(sent, workload=workload))(head)
     except UsageError as error:
         return Refused(str(error))
 
 
 @lru_cache(maxsize=1)
-def _experiment(setting: Setting) -> Experiment:
+def _experiment(sent: SentSetting) -> RunCell:
     """A worker often gets cells of one setting one after the other."""
-    return Experiment(_with_requests(setting.scenario, iter(setting.requests)))
-
-
-def _with_requests(scenario: Scenario, requests: Iterator[Request]) -> Scenario:
-    return replace(scenario, trace=KVTrace(scenario.trace.format, scenario.trace.block_tokens, requests))
+    return sent.setting.experiment(sent.workload)
 
 
 def _import_ray(found: Found) -> ModuleType:

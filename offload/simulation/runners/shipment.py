@@ -1,4 +1,4 @@
-"""The code that a cell needs, for machines that may have none of it: our packages and the policies of others."""
+"""The code that a cell needs, for machines that may have none of it: our packages and the classes of others."""
 
 import shutil
 import sys
@@ -9,26 +9,26 @@ from tempfile import TemporaryDirectory
 
 import offload
 from offload.simulation.sources import installed, root_of
-from tiers.eviction.registry import find_policy
+from tiers.supervision import find_class
 
 _PACKAGES = ("tiers", "prefetch", "simulators", "offload")
 
 
 @contextmanager
-def shipment(policies: Collection[str]) -> Iterator[Path]:
+def shipment(others: Collection[str]) -> Iterator[Path]:
     """A directory of sources to put on the path of workers; it is gone when the block is left.
 
-    Policies of others come with all modules of theirs that are loaded by now from the same place, unless they are
-    installed packages: those have to be on the workers too. Raises what ``find_policy`` does.
+    ``others`` are classes of other people, named ``module:Class``. They come with all modules of theirs that are loaded
+    by now from the same place, unless they are installed packages: those have to be on the workers too. Raises what
+    ``find_class`` does.
     """
     ours = Path(offload.__file__).parents[1]
     with TemporaryDirectory(prefix="offload-ray-") as name:
         folder = Path(name)
-        for policy in policies:
-            find_policy(policy)
-        for policy in policies:
-            module, is_other, _ = policy.partition(":")
-            if is_other and (root := root_of(module)):
+        for other in others:
+            find_class(other, "class of somebody else", "my_module:MyClass")
+        for other in others:
+            if root := root_of(other.partition(":")[0]):
                 _copy(_sources_below(root), root, folder)
         for package in _PACKAGES:
             _copy((ours / package).rglob("*.py"), ours, folder)

@@ -246,3 +246,17 @@ def _is_running(pid: str) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@pytest.mark.parametrize("command", [("simulate", "s.yaml"), ("simulate", "s.yaml", "--sweep")])
+def test_a_policy_that_cannot_take_these_keys_is_refused_at_once(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Blocks of prompts are numbers, and no tuples as those of a run."""
+    mine = "from tiers.eviction.lru import LRUPolicy\nclass Mine(LRUPolicy):\n    def touch(self, key):\n"
+    (tmp_path / "mine.py").write_text(f"{mine}        sequence, layer, block = key\n", encoding="utf-8")
+    write(tmp_path, hardware="t4", policies=["mine:Mine"], tiers={"device": "400MiB", "host": "200MiB"})
+    ran = offload(*command, cwd=tmp_path)
+    assert ran.returncode == 2
+    said = complaint(ran)
+    assert "'mine:Mine' is no eviction policy: touch raised TypeError: cannot unpack" in said
+    assert "in mine.py:4" in said
+    assert "hardware" not in said  # no cell had begun

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from offload.simulation.scenario_file import read_scenario
+from offload.simulation.kv_cells import KVCells
 from offload.tuning.goal import Goal, read_goal
 from offload.tuning.space import read_space
 from tests.offload.tuning.scenarios import write_hot
@@ -18,9 +18,10 @@ GIB = 2**30
 def goal(folder: Path, objective: str, *, maximize: bool | None = None, **keys: Any) -> Goal:
     path = write_hot(folder, rounds=1)
     settings = {**yaml.safe_load(path.read_text(encoding="utf-8")), **keys}
-    space = read_space(settings)
-    scenario = read_scenario({k: v for k, v in space.scenario(next(space.choices())).items() if k not in keys}, path)
-    return read_goal(settings, scenario, objective, maximize=maximize)
+    maker = KVCells(path)
+    space = read_space(settings, maker)
+    setting = maker.setting({k: v for k, v in space.scenario(next(space.choices())).items() if k not in keys})
+    return read_goal(settings, setting, objective, maximize=maximize)
 
 
 def row(value: float, host: int, **figures: float) -> dict[str, Any]:

@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 
+from offload.simulation.kv_cells import KVCells
 from offload.tuning.space import Space, read_space
 from offload.tuning.task import read_task
-from tests.offload.tuning.scenarios import HOT
+from tests.offload.tuning.scenarios import HOT, write_hot
 from tiers.errors import InvalidOptionError
 
 GIB = 2**30
 
 
 def space(**changes: Any) -> Space:
-    return read_space({**HOT, **changes})
+    return read_space({**HOT, **changes}, KVCells(Path("s.yaml")))
 
 
 def values(read: Space) -> dict[str, tuple[Any, ...]]:
@@ -96,3 +97,17 @@ def test_what_is_wrong(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidOptionError) as error:
         space(**changes)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("hardware", [["t4", "a100"], ["a100", "t4"]])
+def test_what_only_one_machine_holds_is_tried_there(tmp_path: Path, hardware: list[str]) -> None:
+    """Whichever of them comes first: 30 GiB of the device are too much for a T4."""
+    path = write_hot(tmp_path, rounds=1, hardware=hardware, tiers={"device": ["1GiB", "30GiB"]})
+    task = read_task(path, "hit_ratio")
+    assert (task.space.size, task.base["tiers.device"]) == (16, GIB)
+    only_there = write_hot(tmp_path, "there.yaml", rounds=1, hardware=hardware, tiers={"device": ["30GiB", "31GiB"]})
+    with pytest.raises(InvalidOptionError, match=r"'device' has 32,212,254,720 bytes besides .*; 't4' has"):
+        read_task(only_there, "hit_ratio")
+    none = write_hot(tmp_path, "none.yaml", rounds=1, hardware=hardware, tiers={"device": ["1GiB", "900GiB"]})
+    with pytest.raises(InvalidOptionError, match="'device' has 966,367,641,600 bytes besides"):
+        read_task(none, "hit_ratio")

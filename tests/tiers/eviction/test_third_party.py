@@ -8,6 +8,7 @@ import pytest
 
 from offload.config import load_config
 from tests.contracts.eviction import count_hits
+from tiers.block import BlockKey, ExpertKey, KVBlockKey, PrefixBlockKey
 from tiers.errors import InvalidOptionError
 from tiers.eviction.lru import LRUPolicy
 from tiers.eviction.registry import POLICIES, find_policy, make_policy
@@ -83,6 +84,11 @@ class OfBlocks(Mine):
     def insert(self, key, cost=1.0):
         self.keys[key] = key.sequence
 
+class Unpacking(Mine):
+    def insert(self, key, cost=1.0):
+        sequence, layer, block = key
+        self.keys[key] = block
+
 NUMBER = 3
 """
 
@@ -110,6 +116,33 @@ def test_a_class_with_the_methods_is_a_policy(module: str) -> None:
 @pytest.mark.parametrize("name", ["OfExperts", "OfBlocks"])
 def test_a_policy_may_be_made_for_one_kind_of_blocks(module: str, name: str) -> None:
     assert find_policy(f"{module}:{name}").__name__ == name
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        ("OfExperts", PrefixBlockKey, "insert raised AttributeError: .*'expert' in a_policy_of_mine.py:66"),
+        ("OfBlocks", ExpertKey, "insert raised AttributeError: .*'sequence' in a_policy_of_mine.py:70"),
+        ("Unpacking", PrefixBlockKey, "insert raised TypeError: .* in a_policy_of_mine.py:74"),
+        ("Unpacking", KVBlockKey, None),
+        ("OfBlocks", PrefixBlockKey, None),
+    ],
+)
+def test_it_is_tried_with_the_keys_that_it_will_see(
+    module: str, name: str, keys: type[BlockKey], message: str | None
+) -> None:
+    find_policy(f"{module}:{name}")  # good for something
+    if message is None:
+        find_policy(f"{module}:{name}", keys)
+        return
+    with pytest.raises(InvalidOptionError, match=f"'a_policy_of_mine:{name}' is no eviction policy: {message}"):
+        find_policy(f"{module}:{name}", keys)
+
+
+def test_a_run_has_two_kinds_of_keys(module: str) -> None:
+    for key, wrong in (("policy", "OfBlocks"), ("kv_policy", "OfExperts")):
+        with pytest.raises(InvalidOptionError, match=r"insert raised AttributeError: .* in a_policy_of_mine.py"):
+            load_config({key: f"{module}:{wrong}"})
 
 
 @pytest.mark.parametrize("policy", list(dict.fromkeys(POLICIES.values())))

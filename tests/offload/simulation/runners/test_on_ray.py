@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from offload.simulation.kv_cells import KVSetting
 from offload.simulation.runners import on_ray
 from offload.simulation.runners.base import Refused
 from offload.simulation.scenario_file import read_scenario
@@ -18,16 +19,18 @@ from tiers.errors import WorldError
 def test_what_a_worker_does(tmp_path: Path) -> None:
     """It gets a setting without a file, the requests beside it, and gives what the scenario gives here."""
     path = write(tmp_path, hardware="t4", tiers={"device": "400MiB", "host": "200MiB"})
-    cells = read_sweep(path).cells
-    scenario = read_scenario(cells[0].settings, path)
-    requests = list(scenario.trace.requests)
-    setting = on_ray.setting_of(cells[0], path)
-    assert list(setting.scenario.trace.requests) == []
-    sent: on_ray.Setting = pickle.loads(pickle.dumps(setting))  # as Ray does
+    sweep = read_sweep(path)
+    cells = sweep.cells
+    requests = sweep.maker.workload(cells[0].settings)
+    assert sweep.maker.workload(cells[1].settings) is requests
+    setting = on_ray.sent_setting(cells[0], sweep.maker)
+    assert isinstance(setting.setting, KVSetting)
+    assert list(setting.setting.scenario.trace.requests) == []
+    sent: on_ray.SentSetting = pickle.loads(pickle.dumps(setting))  # as Ray does
     here = Experiment(read_scenario(cells[0].settings, path))
     rows = [here.run(cell.head["policy"]) for cell in cells]
-    assert [on_ray.run_cell(sent, requests, cell.head["policy"]) for cell in cells] == rows
-    assert isinstance(on_ray.run_cell(sent, requests, "lur"), Refused)
+    assert [on_ray.run_cell(sent, requests, cell.head) for cell in cells] == rows
+    assert isinstance(on_ray.run_cell(sent, requests, {"policy": "lur"}), Refused)
 
 
 def test_a_cell_that_ray_loses_is_named(tmp_path: Path) -> None:
