@@ -17,6 +17,7 @@ from offload.kv.cache import layer_windows
 from offload.kv.shape import AttentionShape
 from offload.offloaded_model import OffloadedModel, give_cache
 from offload.old_transformers import check_long_positions
+from offload.positions import Positions
 from offload.rehearsal import rehearse
 from tiers.errors import ModelError
 
@@ -87,6 +88,7 @@ def build_empty(
     _fill_buffers(model, device)
     model.register_forward_pre_hook(give_cache, with_kwargs=True)
     model.eval()
+    model.positions = Positions.of(config, model_class)
     return model
 
 

@@ -33,7 +33,7 @@ from offload.kv.layout import KVLayout
 from offload.kv.open_drives import MakeTiming, open_drives
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
-from offload.positions import check_pieces
+from offload.positions import longest_context
 from offload.prospect import Prospect
 from offload.runtime import Runtime, make_kv_levels, make_kv_store
 from offload.weights.binding import ParameterMap, module_of, tensor_view
@@ -70,7 +70,6 @@ def load_model(
     drives would take for what the emulated ones do.
     """
     chunk = plan.prefill_chunk_tokens if plan.prefill_chunk_tokens < workload.prompt_tokens else None
-    check_pieces(prospect.config, workload.prompt_tokens, chunk)
     _prepare_memory(plan, config)
     engine = TransferEngine(transfer or _transfer_config(profile), timeline)
     layout = _kv_layout(prospect)
@@ -283,7 +282,7 @@ def nvme_blocks(prospect: Prospect, plan: Plan, config: RunConfig, workload: Wor
     if config.nvme_dir is None or not plan.kv_nvme_blocks:
         return 0
     block = plan.kv_block_nbytes
-    longest = getattr(prospect.config, "max_position_embeddings", 0)
+    longest = longest_context(prospect.config) or 0
     rows = workload.batch * prospect.sizes.num_layers
     wanted = max(plan.kv_nvme_blocks, rows * -(-longest // prospect.sizes.kv_block_tokens))
     if config.nvme_memory is not None:

@@ -10,7 +10,7 @@ from offload.device import broken_device
 from offload.kv.cache import TieredCache
 from offload.old_transformers import pieces_after
 from offload.plan import Plan
-from offload.positions import check_pieces
+from offload.positions import Positions
 from offload.runtime import Runtime
 from offload.starvation import StarvedError, ToldOnce, give_back_cached_memory, smaller_pieces, starved
 from offload.weights.vocabulary import TieredEmbedding
@@ -19,11 +19,15 @@ from tiers.errors import InvalidOptionError
 _DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
 """Options of ``generate`` by which others draft tokens and the model only checks them."""
 
+_DEFAULT_NEW_TOKENS = 20
+"""How many tokens transformers adds if it is told neither how many nor up to what length."""
+
 
 class OffloadedModel(PreTrainedModel, GenerationMixin):
     """Mixed in before the transformers class of a model. ``close`` gives all memory and disk space back."""
 
     runtime: Runtime
+    positions: Positions
 
     @property
     def plan(self) -> Plan:
@@ -41,6 +45,23 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
                 f"past_key_values: {type(cache).__name__} is not a cache of this model; "
                 "pass model.new_cache() or nothing"
             )
+
+    def prepare_inputs_for_generation(  # type: ignore[override]  # models have signatures of their own here too
+        self,
+        input_ids: Any,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As in transformers; a sequence that it begins again for other positions does so in the blocks it has."""
+        # transformers types ``self`` here as a union of classes of its own.
+        prepared: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs
+        )
+        if isinstance(past_key_values, TieredCache) and prepared.get("past_key_values") is None:
+            past_key_values.close()
+            prepared["past_key_values"] = past_key_values
+        return prepared
 
     def generate(
         self,
@@ -116,7 +137,8 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
             if cache.get_seq_length() > prompt.shape[1] or (told and told.has_tokens):
                 raise
             block_tokens = self.runtime.kv.layout.block_tokens
-            smaller = smaller_pieces(self.config, prompt.shape[1], chunk, block_tokens)
+            new = self._new_tokens(prompt.shape[1], kwargs, generation_config)
+            smaller = smaller_pieces(self.positions, prompt.shape[1], new, chunk, block_tokens)
             if smaller is None:
                 raise
             return None, smaller
@@ -165,13 +187,22 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
                 )
             return None
         prompt = inputs if inputs is not None else kwargs.get("input_ids")
-        if prompt is not None:
-            check_pieces(self.config, prompt.shape[1], chosen)
-        if prompt is not None and chosen is not None and held:
-            mask = kwargs.get("attention_mask")
-            is_whole = mask is None or mask.shape[1] == prompt.shape[1]
-            return pieces_after(held, prompt.shape[1] - held if is_whole else prompt.shape[1], chosen)
-        return chosen
+        if prompt is None or chosen is None:
+            return chosen
+        mask = kwargs.get("attention_mask")
+        is_whole = mask is None or mask.shape[1] == prompt.shape[1]
+        tokens = prompt.shape[1] if is_whole else held + prompt.shape[1]
+        new = self._new_tokens(tokens, kwargs, given)
+        self.positions.check_pieces(chosen, tokens, new, held)
+        # What is computed again from its first token is not cut up either.
+        return pieces_after(held, tokens - held, chosen) if held else chosen
+
+    def _new_tokens(self, prompt_tokens: int, kwargs: dict[str, Any], given: GenerationConfig | None) -> int:
+        """How many tokens this call of ``generate`` adds at most."""
+        new: int | None = self._option("max_new_tokens", kwargs, given)
+        if new is not None:
+            return new
+        return max(_DEFAULT_NEW_TOKENS, (self._option("max_length", kwargs, given) or 0) - prompt_tokens)
 
 
 def give_cache(

@@ -4,6 +4,7 @@ import transformers
 from packaging.version import Version
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from offload.positions import Positions
 from tiers.errors import InvalidOptionError, ModelError
 
 _SOUND = Version("5.21")
@@ -32,15 +33,15 @@ def pieces_after(held: int, new: int, chunk_tokens: int) -> int | None:
 
 
 def check_long_positions(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> None:
-    """Raises ModelError for Phi-3 and its kin with long RoPE on an old version.
+    """Raises ModelError for Phi-3 and its kin, which may outgrow their original context, on an old version.
 
-    Where a sequence outgrows the original context they begin it again with other frequencies, by a
-    ``prepare_inputs_for_generation`` of their own; old ones begin with the last token alone.
+    There they begin the sequence again, by a ``prepare_inputs_for_generation`` of their own; old ones begin with the
+    last token alone.
     """
-    rope = getattr(config, "rope_parameters", None) or {}
-    is_long = rope.get("rope_type") == "longrope"
-    if is_long and "prepare_inputs_for_generation" in vars(model_class) and is_old():
-        raise ModelError(f"its long positions ('longrope') go wrong beyond the original context; {_cure()}")
+    positions = Positions.of(config, model_class)
+    longest = positions.longest
+    if positions.begins_again and longest is not None and config.max_position_embeddings > longest and is_old():
+        raise ModelError(f"sequences beyond its original context of {longest} tokens go wrong; {_cure()}")
 
 
 def _cure() -> str:

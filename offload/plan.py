@@ -115,11 +115,15 @@ class Budgets:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """``batch`` sequences side by side, each of ``prompt_tokens``, each continued by ``new_tokens``."""
+    """``batch`` sequences side by side, each of ``prompt_tokens``, each continued by ``new_tokens``.
+
+    ``uncut_tokens`` of a sequence have to be taken at once, whatever memory there is (see ``Positions``).
+    """
 
     batch: int
     prompt_tokens: int
     new_tokens: int
+    uncut_tokens: int = 0
 
     def __post_init__(self) -> None:
         for what, value, least in (

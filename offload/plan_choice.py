@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from offload.plan_costs import Costs, Missed, Room, rest_nbytes, workspace_nbytes
+from offload.plan_costs import Costs, Missed, Room, least_chunk, rest_nbytes, workspace_nbytes
 from offload.plan_kv import KVNeed, extra_moves, kv_need
 from tiers.tier import align_up
 
@@ -33,7 +33,9 @@ def everything(costs: Costs, need: KVNeed) -> Choice:
     """All on the device, and the prompt in one go."""
     return Choice(
         staging_slots=0,
-        chunk_tokens=align_up(costs.workload.prompt_tokens, costs.sizes.kv_block_tokens),
+        chunk_tokens=align_up(
+            max(costs.workload.prompt_tokens, costs.workload.uncut_tokens), costs.sizes.kv_block_tokens
+        ),
         layers=by_size(costs.sizes.layer_nbytes),
         heads=by_size(costs.sizes.head_nbytes),
         keeps_embedding=True,
@@ -45,10 +47,10 @@ def everything(costs: Costs, need: KVNeed) -> Choice:
 
 
 def smallest(costs: Costs, need: KVNeed, room: Room) -> Choice:
-    """One staging slot, the KV blocks that must stay, a prefill chunk of one KV block."""
+    """One staging slot, the KV blocks that must stay, the smallest prefill chunk."""
     least = Choice(
         staging_slots=1,
-        chunk_tokens=costs.sizes.kv_block_tokens,
+        chunk_tokens=least_chunk(costs.sizes, costs.workload),
         layers=Counter(),
         heads=Counter(),
         keeps_embedding=False,

@@ -46,6 +46,11 @@ def workspace_nbytes(sizes: ModelSizes, workload: Workload, chunk_tokens: int) -
     return align_up(workload.batch * per_sequence + sizes.workspace_nbytes_once)
 
 
+def least_chunk(sizes: ModelSizes, workload: Workload) -> int:
+    """The smallest prefill chunk: one KV block, or what has to be taken at once."""
+    return align_up(max(1, workload.uncut_tokens), sizes.kv_block_tokens)
+
+
 def least_expert_slots(sizes: ModelSizes) -> int:
     """What one token visits in one layer."""
     return min(sizes.num_experts, sizes.experts_per_layer_and_token)

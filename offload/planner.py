@@ -23,6 +23,7 @@ from offload.plan_costs import (
     Missed,
     expert_prefill_nbytes,
     kv_room,
+    least_chunk,
     least_expert_slots,
     rest_nbytes,
     workspace_nbytes,
@@ -125,7 +126,8 @@ def _chunk_sizes(sizes: ModelSizes, workload: Workload) -> tuple[int, ...]:
     block = sizes.kv_block_tokens
     halvings = range((workload.prompt_tokens // block).bit_length() + 1)
     parts = [2**exponent for exponent in halvings] + [3, 6]
-    return tuple({align_up(-(-workload.prompt_tokens // n), block) for n in parts})
+    least = least_chunk(sizes, workload)
+    return tuple({max(least, align_up(-(-workload.prompt_tokens // n), block)) for n in parts})
 
 
 def _plan(costs: Costs, need: KVNeed, choice: Choice, expert_slots: int, budgets: Budgets, foresee: Foresee) -> Plan:
@@ -247,7 +249,7 @@ def _spread(groups: Iterable[tuple[str, int]], counts: Counter[int]) -> set[str]
 
 
 def _least_without_kv(sizes: ModelSizes, workload: Workload) -> int:
-    fixed = rest_nbytes(sizes) + workspace_nbytes(sizes, workload, sizes.kv_block_tokens)
+    fixed = rest_nbytes(sizes) + workspace_nbytes(sizes, workload, least_chunk(sizes, workload))
     return sizes.slot_nbytes + fixed + _least_experts_nbytes(sizes)
 
 

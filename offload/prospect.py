@@ -21,6 +21,7 @@ from offload.model_sizes import model_sizes
 from offload.plan import ModelSizes, Plan, Workload
 from offload.plan_experts import recorded_use
 from offload.planner import make_plan
+from offload.positions import Positions, longest_context
 from offload.weights.types import stored_dtype
 from simulators.expert_trace import ExpertTrace
 from simulators.profile import HardwareProfile
@@ -96,13 +97,15 @@ def plan_for(
     if not elsewhere:
         dtype, uses_low = torch_dtype(prospect.dtype), config.miss_precision != "high"
         check_packed(prospect.path, prospect.source.groups, config.device, dtype, uses_low_copies=uses_low)
-    longest = getattr(prospect.config, "max_position_embeddings", None)
+    longest = longest_context(prospect.config)
     tokens = workload.context_tokens
     if longest is not None and tokens > longest:
         raise InvalidOptionError(
             f"{workload.prompt_tokens} prompt tokens and {workload.new_tokens} new exceed the context of {longest}: "
             f"shorten the prompt to {max(0, longest - workload.new_tokens)} tokens, as --prompt-tokens does"
         )
+    positions = Positions.of(prospect.config, prospect.architecture.model_class)
+    workload = replace(workload, uncut_tokens=positions.uncut_tokens(workload.prompt_tokens, workload.new_tokens))
     sizes = _sizes_beside_drives(prospect, workload, config) if config.csd else prospect.sizes
     if config.cuda_graphs:
         sizes = replace(sizes, workspace_nbytes_once=sizes.workspace_nbytes_once + SET_ASIDE_NBYTES)

@@ -20,6 +20,7 @@ from offload.attention.padding import padding_mask
 from offload.experts.layout import check_experts
 from offload.kv.cache import layer_windows
 from offload.kv.shape import AttentionShape, KVShape
+from offload.positions import CHANGING
 from tiers.errors import ModelError
 
 if TYPE_CHECKING:
@@ -66,12 +67,22 @@ def _on_meta(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> Pr
     if any(getattr(module, "is_causal", True) is False for module in model.modules()):
         raise ModelError("it looks ahead (is_causal=False); only causal models can be offloaded")
     model.config.pad_token_id = None  # or else some look whether there is padding, in tensors without content
+    # Or else some look how long the sequence is; the shapes are the same.
     for module in model.modules():
-        if getattr(module, "rope_type", None) == "longrope":
-            # Or else some look how long the sequence is; the shapes are the same.
-            setattr(module, "rope_type", "default")  # noqa: B010 - torch types attributes as modules and tensors
+        if isinstance(kind := getattr(module, "rope_type", None), str | dict):
+            setattr(module, "rope_type", _unchanging(kind))  # noqa: B010 - torch types attributes as modules and tensors
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    if "rope_type" in rope:
+        rope["rope_type"] = _unchanging(rope["rope_type"])
     model.eval()
     return model
+
+
+def _unchanging(kind: str | dict[str, str]) -> str | dict[str, str]:
+    """A kind of RoPE, or one for each kind of layers, that never looks at the length of a sequence."""
+    if isinstance(kind, dict):
+        return {layer: "default" if of_layer in CHANGING else of_layer for layer, of_layer in kind.items()}
+    return "default" if kind in CHANGING else kind
 
 
 @dataclass(frozen=True, slots=True)

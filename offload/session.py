@@ -10,6 +10,7 @@ from offload.kv.open_drives import MakeTiming
 from offload.loader import load_model
 from offload.offloaded_model import OffloadedModel
 from offload.plan import Plan, Workload
+from offload.positions import longest_context
 from offload.prospect import open_prospect, plan_for
 from offload.run import RunResult, run
 from offload.run_observer import Status
@@ -52,7 +53,7 @@ def load(
     prospect = open_prospect(runnable_model(str(model)), config, context_tokens=tokens)
     try:
         default = DEFAULT_PROMPT_TOKENS + DEFAULT_NEW_TOKENS
-        longest = getattr(prospect.config, "max_position_embeddings", None) or default
+        longest = longest_context(prospect.config) or default
         new = min(DEFAULT_NEW_TOKENS, longest // 2) if new_tokens is None else new_tokens
         prompt = max(1, min(DEFAULT_PROMPT_TOKENS, longest - new)) if prompt_tokens is None else prompt_tokens
         workload = Workload(config.batch, prompt, new)

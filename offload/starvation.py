@@ -4,11 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 from transformers.generation.streamers import BaseStreamer
 
-from offload.positions import check_pieces
-from tiers.errors import InvalidOptionError, TierError
+from offload.positions import Positions
+from tiers.errors import TierError
 
 
 class StarvedError(TierError):
@@ -33,14 +32,12 @@ def give_back_cached_memory() -> None:
 
 
 def smaller_pieces(
-    config: PreTrainedConfig, prompt_tokens: int, chunk_tokens: int | None, block_tokens: int
+    positions: Positions, prompt_tokens: int, new_tokens: int, chunk_tokens: int | None, block_tokens: int
 ) -> int | None:
     """Half of what was taken at a time, in whole blocks; None where a prompt cannot be cut up any more."""
     taken = min(prompt_tokens, chunk_tokens or prompt_tokens)
     smaller = taken // 2 // block_tokens * block_tokens
-    try:
-        check_pieces(config, prompt_tokens, smaller)
-    except InvalidOptionError:
+    if positions.uncut_tokens(prompt_tokens, new_tokens) > smaller:
         return None
     return smaller or None
 

@@ -150,6 +150,9 @@ class TieredLayer(MarkingLayer):
         if not self.rows:
             return
         old, rows, forks = list(self.rows), list[BlockTable](), list[BlockTable]()
+        for row, table in enumerate(old):
+            if row not in chosen:  # first of all: what it leaves may be the only room for a copy
+                table.clear()
         try:
             for position, row in enumerate(chosen):
                 if row in chosen[:position]:
@@ -162,9 +165,6 @@ class TieredLayer(MarkingLayer):
                 table.clear()
             raise
         self.rows[:] = rows
-        for row, table in enumerate(old):
-            if row not in chosen:
-                table.clear()
 
     def _drop_passed(self, position: int) -> None:
         """Let go of what a query at ``position`` does not see any more."""

@@ -66,6 +66,13 @@ def test_beam_search(plain: PreTrainedModel, model: OffloadedModel, beams: dict[
     both(plain, model, make_inputs(PROMPT), 40, **beams)
 
 
+@pytest.mark.parametrize("prompt", [10, 130])
+def test_beams_that_fill_all_there_is(path: Path, plain: PreTrainedModel, prompt: int) -> None:
+    """Planned for as many sequences as there are beams: one that ends leaves the room for a copy of another."""
+    with loaded(path, prompt_tokens=prompt, new_tokens=8, batch=4) as model:
+        both(plain, model, make_inputs(prompt), 8, num_beams=4)
+
+
 def test_beam_search_in_a_batch(plain: PreTrainedModel, model: OffloadedModel) -> None:
     both(plain, model, make_inputs(30, (0, 7)), num_beams=2)
 

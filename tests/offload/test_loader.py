@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 import offload
 from offload.config import RunConfig
 from offload.loader import load_model
-from offload.old_transformers import is_old
 from offload.pack import pack
 from offload.plan import Plan, Workload
 from offload.prospect import open_prospect, plan_for
@@ -210,25 +209,6 @@ def test_prompts_beyond_the_context(path: Path) -> None:
 def test_no_budget_error_without_a_cure(path: Path, tmp_path: Path) -> None:
     fails(path, BudgetError, r"the smallest that works is .*--nvme-dir", device_memory="64KiB")
     fails(path, BudgetError, r"the smallest that works is \d+MiB", device_memory="64KiB", nvme_dir=tmp_path / "nvme")
-
-
-@pytest.mark.skipif(is_old(), reason="Phi-3 with long RoPE is refused on transformers before 5.21")
-def test_positions_that_depend_on_the_whole_prompt(tmp_path: Path) -> None:
-    """Long RoPE: a prompt beyond the original context must not be cut, or its first piece gets other positions."""
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [3.0] * 8}
-    path = save_model(tmp_path / "model", "phi3", rope_parameters=rope, original_max_position_embeddings=128)
-    workload: dict[str, Any] = {"prompt_tokens": 200, "new_tokens": 4}
-    least = smallest_budget(path, tmp_path / "nvme", **workload)
-    budget = {"device_memory": least, "nvme_dir": tmp_path / "nvme"}
-    fails(path, InvalidOptionError, r"beyond 128 tokens .*\('longrope'\) allow no pieces", **workload, **budget)
-    plain = plain_model(path)
-    with loaded(path, **workload) as model:
-        assert generate(model, make_inputs(200)) == generate(plain, make_inputs(200))
-    workload["prompt_tokens"] = 120
-    with loaded(path, **workload, **budget) as model:
-        assert generate(model, make_inputs(120)) == generate(plain, make_inputs(120))
-        with pytest.raises(InvalidOptionError, match="allow no pieces"):
-            generate(model, make_inputs(200))
 
 
 def test_the_drive_has_room_to_grow_as_far_as_it_may(path: Path, tmp_path: Path) -> None:

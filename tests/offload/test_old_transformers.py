@@ -29,7 +29,9 @@ def test_long_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(old_transformers, "_INSTALLED", "5.21.0")
     check_long_positions(phi3, Phi3ForCausalLM)
     monkeypatch.setattr(old_transformers, "_INSTALLED", "5.19.1")
-    with pytest.raises(ModelError, match=r"'longrope'.*upgrade transformers 5.19.1 to 5.21 or later"):
+    with pytest.raises(ModelError, match=r"context of 400 tokens.*upgrade transformers 5.19.1 to 5.21 or later"):
         check_long_positions(phi3, Phi3ForCausalLM)
+    with pytest.raises(ModelError, match="beyond its original context of 400 tokens"):
+        check_long_positions(Phi3Config(original_max_position_embeddings=400, **SIZES), Phi3ForCausalLM)
     check_long_positions(Phi3Config(**SIZES), Phi3ForCausalLM)
     check_long_positions(LlamaConfig(rope_parameters=LONG_ROPE, **SIZES), LlamaForCausalLM)

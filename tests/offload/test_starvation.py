@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.generation.streamers import BaseStreamer
 
+from offload.positions import Positions
 from offload.starvation import StarvedError, smaller_pieces, starved
 from tests.offload.test_device_apart import FAMILIES
 from tests.offload.zoo import generate, loaded, make_inputs, plain_model, save_model, smallest_budget
@@ -205,13 +206,16 @@ def test_a_gpu_that_fails_is_one_line(models: dict[str, Path], error: Callable[[
     assert "\n" not in str(caught.value)
 
 
-def test_pieces_are_halved_in_whole_blocks(models: dict[str, Path]) -> None:
-    config = plain_model(models["llama"]).config
-    assert [smaller_pieces(config, 400, chunk, 64) for chunk in (None, 512, 400, 192, 128, 127, 64)] == [
+def test_pieces_are_halved_in_whole_blocks() -> None:
+    same = Positions()
+    assert [smaller_pieces(same, 400, 4, chunk, 64) for chunk in (None, 512, 400, 192, 128, 127, 64)] == [
         *(192, 192, 192, 64, 64, None, None)
     ]
-    config.rope_parameters = {"rope_type": "dynamic", "original_max_position_embeddings": 100}
-    assert smaller_pieces(config, 400, None, 64) is None, "its positions would be others"
+    changing = Positions(longest=100, is_changing=True)
+    assert smaller_pieces(changing, 400, 4, None, 64) is None, "its positions would be others"
+    again = Positions(longest=300, begins_again=True)
+    assert smaller_pieces(again, 250, 52, None, 64) is None, "it begins again with 301 tokens"
+    assert smaller_pieces(again, 250, 51, None, 64) == 64
 
 
 def test_a_processor_says_it_in_such_words() -> None:

@@ -78,11 +78,13 @@ def test_the_prepared_directory(smollm2: Path) -> None:
 
 PREPARE = """
 import sys
-import torch, transformers, gguf
+import psutil
+from offload import zoo
+from offload.checkpoint.gguf import GGUFFile
 from offload.peak_memory import peak_rss_nbytes
-from offload.zoo import *
-before = peak_rss_nbytes()
-prepare_smollm2(Path(sys.argv[1]))
+GGUFFile(zoo._find_gguf()).close()
+before = psutil.Process().memory_info().rss
+zoo.prepare_smollm2(zoo.Path(sys.argv[1]))
 print(peak_rss_nbytes() - before)
 """
 
@@ -90,7 +92,10 @@ print(peak_rss_nbytes() - before)
 @needs_package
 @pytest.mark.slow
 def test_smollm2_as_transformers_has_it(tmp_path: Path) -> None:
-    """The same logits and tokens; two processes at once make it once; memory stays below twice the largest tensor."""
+    """The same logits and tokens; two processes at once make it once; memory stays about twice the largest tensor.
+
+    That is beside what the libraries take to open the file, with its 49,152 tokens as an object each.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     assert PACKAGE is not None
@@ -105,7 +110,7 @@ def test_smollm2_as_transformers_has_it(tmp_path: Path) -> None:
     for worker in workers:
         output, errors = worker.communicate(timeout=200)
         assert worker.returncode == 0, errors
-        assert int(output) < 2 * 49152 * 576 * 4 + 200 * 2**20
+        assert int(output) < 2 * 49152 * 576 * 4 + 150 * 2**20
     path = tmp_path / "models" / SMOLLM2
     assert [entry.name for entry in path.parent.iterdir()] == [SMOLLM2]
     name = next(Path(folder).glob("*.gguf")).name

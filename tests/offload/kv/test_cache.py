@@ -120,14 +120,20 @@ def test_reordering_an_empty_cache() -> None:
 
 
 def test_no_room_for_another_beam() -> None:
-    """The rows are what they were, and everything comes back."""
+    """The rows are what they were, and everything comes back. One that takes the place of another needs no room."""
     given = sequences(2)
     with open_store(8, layers=2) as store:
         with TieredCache(store, make_config(FULL)) as cache:
             run(given, cache, 0, 7)
             with pytest.raises(TierFullError):
-                cache.reorder_cache(torch.LongTensor([0, 0]))
+                cache.batch_repeat_interleave(2)
             run(given, cache, 7, 8)
+        with TieredCache(store, make_config(FULL)) as cache:
+            run(given, cache, 0, 6)
+            cache.reorder_cache(torch.LongTensor([1, 1]))
+            for tensor in (given.query, given.key, given.value):
+                tensor[:, 0, :, :6] = tensor[:, 1, :, :6].clone()
+            run(given, cache, 6, 7)
         assert not any(used_slots(store))
 
 
