@@ -67,8 +67,8 @@ def test_the_table_of_options_is_complete() -> None:
 def test_the_example_in_python_runs(tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
     assert "path/to/model" in example
-    assert "/fast/disk" in example
-    example = example.replace("path/to/model", str(tiny_llama)).replace("/fast/disk", str(tmp_path))
+    assert 'nvme_dir=".offload"' in example
+    example = example.replace("path/to/model", str(tiny_llama)).replace('".offload"', repr(str(tmp_path)))
     exec(compile(example, "README.md", "exec"), {})
     assert "Storage is the new memory because" in capsys.readouterr().out
 

@@ -66,10 +66,12 @@ def test_messages_name_the_option_and_the_cure() -> None:
         make_plan(SMALL, Budgets(MIB), SHORT, DEFAULT)
     assert caught.value.wanted_bytes == least
     with pytest.raises(
-        BudgetError, match=r"^--nvme-memory 0\.0MiB: .* works beside this device memory is 1MiB$"
+        BudgetError, match=r"^--nvme-memory 4KiB: .* works beside --device-memory [0-9.]+MiB is 1MiB$"
     ) as caught:
-        make_plan(SMALL, Budgets(least, None, 0), SHORT, DEFAULT)
+        make_plan(SMALL, Budgets(least, None, PAGE), SHORT, DEFAULT)
     assert caught.value.wanted_bytes == make_plan(SMALL, Budgets(least), SHORT, DEFAULT).kv_nvme_blocks * 4096
+    with pytest.raises(BudgetError, match=r"^--device-memory "):  # without a drive no more of it is to be had
+        make_plan(SMALL, Budgets(least, None, 0), SHORT, DEFAULT)
 
 
 def test_the_placement_adds_up() -> None:
