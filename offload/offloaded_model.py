@@ -202,7 +202,8 @@ class OffloadedModel(PreTrainedModel, GenerationMixin):
         new: int | None = self._option("max_new_tokens", kwargs, given)
         if new is not None:
             return new
-        return max(_DEFAULT_NEW_TOKENS, (self._option("max_length", kwargs, given) or 0) - prompt_tokens)
+        left = (self._option("max_length", kwargs, given) or 0) - prompt_tokens
+        return left if left > 0 else _DEFAULT_NEW_TOKENS
 
 
 def give_cache(

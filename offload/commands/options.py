@@ -74,7 +74,9 @@ _SETTINGS: Final[Mapping[str, object]] = MappingProxyType(
         "batch": _setting("--batch", "N", "Sequences side by side."),
         "cuda_graphs": Annotated[
             bool | None,
-            typer.Option("--cuda-graphs", help="The GPU replays decode steps where all they need is there."),
+            typer.Option(
+                "--cuda-graphs/--no-cuda-graphs", help="The GPU replays decode steps where all they need is there."
+            ),
         ],
     }
 )

@@ -36,8 +36,9 @@ def read_prompts(file: Path) -> list[str]:
 
 def _read(file: Path, option: str = "--prompt-file") -> str:
     try:
-        # Not as text: stdin would be decoded as this locale wants it.
-        return (sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()).decode("utf-8")
+        # Not as text: stdin would be decoded as this locale wants it. Line ends become those of text all the same.
+        text = (sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()).decode("utf-8")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         raise InvalidOptionError(f"{option}: {file}: not a text file in UTF-8; convert it, as iconv does") from None
     except OSError as error:

@@ -12,6 +12,9 @@ from offload.tuning.space import POLICY, Choice
 from offload.tuning.task import Task
 from offload.whole_file import write_whole
 
+_NVME_DIR = ".offload"
+"""A run's drive needs a directory; the one of the README's examples."""
+
 
 def best_scenario(task: Task, choice: Choice, folder: Path) -> dict[str, Any]:
     """The settings of the scenario of a choice, for a file in ``folder``: paths lead from there to where they did."""
@@ -35,7 +38,9 @@ def best_scenario(task: Task, choice: Choice, folder: Path) -> dict[str, Any]:
 
 def run_settings(task: Task, choice: Choice) -> dict[str, Any]:
     """What ``offload run --config`` takes of a choice, sizes as people write them. Activations come on top."""
-    found = task.maker.setting(task.space.scenario(choice)).run_settings()
+    found = dict(task.maker.setting(task.space.scenario(choice)).run_settings())
+    if "nvme_memory" in found:
+        found["nvme_dir"] = _NVME_DIR
     return {key: exact_size(value) if key.endswith("_memory") else value for key, value in found.items()}
 
 

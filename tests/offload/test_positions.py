@@ -136,6 +136,12 @@ def test_beyond_what_was_planned(phi3: Path, tmp_path: Path) -> None:
             model.generate(**make_inputs(120))
 
 
+def test_a_length_in_all_says_how_many_are_new(phi3: Path, tmp_path: Path) -> None:
+    with _in_pieces(phi3, tmp_path / "nvme") as model:
+        answer = model.generate(**make_inputs(120), max_length=126, min_length=126, do_sample=False)
+    assert answer.shape[1] == 126
+
+
 def test_the_next_turn_in_pieces(phi3: Path, tmp_path: Path) -> None:
     """It may take what is new in one piece, unless all of it begins again."""
     with _in_pieces(phi3, tmp_path / "nvme") as model, model.new_cache() as cache:

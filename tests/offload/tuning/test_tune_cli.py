@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from offload.budgets import budgets_here
+from offload.config import load_config
 from tests.offload.test_cli import ENVIRONMENT, complaint, offload
 from tests.offload.tuning.scenarios import BLOCK, FEW, write_hot
 
@@ -29,6 +31,16 @@ def test_it_searches_writes_and_remembers(tmp_path: Path) -> None:
     assert "4 of 4 settings tried; 4 of earlier searches." in " ".join(shown.stdout.split())
     ran = offload("simulate", "best.yaml", "--json", cwd=tmp_path)
     assert json.loads(ran.stdout)["rows"][0]["hit_ratio"] == answer["best"]["value"]
+
+
+def test_a_run_takes_the_best_settings(tmp_path: Path) -> None:
+    """With a drive, which has its directory."""
+    pytest.importorskip("optuna")
+    tiers = {"device": 4 * BLOCK, "host": 6 * BLOCK, "nvme": 40 * BLOCK}
+    write_hot(tmp_path, **FEW | {"tiers": tiers})
+    ran = offload("tune", "s.yaml", "--objective", "hit_ratio", "--json", "-o", "best.yaml", cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert budgets_here(load_config(json.loads(ran.stdout)["best"]["run"])).nvme_bytes == tiers["nvme"]
 
 
 def test_an_interrupt_says_the_best_so_far(tmp_path: Path) -> None:
