@@ -68,7 +68,7 @@ class CudaCopier(Copier):
         scatter = _scatter_kernel(self._device)
         if scatter.flaw:
             self.note = f"small blocks are copied one by one: {scatter.flaw}"
-        return scatter.kernel
+        return scatter.value
 
     def _table(self, num_rows: int) -> torch.Tensor:
         if self.free_tables and len(self.free_tables[-1]) >= num_rows:

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
-Kernel = TypeVar("Kernel")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Proven(Generic[Kernel]):
-    """``kernel`` is None where a slower way is taken; ``flaw`` says in one line why, "" where no kernel is for it."""
+class Proven(Generic[Value]):
+    """``value`` is None where a slower way is taken; ``flaw`` says in one line why, "" where no kernel is for it."""
 
-    kernel: Kernel | None
+    value: Value | None
     flaw: str = ""
 
     @classmethod

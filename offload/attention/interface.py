@@ -192,9 +192,9 @@ def _attend_blocks(
 
     def visit(intervals: Sequence[Interval]) -> None:
         if len(intervals) > 1:
-            if kernel.kernel is not None:
+            if kernel.value is not None:
                 runs = [(interval.start, interval.stop) for interval in intervals]
-                add(attend_runs(kernel.kernel, asked, *every, runs, scale))
+                add(attend_runs(kernel.value, asked, *every, runs, scale))
                 return
             if kernel.flaw:
                 store.flaws.add(f"a launch for each run of blocks: {kernel.flaw}")

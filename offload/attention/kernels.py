@@ -6,6 +6,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from offload.attention.closeness import relative_error
+
 Kernel = Callable[[Tensor, Tensor, Tensor, float, bool, Tensor | None], tuple[Tensor, Tensor]]
 """Queries, keys and values [batch, heads, tokens, dim], scale, whether query i sees keys up to i only, mask [queries,
 keys] of what is seen -> output in their type and shape, logsumexp [batch, heads, queries] in float32."""
@@ -66,7 +68,7 @@ def _has_efficient(device: torch.device, dtype: torch.dtype) -> bool:
     try:
         found = _efficient_on_cuda(query.to(device), keys.to(device), values.to(device), 0.125, False, None)
         expected = _flash_on_cpu(query.float(), keys.float(), values.float(), 0.125, False, None)
-        errors = [float((a.float().cpu() - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
+        errors = [relative_error(a.float().cpu(), b) for a, b in zip(found, expected, strict=True)]
     except torch.OutOfMemoryError:
         raise  # says nothing of the kernel: it is tried out again when there is memory
     except RuntimeError:

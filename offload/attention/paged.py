@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from offload.attention.closeness import relative_error
 from offload.attention.partial import PartialAttention, attend_all
 from offload.copies import on_device
 from tiers.proven import Proven
@@ -71,11 +72,6 @@ def cut(runs: Runs) -> NDArray[np.int64]:
     size = piece_tokens(sum(stop - start for start, stop in runs))
     pieces = [(first, min(first + size, stop)) for start, stop in runs for first in range(start, stop, size)]
     return np.array(pieces, np.int64)
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Root mean square error over the root mean square of what is right; NaN where there is one."""
-    return float((found - expected).norm() / expected.norm())
 
 
 @cache

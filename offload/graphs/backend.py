@@ -28,7 +28,10 @@ class GraphBackend(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Device memory that all graphs together keep."""
+        """Device memory that all graphs together keep, as long as they live.
+
+        An estimate, by what torch reserves: in whole segments, of which a graph may reuse what others have reserved.
+        """
         ...
 
     def capture(self, step: Callable[[], Tensor]) -> Graph:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offload.attention.paged import relative_error
+from offload.attention.closeness import relative_error
 from offload.copies import refill
 from offload.graphs.backend import Graph, GraphBackend
 from offload.graphs.placed import KernelFor, placed_cache
@@ -72,11 +72,38 @@ def capture_step(
     store: KVStore,
     kernel_for: KernelFor,
     forward: Forward,
-    inputs: StepInputs,
+    make_inputs: Callable[[], StepInputs],
     room: int,
     expected: Any,
 ) -> Proven[CapturedStep]:
-    """The step, proved by ``expected``: what the model returned for these inputs, whose tokens are in the arena."""
+    """The step, proved by ``expected``: what the model returned for these inputs, whose tokens are in the arena.
+
+    Raises torch.OutOfMemoryError, which says nothing of the step.
+    """
+    newest = kept = None
+    try:
+        inputs = make_inputs()
+        newest = Places.of(inputs.table, room).newest.flatten()
+        kept = store.rows.index_select(0, newest)
+        with torch.inference_mode():
+            step = CapturedStep(inputs, type(expected), backend.capture(_run(store, kernel_for, forward, inputs, room)))
+        store.rows.index_fill_(0, newest, torch.nan)  # so that it shows whether a replay writes them
+        flaw = _flaw(step.replay(), expected.logits) or _flaw(store.rows.index_select(0, newest), kept)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, the step itself is done
+        said = next(iter(str(error).strip().splitlines()), "no reason given")
+        return Proven(None, f"a step cannot be captured ({type(error).__name__}: {said})")
+    finally:
+        if newest is not None and kept is not None:
+            store.rows.index_copy_(0, newest, kept)
+    return Proven(None, flaw) if flaw else Proven(step)
+
+
+def _run(
+    store: KVStore, kernel_for: KernelFor, forward: Forward, inputs: StepInputs, room: int
+) -> Callable[[], Tensor]:
+    """What is captured: a step whose every number is read from ``inputs``."""
 
     def run() -> Tensor:
         cache = placed_cache(store, Places.of(inputs.table, room), kernel_for)
@@ -90,19 +117,7 @@ def capture_step(
         logits: Tensor = found.logits
         return logits
 
-    newest = Places.of(inputs.table, room).newest.flatten()
-    kept = store.rows.index_select(0, newest)
-    try:
-        with torch.inference_mode():
-            step = CapturedStep(inputs, type(expected), backend.capture(run))
-        store.rows.index_fill_(0, newest, torch.nan)  # so that it shows whether a replay writes them
-        flaw = _flaw(step.replay(), expected.logits) or _flaw(store.rows.index_select(0, newest), kept)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the step itself is done
-        said = next(iter(str(error).strip().splitlines()), "no reason given")
-        return Proven(None, f"a step cannot be captured ({type(error).__name__}: {said})")
-    finally:
-        store.rows.index_copy_(0, newest, kept)
-    return Proven(None, flaw) if flaw else Proven(step)
+    return run
 
 
 def _flaw(found: Tensor, expected: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -9,11 +10,12 @@ from torch import Tensor
 from offload.graphs.questions import NoQuestions
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class CudaGraph:
     """See Graph."""
 
     output: Tensor
+    nbytes: int
     _graph: torch.cuda.CUDAGraph
 
     def replay(self) -> None:
@@ -27,8 +29,14 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(device)
-        self.nbytes = 0
+        # torch hands out 32 streams of each priority in turn: of the usual one it might be a stream that copies blocks.
+        self._stream = torch.cuda.Stream(device, priority=-1)
+        self._graphs: WeakSet[CudaGraph] = WeakSet()
+
+    @property
+    def nbytes(self) -> int:
+        """See GraphBackend. A graph counts for what torch reserved while it was captured."""
+        return sum(graph.nbytes for graph in self._graphs)
 
     def capture(self, step: Callable[[], Tensor]) -> CudaGraph:
         """See GraphBackend. Other threads may use the device meanwhile."""
@@ -39,16 +47,16 @@ class CudaGraphs:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
             before = torch.cuda.memory_reserved()
-            try:
-                return self._capture(step)
-            finally:
-                torch.cuda.empty_cache()
-                self.nbytes += max(0, torch.cuda.memory_reserved() - before)
+            output, recorded = self._capture(step)
+            torch.cuda.empty_cache()
+            graph = CudaGraph(output, max(0, torch.cuda.memory_reserved() - before), recorded)
+            self._graphs.add(graph)
+            return graph
 
-    def _capture(self, step: Callable[[], Tensor]) -> CudaGraph:
+    def _capture(self, step: Callable[[], Tensor]) -> tuple[Tensor, torch.cuda.CUDAGraph]:
         graph = torch.cuda.CUDAGraph()
         recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         # A capture that fails does not leave its stream by itself.
         with torch.cuda.stream(torch.cuda.current_stream()), recording:
             output = step()
-        return CudaGraph(output, graph)
+        return output, graph

@@ -12,16 +12,21 @@ from offload.attention.paged import piece_tokens
 from offload.kv.table import BlockTable
 
 _LEAST_ROOM = 1024
-_STEP = 4
-"""From one room to the next: few graphs are captured on the way, and pieces without tokens cost next to nothing."""
+_GROWTH = 4
+"""Of a room to the one before: few graphs are captured on the way, and pieces without tokens cost next to nothing."""
 
 
 def room_for(num_tokens: int) -> int:
     """Tokens of a row for which a graph is captured that has to do for so many."""
     room = _LEAST_ROOM
     while room < num_tokens:
-        room *= _STEP
+        room *= _GROWTH
     return room
+
+
+def num_pieces(room: int) -> int:
+    """In how many pieces ``Places`` cuts a row."""
+    return -(-room // piece_tokens(room))
 
 
 def place_table(tables: Sequence[Sequence[BlockTable]], begins: Sequence[int], end: int) -> NDArray[np.int64] | None:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from offload.attention.padding import padding_mask
+from offload.graphs.origin import wants_gradients
 from offload.kv.cache import TieredCache
 
 _STEP = {"input_ids", "past_key_values", "position_ids", "attention_mask", "logits_to_keep"}
@@ -61,16 +61,11 @@ def _reason(model: PreTrainedModel, kwargs: Mapping[str, Any], device: str) -> s
         return "the configuration asks for more than logits"
     if model.training or torch.is_autocast_enabled(device):
         return "the model is in training or under autocast"
+    if torch.is_grad_enabled() and wants_gradients(model):
+        return "gradients are asked for"
     if torch._C._autograd._profiler_enabled():  # noqa: SLF001 - there is no other way to ask
         return "a profiler looks for the kernels of each layer"
     return ""
-
-
-def hooks_of(model: nn.Module) -> list[Mapping[int, Any]]:
-    """Where hooks are noted that a replay would not call: those of all modules but the model itself."""
-    inner = [module for module in model.modules() if module is not model]
-    found = [hooks for module in inner for hooks in (module._forward_hooks, module._forward_pre_hooks)]  # noqa: SLF001
-    return [*found, torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]  # noqa: SLF001
 
 
 def _is_usual(name: str, value: object) -> bool:

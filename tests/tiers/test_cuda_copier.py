@@ -26,6 +26,6 @@ def test_many_small_ranges_of_whole_words(count: int, nbytes: int, expected: boo
 def test_says_why_the_kernel_is_not_used() -> None:
     """A processor has no memory that is locked for a device, nor an address of it for one."""
     scatter = _scatter_kernel(torch.device("cpu"))
-    assert scatter.kernel is None
+    assert scatter.value is None
     assert scatter.flaw.startswith("its kernel, which Triton compiles, does not run (")
     assert "\n" not in scatter.flaw

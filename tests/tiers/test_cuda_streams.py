@@ -81,7 +81,7 @@ def test_scattered_blocks_arrive_as_they_left(nbytes: int, chunk_nbytes: int) ->
         engine.wait(engine.submit(there, back, [Move(place, slot) for slot, place in down], Priority.WRITE_BACK))
         assert not engine.notes
     scatter = _scatter_kernel(there.device)
-    assert scatter.kernel is not None, scatter.flaw
+    assert scatter.value is not None, scatter.flaw
     assert (np.frombuffer(back.buffer, np.uint8) == filler).all()
     host.close()
 

@@ -34,7 +34,7 @@ def check(
     values = rows[:, kv_heads * dim :].unflatten(1, (kv_heads, value_dim))
     query = torch.randn(heads, 1, dim, generator=generator).to(device, dtype)
     proven = Proven(kernel) if kernel else kernel_for_runs(query, keys, values)
-    chosen = proven.kernel
+    chosen = proven.value
     assert chosen is not None, proven.flaw
     found = attend_runs(chosen, query, keys, values, RUNS, 0.3)
     every = [torch.cat([tokens[a:b] for a, b in RUNS]).float() for tokens in (keys, values)]
@@ -48,7 +48,7 @@ def check_all() -> None:
     from offload.attention.paged_kernel import attend_pieces
 
     proven = _proven(torch.device("cpu"), torch.float32, 2, 1, 24, 16)
-    assert proven.kernel is attend_pieces, proven.flaw
+    assert proven.value is attend_pieces, proven.flaw
     for shape in HEADS[1:3]:
         check(attend_pieces, shape, torch.float32, 1e-5)
     for dtype, close in ((torch.bfloat16, 1e-5), (torch.float16, 1e-5)):  # interpreted, products are in float32
@@ -76,13 +76,13 @@ def test_says_why_the_kernel_is_not_used(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "offload.attention.paged_kernel", None)
     shape = torch.device("cpu"), torch.float32, 2, 1, 24, 16
     missing = _proven.__wrapped__(*shape)
-    assert missing.kernel is None
+    assert missing.value is None
     assert missing.flaw.startswith("its kernel, which Triton compiles, does not run (ModuleNotFoundError: ")
     module = ModuleType("offload.attention.paged_kernel")
     module.attend_pieces = lambda *given: (plain(*given)[0] + 1, plain(*given)[1])  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     wrong = _proven.__wrapped__(*shape)
-    assert wrong.kernel is None
+    assert wrong.value is None
     assert wrong.flaw.startswith("its kernel computes something else here (relative error ")
 
 

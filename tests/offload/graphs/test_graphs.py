@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from offload.graphs.backend import SET_ASIDE_NBYTES
+from offload.graphs.captured import CapturedStep
 from offload.offloaded_model import OffloadedModel
 from tests.offload.graphs.kit import graphed, on, record_steps
 from tests.offload.graphs.recorder import RecordedGraph, RecordedGraphs, plain_pieces
@@ -164,12 +165,31 @@ class Failing(RecordedGraphs):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nwhatever else it says")
 
 
+class Growing(RecordedGraphs):
+    """Graphs that turn out to be large."""
+
+    def capture(self, step: Any) -> RecordedGraph:
+        self.nbytes += SET_ASIDE_NBYTES + 2**20
+        return super().capture(step)
+
+
+class Starved(RecordedGraphs):
+    """Graphs for which there is no memory, but for those of one row."""
+
+    def capture(self, step: Any) -> RecordedGraph:
+        if len(step()) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().capture(step)
+
+
 FLAWS: list[tuple[dict[str, Any], str]] = [
     ({"kernel_for": lambda *_: Proven(wrong_pieces)}, "a replay gives something else (relative error "),
     ({"backend": Lazy()}, "a replay gives something else (relative error nan)"),
     ({"backend": Failing()}, "a step cannot be captured (RuntimeError: CUDA error: operation not permitted when"),
     ({"kernel_for": lambda *_: Proven(None, "no compiler")}, "a step cannot be captured (ModelError: no"),
-    ({"backend": RecordedGraphs(SET_ASIDE_NBYTES + 1)}, "they keep 128MiB of the device's memory, for which 128MiB"),
+    ({"backend": RecordedGraphs(SET_ASIDE_NBYTES + 1)}, "none for 2 rows of up to 1024 tokens: with it all would keep"),
+    ({"backend": Growing()}, "none for 2 rows of up to 1024 tokens: with it all would keep 129MiB"),
+    ({"backend": Starved()}, "none for 2 rows of up to 1024 tokens: there is not enough memory to capture one"),
     ({"obstacle": "it is like that"}, "it is like that"),
 ]
 
@@ -219,6 +239,12 @@ def test_what_asks_for_more_than_the_device_knows(many_heads: Path) -> None:
         step_of(model, cache, 10)
         assert graphs.num_replays == 2
         assert step_of(model, cache, 11, output_hidden_states=True).hidden_states is not None
+        step_of(model, cache, 12)
+        assert graphs.num_replays == 3  # the hooks that transformers left in the model do nothing
+        model.requires_grad_()
+        place = torch.tensor([[cache.get_seq_length()]])
+        assert model(input_ids=torch.tensor([[13]]), position_ids=place, past_key_values=cache).logits.requires_grad
+        assert graphs.num_replays == 3
         assert [note.removeprefix("CUDA graphs: ") for note in graphs.notes] == [
             "modules have hooks",
             "a profiler looks for the kernels of each layer",
@@ -228,6 +254,7 @@ def test_what_asks_for_more_than_the_device_knows(many_heads: Path) -> None:
             "input_ids or position_ids are not given, one for each row",
             "inputs_embeds is given",
             "output_hidden_states is given",
+            "gradients are asked for",
         ]
 
 
@@ -278,3 +305,63 @@ def test_none_after_the_model_is_closed(many_heads: Path) -> None:
         assert graphs._captured
         model.close()
         assert not graphs._captured
+
+
+def test_memory_that_one_batch_takes_keeps_no_other_from_graphs(many_heads: Path) -> None:
+    plain = plain_model(many_heads)
+    with loaded(many_heads, prompt_tokens=20, new_tokens=8, batch=2) as model:
+        graphs = record_steps(model, Starved())
+        for padding in ((0,), (0, 3), (0,)):
+            inputs = make_inputs(20, padding)
+            assert generate(model, inputs) == generate(plain, inputs)
+        assert graphs.num_replays == 6 + 7
+        assert len(graphs.notes) == 1
+
+
+def test_outputs_of_many_pieces_are_counted_beforehand(many_heads: Path) -> None:
+    """Nothing is captured then."""
+    with loaded(many_heads, prompt_tokens=20, new_tokens=8) as model:
+        backend = RecordedGraphs()
+        graphs = record_steps(model, backend, most_nbytes=4 * 4 * (16 + 1) * 8 - 1)
+        generate(model, make_inputs(20))
+        assert (graphs.num_replays, backend.graphs) == (0, [])
+        graphs = record_steps(model, backend, most_nbytes=4 * 4 * (16 + 1) * 8)
+        generate(model, make_inputs(20))
+        assert graphs.num_replays == 6
+
+
+def test_an_interrupted_replay_leaves_no_token(many_heads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(step: CapturedStep) -> Tensor:
+        raise KeyboardInterrupt
+
+    with graphed(many_heads, "cpu", prompt_tokens=40, new_tokens=40) as (model, graphs), model.new_cache() as cache:
+        with torch.inference_mode():
+            model(**make_inputs(20), past_key_values=cache)
+        step_of(model, cache, 3)
+        expected = step_of(model, cache, 4).logits
+        cache.crop(21)
+        with monkeypatch.context() as patch:
+            patch.setattr(CapturedStep, "replay", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                step_of(model, cache, 5)
+        assert cache.get_seq_length() == 21
+        assert torch.equal(step_of(model, cache, 4).logits, expected)
+        assert graphs.num_replays == 2
+
+
+def test_a_cache_of_another_model(many_heads: Path) -> None:
+    """As far as nobody checks it: it is not replayed with what lies at its places in this model's arena."""
+    sizes = {"prompt_tokens": 40, "new_tokens": 40}
+    with graphed(many_heads, "cpu", **sizes) as (one, graphs), graphed(many_heads, "cpu", **sizes) as (other, _):
+        with one.new_cache() as own, other.new_cache() as cache, torch.inference_mode():
+            one(**make_inputs(20), past_key_values=own)
+            other(**make_inputs(25), past_key_values=cache)
+            for token in (3, 4):
+                step_of(one, own, token)
+            expected = step_of(other, cache, 3).logits
+            cache.crop(25)
+            inputs = {"input_ids": torch.tensor([[3]]), "position_ids": torch.tensor([[25]])}
+            found = one.forward(**inputs, past_key_values=cache).logits
+            assert torch.allclose(found, expected, atol=1e-5)
+        assert graphs.num_replays == 1
+        assert graphs.notes == ["CUDA graphs: past_key_values is of another model"]
