@@ -21,7 +21,7 @@ plans in which that bound alone counts, where blocks wait for each other: some w
 MOVES_OF_HOST = 1.5
 """Blocks that come from the host in a step for each that it has room for, at most.
 
-Fitted to replays, not derived: a block that comes leaves a slot, into which goes one that is read in the same step. With
+Fitted to replays, not derived: a block that comes leaves a slot, and another may take it in the same step. With
 1, hosts that hold just about all that the device does not were said to cost no more than what misses, and the program
 sought such plans: they ran at 0.85 of what was said.
 """
