@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from offload.plan_costs import Costs, Missed, Room, least_chunk, rest_nbytes, workspace_nbytes
-from offload.plan_kv import KVNeed, extra_moves, kv_need
+from offload.plan_kv import MOVES_OF_HOST, KVNeed, extra_moves, kv_need
 from tiers.tier import align_up
 
 
@@ -58,7 +58,7 @@ def smallest(costs: Costs, need: KVNeed, room: Room) -> Choice:
         kv_host_blocks=0,
         kv_host_misses=0,
         kv_nvme_misses=max(0, need.mean - room.least_resident - room.host),
-        kv_host_moves=min(need.mean, room.host),
+        kv_host_moves=min(need.mean, MOVES_OF_HOST * room.host),
         kv_host_room=room.host,
     )
     return fill(least, need, room, 0)

@@ -18,7 +18,7 @@ from functools import partial
 
 from offload.plan_choice import Choice, by_size, fill, total_s
 from offload.plan_costs import HAND_OVER, OVERLAP_LOSS, Costs, Room, num_chunks, rest_nbytes, workspace_nbytes
-from offload.plan_kv import MOVES_OF_DRIVE, KVNeed, move_bounds
+from offload.plan_kv import MOVES_OF_DRIVE, MOVES_OF_HOST, KVNeed, move_bounds
 from offload.plan_linear import LinearProgram
 from tiers.tier import align_up
 
@@ -142,7 +142,7 @@ def _add_columns(program: LinearProgram, task: Task) -> _Columns:
         host=program.column(0, room.host),
         host_misses=program.column(0, room.host),
         nvme_misses=program.column(0, room.nvme),
-        host_extra=program.column(0, min(need.mean, room.host)),
+        host_extra=program.column(0, min(need.mean, MOVES_OF_HOST * room.host)),
         nvme_extra=program.column(0, need.mean if room.nvme else 0),
     )
 
@@ -176,7 +176,7 @@ def _bound_moves(program: LinearProgram, task: Task, columns: _Columns) -> None:
     Which link they come over is free, but for what the host has room for and what the drive holds.
     """
     need = task.need
-    program.row({columns.host_misses: 1, columns.host_extra: 1}, at_most=task.room.host)
+    program.row({columns.host_misses: 1, columns.host_extra: 1}, at_most=MOVES_OF_HOST * task.room.host)
     drive = {columns.nvme_misses: 1, columns.nvme_extra: 1}
     off_drive = dict.fromkeys((columns.resident, columns.host), MOVES_OF_DRIVE)
     program.row(drive | off_drive, at_most=MOVES_OF_DRIVE * need.total)

@@ -76,5 +76,6 @@ class MarkingLayer(CacheLayerMixin):
         expected = before.num_tokens - new if before is not None else self.num_tokens
         if expected != self.num_tokens or stored.count(expected) < len(stored):
             whole = min(self.num_tokens, *stored)
+            what = "a forward pass was interrupted" + ("" if whole else ", or its beams did not fit")
             cure = f"call crop({whole}) or close()" if whole else "call close()"
-            raise InvalidOptionError(f"past_key_values: a forward pass was interrupted; {cure} before the next one")
+            raise InvalidOptionError(f"past_key_values: {what}; {cure} before the next one")

@@ -147,13 +147,18 @@ class TieredLayer(MarkingLayer):
         other.record_past = self.record_past
 
     def _select_rows(self, chosen: Sequence[int]) -> None:
+        """Rows of these numbers, in this order; one that is named twice is forked.
+
+        Raises TierFullError where a fork does not fit. If all rows are chosen, they are then what they were. Else what
+        the others held is gone: no row keeps a token, and passes are refused until ``reset`` or a ``crop`` of all.
+        """
         if not self.rows:
             return
         old, rows, forks = list(self.rows), list[BlockTable](), list[BlockTable]()
-        for row, table in enumerate(old):
-            if row not in chosen:  # first of all: what it leaves may be the only room for a copy
-                table.clear()
+        left = [table for row, table in enumerate(old) if row not in chosen]
         try:
+            for table in left:  # first of all: what they leave may be the only room for a copy
+                table.clear()
             for position, row in enumerate(chosen):
                 if row in chosen[:position]:
                     forks.append(old[row].fork())
@@ -161,7 +166,7 @@ class TieredLayer(MarkingLayer):
                 else:
                     rows.append(old[row])
         except BaseException:
-            for table in forks:
+            for table in forks + (old if left else []):
                 table.clear()
             raise
         self.rows[:] = rows

@@ -62,6 +62,8 @@ class ExpertCases:
             return dict(settings)
         model = settings.get("model")
         models = model if isinstance(model, list) else [model]
+        if not models:
+            return dict(settings)  # whoever reads lists says so
         if len(models) != 1:
             message = "tiers: a share is of the experts of one model, and here are several; write bytes"
             raise InvalidOptionError(f"{self._path}: {message}")

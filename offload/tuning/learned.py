@@ -145,7 +145,9 @@ def _trials(storage: "JournalStorage", path: Path, features: Features) -> list[K
     for name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=name, storage=storage)
         theirs = study.user_attrs.get("features", {})
-        if not features["workload"].keys() & theirs.get("workload", {}).keys():
+        figures = theirs.get("workload", {})
+        # Both kinds count requests; those of routing, and no others, count experts.
+        if not figures or ("experts" in features["workload"]) != ("experts" in figures):
             continue  # of another kind of scenario
         far = distance(features, theirs)
         found += [Known(attrs["choice"], attrs["row"], path, far) for attrs in finished(study)]

@@ -101,6 +101,7 @@ _REAL = [(1000 if (prompt, batch) == (4000, 4) else prompt, batch) for prompt in
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("prompt", "batch"), _REAL)
 def test_real_model_at_every_budget(real: Plain, tmp_path: Path, prompt: int, batch: int, kind: Kind) -> None:
+    """But for four times 4,000 tokens, which do not finish within one test's time limit on one core."""
     check(real, tmp_path / "nvme", prompt, batch, [kind])
 
 

@@ -68,7 +68,7 @@ def test_kv_blocks_that_move(machine: str, layers: int, prompt: int, batch: int,
     _agree(sizes, plan, workload, MACHINES[machine], 0.35 if machine == "data sheet" else 0.15)
 
 
-@pytest.mark.parametrize("blocks", [1, 4, 16, 64])
+@pytest.mark.parametrize("blocks", [1, 4, 8, 16, 64])
 @pytest.mark.parametrize(("prompt", "batch"), [(1000, 1), (600, 4)])
 def test_a_host_of_a_few_blocks(prompt: int, batch: int, blocks: int) -> None:
     """What it gives in a step is what it has room for; all else comes from a drive that is much slower."""
@@ -77,6 +77,20 @@ def test_a_host_of_a_few_blocks(prompt: int, batch: int, blocks: int) -> None:
     plan = make_plan(sizes, budgets, workload, SLOW_DRIVE)
     assert plan.kv_host_blocks == blocks
     _agree(sizes, plan, workload, SLOW_DRIVE, 0.2)
+
+
+@pytest.mark.parametrize("machine", ["fast", "slow drive"])
+@pytest.mark.parametrize(
+    ("prompt", "batch", "kv_share", "blocks"),
+    [(600, 1, 0.25, 60), (600, 1, 0.25, 64), (600, 1, 0.25, 66), (1000, 1, 0.5, 64), (600, 4, 0.5, 168)],
+)
+def test_a_host_of_just_enough_blocks(machine: str, prompt: int, batch: int, kv_share: float, blocks: int) -> None:
+    """No drive for KV blocks, and room in the host for hardly more than what misses: more than that comes even so."""
+    sizes, workload = make_sizes(8, matrix=2**17, kv_token=2048), Workload(batch, prompt, 9)
+    budgets = replace(_budgets(sizes, workload, kv_share, blocks * sizes.kv_block_nbytes), nvme_bytes=0)
+    plan = make_plan(sizes, budgets, workload, MACHINES[machine])
+    assert plan.kv_nvme_blocks == 0
+    _agree(sizes, plan, workload, MACHINES[machine], 0.1)
 
 
 def test_what_leaves_the_device_is_what_costs_least() -> None:

@@ -120,7 +120,7 @@ def test_reordering_an_empty_cache() -> None:
 
 
 def test_no_room_for_another_beam() -> None:
-    """The rows are what they were, and everything comes back. One that takes the place of another needs no room."""
+    """Where no row is dropped, they are what they were. One that takes the place of another needs no room."""
     given = sequences(2)
     with open_store(8, layers=2) as store:
         with TieredCache(store, make_config(FULL)) as cache:
@@ -134,6 +134,24 @@ def test_no_room_for_another_beam() -> None:
             for tensor in (given.query, given.key, given.value):
                 tensor[:, 0, :, :6] = tensor[:, 1, :, :6].clone()
             run(given, cache, 6, 7)
+        assert not any(used_slots(store))
+
+
+def test_no_room_for_beams_where_one_is_dropped() -> None:
+    """What it held is gone: nothing goes on from the others, and a closed cache is as good as new."""
+    given = sequences(4)
+    with open_store(16, layers=2) as store:
+        with TieredCache(store, make_config(FULL)) as cache:
+            run(given, cache, 0, 7)
+            with pytest.raises(TierFullError):
+                cache.batch_select_indices(torch.tensor([0, 0, 0, 0, 1, 2]))
+            with pytest.raises(
+                InvalidOptionError, match=r"or its beams did not fit; call close\(\) before the next one"
+            ):
+                given.forward(cache, 7, 8)
+            cache.close()
+            assert not any(used_slots(store))
+            run(given, cache, 0, 7, 8)
         assert not any(used_slots(store))
 
 

@@ -70,7 +70,8 @@ def test_searches_of_the_other_kind_say_nothing(tmp_path: Path) -> None:
     studies = tmp_path / "studies"
     studies.mkdir()
     search(write_hot(tmp_path, "kv.yaml", **FEW), trials=4, study=studies)
-    answer = search(write(tmp_path), objective="tokens_per_s", trials=2, study=studies)
+    path = write(tmp_path, predictors="none", policies=["lru", "arc", "lfu"])  # a choice of theirs could be one here
+    answer = search(path, objective="tokens_per_s", trials=2, study=studies)
     assert (answer["taken_over"], answer["warm_started"]) == (0, 0)
     assert len(list(studies.iterdir())) == 2
 
@@ -79,6 +80,7 @@ def test_searches_of_the_other_kind_say_nothing(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"model": ["small.json", "mixtral-8x7b"]}, "tiers: a share is of the experts of one model, and here are"),
+        ({"model": []}, "model: the list is empty"),
         ({"tiers": {"device": ["50%", "half"]}}, "tiers.device: 'half' is not a size"),
         ({"tiers": {"device": {"min": "50%", "max": "150%"}}}, "tiers.device.max: '150%' is no share of the experts"),
         ({"predictors": ["none", "next_gat"]}, "predictors: 'next_gat' is unknown; did you mean 'next_gate'"),
