@@ -164,3 +164,8 @@ class TokensLostError(TierError):
 
 class TransferCancelledError(WorldError):
     """Somebody waited for a transfer that had been cancelled."""
+
+
+def first_line(said: object) -> str:
+    """What an error of somebody else, or what they printed, begins with: the rest is about their insides."""
+    return next(iter(str(said).strip().splitlines()), "no reason given")

@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
+from tiers.errors import first_line
+
 _PROBE_S = 20.0
 """A driver that is broken may hang where it should fail."""
 _NBYTES = 4096
@@ -89,12 +91,8 @@ def _try_apart(path: str) -> str | None:
             return None
         said.seek(0)
         # Behind what the driver itself may have printed.
-        why = _first_line(said.read().decode(errors="replace").rpartition("\n@")[2])
+        why = first_line(said.read().decode(errors="replace").rpartition("\n@")[2])
     return f"its process died of signal {-status}" if status < 0 else why
-
-
-def _first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), "no reason given")
 
 
 def _probe(path: str) -> GdsSupport:
@@ -112,5 +110,5 @@ def _probe(path: str) -> GdsSupport:
             note = f"kvikio {kvikio.__version__} works through host memory: no nvidia-fs, no P2PDMA"
             return GdsSupport(True, False, note)
     except Exception as error:  # noqa: BLE001 - RuntimeError of a missing driver, whatever else
-        return _unusable(_first_line(f"{type(error).__name__}: {error}"))
+        return _unusable(first_line(f"{type(error).__name__}: {error}"))
     return GdsSupport(True, True, f"kvikio {kvikio.__version__}, GPUDirect Storage")

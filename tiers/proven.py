@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
+from tiers.errors import first_line
+
 Value = TypeVar("Value")
 
 
@@ -16,5 +18,5 @@ class Proven(Generic[Value]):
     @classmethod
     def failed(cls, error: Exception) -> Self:
         """The kernel could not be compiled or did not run: Triton, or the compiler that it calls, is missing."""
-        said = next(iter(str(error).strip().splitlines()), "no reason given")
-        return cls(None, f"its kernel, which Triton compiles, does not run ({type(error).__name__}: {said})")
+        said = f"{type(error).__name__}: {first_line(error)}"
+        return cls(None, f"its kernel, which Triton compiles, does not run ({said})")

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from offload.attention.closeness import relative_error
+from offload.closeness import relative_error
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float, bool, Tensor | None], tuple[Tensor, Tensor]]
 """Queries, keys and values [batch, heads, tokens, dim], scale, whether query i sees keys up to i only, mask [queries,

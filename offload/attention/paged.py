@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offload.attention.closeness import relative_error
 from offload.attention.partial import PartialAttention, attend_all
+from offload.closeness import relative_error
 from offload.copies import on_device
 from tiers.proven import Proven
 

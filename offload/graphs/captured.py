@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offload.attention.closeness import relative_error
+from offload.closeness import relative_error
 from offload.copies import refill
 from offload.graphs.backend import Graph, GraphBackend
 from offload.graphs.placed import KernelFor, placed_cache
 from offload.graphs.places import Places
 from offload.kv.store import KVStore
+from tiers.errors import first_line
 from tiers.proven import Proven
 
 Forward = Callable[..., Any]
@@ -92,8 +93,7 @@ def capture_step(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the step itself is done
-        said = next(iter(str(error).strip().splitlines()), "no reason given")
-        return Proven(None, f"a step cannot be captured ({type(error).__name__}: {said})")
+        return Proven(None, f"a step cannot be captured ({type(error).__name__}: {first_line(error)})")
     finally:
         if newest is not None and kept is not None:
             store.rows.index_copy_(0, newest, kept)

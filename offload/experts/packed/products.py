@@ -5,12 +5,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from offload.closeness import relative_error
 from offload.dtypes import torch_dtype
 from offload.experts.codecs.base import Codec, Part
 from offload.experts.codecs.registry import codec_of
 from offload.experts.codecs.tiles import TILES, tiles_here
 from offload.experts.packed import reference
 from offload.experts.packed.stack import Multiply, PackedStack
+from tiers.proven import Proven
 
 _OUTPUTS, _INPUTS, _SLOTS = 176, 192, 3
 """Two whole tiles and a shorter one at the end, whatever the tile."""
@@ -45,7 +47,7 @@ def flaw(device: torch.device, precision: str, tiles: str, dtype: torch.dtype) -
         assert kernel is not None, "a processor has kernels of its own"
         errors = [_error(kernel, codec_of(precision), tiles, dtype, device, rows) for rows in _ROWS]
     except Exception as error:  # noqa: BLE001 - whatever it is, Triton or its compiler does not work here
-        return f"its kernel, which Triton compiles, does not run ({type(error).__name__}: {_line(error)})"
+        return Proven.failed(error).flaw
     worst = max(errors)
     return None if worst < _CLOSE[dtype] else f"its kernel computes something else here (relative error {worst:.1g})"
 
@@ -77,8 +79,4 @@ def _error(
     slots = torch.randint(0, _SLOTS, (num_rows,), generator=generator).sort().values
     expected = reference.multiply(stack, tokens, slots).float()
     found = kernel(stack.to(device), tokens.to(device), slots.to(device)).cpu().float()
-    return float((found - expected).norm() / expected.norm())
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "no reason given")
+    return relative_error(found, expected)
